@@ -1,0 +1,125 @@
+"""Every field of a run, with its unit and its default. Other configs override only what differs.
+
+A section's names are the keyword names of what it configures, so a field that nothing reads cannot
+exist. The defaults are those of ADM at 64 pixels and of the paper where it states them.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+METHODS = ("tada", "constant", "hflip", "none")
+
+
+def get_config(method="tada"):
+    """The base configuration; `method` is one of `METHODS`."""
+    c = ConfigDict()
+    c.seed = 0  # of everything random: split of the data, initialisation, training, samples
+    # What happens to a training image. "tada": strength by the noise level. "constant": the same
+    # operations at one strength. "hflip": only flips. "none": nothing.
+    c.method = method
+    c.constant_strength = 1.0  # w of method "constant", 0 .. 1
+
+    c.data = ConfigDict()
+    c.data.name = "digits"  # "digits" or "cifar10"
+    c.data.path = placeholder(str)  # archive or folder, for data sets that are read from one
+    c.data.train_size = placeholder(int)  # train on a random subset of so many images; None: all
+    c.data.test_fraction = 0.1  # share held out, for data sets without a test split of their own
+
+    c.schedule = ConfigDict()
+    c.schedule.name = "cosine"  # "linear" or "cosine"
+    c.schedule.total_timesteps = 1000  # T
+
+    c.tada = ConfigDict()  # arguments of tada.strength
+    c.tada.r_rough = -3.0  # lower threshold of the sensitive band, log SNR
+    c.tada.r_fine = 0.0  # upper threshold, log SNR
+    c.tada.delta = 0.1  # w at both thresholds
+    c.tada.kappa = "auto"  # curvature of the parabola, a number or "auto" (it touches 0)
+    c.tada.calibration = "resolution"  # thresholds hold for 64 px; "none": as they stand; "inverse"
+    c.tada.resolution = placeholder(int)  # pixels, for the calibration; None: that of the data
+
+    c.augment = ConfigDict()  # arguments of augment.Policy
+    c.augment.ops = (
+        "scale",
+        "rotate_frac",
+        "aniso",
+        "translate_frac",
+        "brightness",
+        "contrast",
+        "hue",
+        "saturation",
+    )
+    c.augment.p = 0.8  # probability that an image is augmented
+    c.augment.max_ops = 2  # M: n ~ U{1..M} different operations; 0: each fires alone with p (EDM)
+    c.augment.xflip_p = 0.5  # probability of a horizontal flip, never scaled by w
+    c.augment.truncate = 3.0  # normal draws are truncated here, standard deviations
+    c.augment.mapping = "magnitude"  # w scales "magnitude" (A) or "probability" (B)
+    c.augment.magnitude = ConfigDict(  # factor on the draws of an operation
+        dict(
+            translate_int=1.0,
+            scale=1.0,
+            rotate_frac=1.0,
+            aniso=1.0,
+            translate_frac=1.0,
+            brightness=1.0,
+            contrast=1.0,
+            hue=1.0,
+            saturation=1.0,
+        )
+    )
+
+    c.diffusion = ConfigDict()  # arguments of diffusion.training_losses
+    c.diffusion.parameterisation = "eps"  # "eps", "x0" or "v"
+    c.diffusion.variance = "learned_range"  # "fixed_small", "fixed_large" or "learned_range"
+    c.diffusion.vlb_weight = 0.001  # of L_vlb in the hybrid loss, with a learned variance
+    c.diffusion.weighting = "none"  # "none", "p2" or "min_snr"
+    c.diffusion.p2_gamma = 1.0  # exponent of P2
+    c.diffusion.p2_k = 1.0  # offset of P2
+    c.diffusion.min_snr_gamma = 5.0  # SNR at which min-SNR clips
+
+    c.model = ConfigDict()  # arguments of unet.UNet
+    c.model.channels = 128  # width of the first level
+    c.model.channel_mult = (1, 2, 3, 4)  # width of each level, in units of channels
+    c.model.num_res_blocks = 1  # residual blocks a level
+    c.model.attention_resolutions = (16,)  # sides in pixels of the levels with attention
+    c.model.head_channels = 64  # channels of an attention head
+    c.model.resblock_updown = True  # resample inside residual blocks
+    c.model.attention_order = "legacy"  # channel order of qkv, "legacy" or "new"
+    c.model.norm_groups = 32  # groups of GroupNorm
+    c.model.dropout = 0.0  # rate
+    c.model.class_conditional = False  # condition on the data set's labels
+    c.model.dtype = "float32"  # of the computation: "float32" or "bfloat16"
+    c.model.remat = False  # recompute activations in the backward pass, to save memory
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 1e-4  # after the warm-up, constant
+    c.optimizer.warmup_steps = 1000  # steps of linear warm-up from 0
+    c.optimizer.b1 = 0.9  # of Adam
+    c.optimizer.b2 = 0.999  # of Adam
+    c.optimizer.weight_decay = 0.0  # 0: Adam; above: AdamW, decoupled
+    c.optimizer.clip_norm = 1.0  # global norm of the gradient; 0: no clipping
+
+    c.train = ConfigDict()
+    c.train.batch_size = 128  # images a step, over all devices
+    c.train.total_steps = 200_000  # steps
+    c.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 10 elsewhere
+    c.train.ema_decay = 0.9999  # of the parameters that are sampled, a step
+    c.train.ema_warmup = True  # shorter averages early on: decay at most (1 + step) / (10 + step)
+
+    c.log = ConfigDict()
+    c.log.every = 100  # steps between lines of metrics.jsonl
+    c.log.eval_every = 5000  # steps between losses on held-out images
+    c.log.sample_every = 5000  # steps between grids of samples
+    c.log.checkpoint_every = 5000  # steps between checkpoints
+    c.log.keep_checkpoints = 2  # latest checkpoints that are kept
+
+    c.sample = ConfigDict()
+    c.sample.sampler = "ddim"  # "ddpm" (ancestral) or "ddim"
+    c.sample.steps = 100  # timesteps of the T that are visited
+    c.sample.stride = "even"  # which: "even" over the range, or DDIM's integer stride ("ddim")
+    c.sample.eta = 0.0  # fresh noise of ddim: 0 deterministic, 1 ancestral
+    c.sample.clip_x0 = True  # clip x0_hat to [-1, 1]
+    c.sample.count = 64  # images in a grid while training; images of --mode=sample
+    c.sample.batch_size = 64  # images sampled at once
+    c.sample.seed = 0  # of --mode=sample; image i depends on (seed, i) only
+    c.sample.use_ema = True  # sample the averaged parameters
+    return c

@@ -1,0 +1,221 @@
+"""From a configuration to the parts of a run; the place where a wrong configuration is refused.
+
+The modules that do the work take numbers and raise ValueError. This one knows the fields of
+`configs/base.py`, hands them over by name, and turns what is refused into a `UserError` that names
+the field.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tada_jax import augment, diffusion, sampling, schedule, tada, unet
+from tada_jax.errors import UserError
+
+METHODS = ("tada", "constant", "hflip", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything that a run closes over; arrays that change live in `train.TrainState`.
+
+    Attributes:
+      image_shape: (H, W, C).
+      schedule: the noise schedule.
+      strength: log SNR [B] -> w [B], the method's.
+      policy: the augmentation's.
+      network: a `unet.UNet`.
+      loss_options: keyword arguments of `diffusion.training_losses`.
+      optimizer: an optax transformation.
+      sample: (predict, keys) -> float images, the reverse process.
+    """
+
+    image_shape: tuple[int, int, int]
+    schedule: schedule.Schedule
+    strength: Callable[[jax.Array], jax.Array]
+    policy: augment.Policy
+    network: unet.UNet
+    loss_options: dict[str, Any]
+    optimizer: optax.GradientTransformation
+    sample: Callable[..., jax.Array]
+
+    def init_params(self, rng):
+        """Fresh parameters of the network."""
+        labels = jnp.zeros(1, jnp.int32) if self.network.num_classes else None
+        return self.network.init(rng, jnp.zeros((1, *self.image_shape)), jnp.zeros(1), labels)
+
+
+@contextlib.contextmanager
+def _blame(section):
+    """Turns a ValueError into a UserError about `config.<section>`."""
+    try:
+        yield
+    except ValueError as e:
+        raise UserError(f"config.{section}: {e}") from e
+
+
+def parts(config, image_shape, num_classes=0):
+    """Builds the parts of a run for images of `image_shape` (H, W, C).
+
+    Raises:
+      UserError: naming the field of the configuration that cannot be.
+    """
+    check(config)
+    with _blame("schedule"):
+        noise = schedule.make(**config.schedule)
+    return Parts(
+        image_shape=tuple(image_shape),
+        schedule=noise,
+        strength=strength(config, image_shape),
+        policy=policy(config),
+        network=network(config, image_shape, num_classes),
+        loss_options=dict(config.diffusion),
+        optimizer=optimizer(config),
+        sample=sampler(config, noise, image_shape),
+    )
+
+
+def check(config):
+    """Refuses values that no part would refuse by itself.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    _one_of(config, "method", METHODS)
+    _one_of(config, "diffusion.parameterisation", diffusion.PARAMETERISATIONS)
+    _one_of(config, "diffusion.variance", diffusion.VARIANCES)
+    _one_of(config, "diffusion.weighting", diffusion.WEIGHTINGS)
+    _one_of(config, "sample.sampler", tuple(sampling.SAMPLERS))
+    _one_of(config, "model.dtype", ("float32", "bfloat16"))
+    _one_of(config, "model.attention_order", ("legacy", "new"))
+    for field in (
+        "train.batch_size",
+        "train.total_steps",
+        "log.every",
+        "log.eval_every",
+        "log.sample_every",
+        "log.checkpoint_every",
+        "log.keep_checkpoints",
+        "sample.count",
+        "sample.batch_size",
+        "model.channels",
+        "model.num_res_blocks",
+        "model.head_channels",
+        "model.norm_groups",
+    ):
+        _in_range(config, field, 1, math.inf)
+    for field in ("augment.p", "augment.xflip_p", "constant_strength"):
+        _in_range(config, field, 0, 1)
+    for field in ("optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm"):
+        _in_range(config, field, 0, math.inf)
+    for field in ("train.steps_per_call", "seed", "sample.seed", "sample.eta", "augment.truncate"):
+        _in_range(config, field, 0, math.inf)
+    for field in ("optimizer.b1", "optimizer.b2", "train.ema_decay", "model.dropout"):
+        _in_range(config, field, 0, math.nextafter(1, 0))
+    _in_range(config, "optimizer.learning_rate", math.ulp(0), math.inf)
+    _in_range(config, "augment.max_ops", 0, math.inf)
+    if not config.model.channel_mult or min(config.model.channel_mult) < 1:
+        raise UserError("config.model.channel_mult: needs one positive width a level, as (1,2,2)")
+
+
+def _value(config, field):
+    return functools.reduce(lambda node, key: node[key], field.split("."), config)
+
+
+def _one_of(config, field, known):
+    if _value(config, field) not in known:
+        raise UserError(
+            f"config.{field}={_value(config, field)!r} is unknown: choose one of {', '.join(known)}"
+        )
+
+
+def _in_range(config, field, low, high):
+    value = _value(config, field)
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        if low == math.ulp(0):
+            bounds = "positive"
+        raise UserError(f"config.{field}={value} cannot be: it must be {bounds}")
+
+
+def strength(config, image_shape):
+    """The method's strength as a function of log SNR, [B] -> [B]."""
+    options = dict(config.tada)
+    if options["resolution"] is None:
+        options["resolution"] = math.sqrt(image_shape[0] * image_shape[1])
+    if options["kappa"] != "auto":
+        try:
+            options["kappa"] = float(options["kappa"])
+        except ValueError as e:
+            raise UserError(
+                f'config.tada.kappa={options["kappa"]!r} cannot be: a number or "auto"'
+            ) from e
+    if config.method == "constant":
+        options["constant"] = config.constant_strength
+    function = functools.partial(tada.strength, **options)
+    with _blame("tada"):
+        function(0.0)
+    return function
+
+
+def policy(config):
+    """The `augment.Policy` of the method: what may happen to a training image."""
+    options = dict(config.augment)
+    options["ops"] = tuple(options["ops"])
+    options["magnitude"] = dict(options["magnitude"])
+    options["max_ops"] = options["max_ops"] or None
+    if config.method in ("none", "hflip"):
+        options |= {"ops": (), "xflip_p": {"none": 0.0, "hflip": 0.5}[config.method]}
+    with _blame("augment"):
+        return augment.Policy(**options)
+
+
+def network(config, image_shape, num_classes):
+    """The U-Net for images of `image_shape` (H, W, C); conditional if the config says so."""
+    options = dict(config.model)
+    if options.pop("class_conditional"):
+        if not num_classes:
+            raise UserError(
+                "config.model.class_conditional=True needs labels, and this data set has none: "
+                "set it to False"
+            )
+        options["num_classes"] = num_classes
+    learned = config.diffusion.variance == "learned_range"
+    made = unet.UNet(out_channels=image_shape[-1] * (2 if learned else 1), **options)
+    with _blame("model"):
+        made.check(image_shape[:2])
+    return made
+
+
+def optimizer(config):
+    """Adam or AdamW with linear warm-up and clipping by global norm."""
+    c = config.optimizer
+    rate = optax.linear_schedule(0.0, c.learning_rate, c.warmup_steps)
+    if not c.warmup_steps:
+        rate = c.learning_rate
+    clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
+    return optax.chain(clip, optax.adamw(rate, c.b1, c.b2, weight_decay=c.weight_decay))
+
+
+def sampler(config, noise, image_shape):
+    """The reverse process (predict, keys [B]) -> images [B,H,W,C] in [-1, 1]."""
+    c = config.sample
+    with _blame("sample.steps"):
+        short = schedule.respace(noise, c.steps, stride=c.stride)
+    options = {"eta": c.eta} if c.sampler == "ddim" else {}
+    return functools.partial(
+        sampling.SAMPLERS[c.sampler],
+        schedule=short,
+        shape=tuple(image_shape),
+        parameterisation=config.diffusion.parameterisation,
+        variance=config.diffusion.variance,
+        clip_x0=config.sample.clip_x0,
+        **options,
+    )

@@ -1,0 +1,128 @@
+"""Pictures and figures of a run. Curves differ by line style and marker as well as colour."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from tada_jax import sampling
+from tada_jax.augment import augment
+
+# Okabe & Ito's colours, distinguishable with any colour vision.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+
+
+def grid(images, columns=None, *, min_side=32, gap=1):
+    """Tiles images into one, enlarging small ones by a whole factor without smoothing.
+
+    Args:
+      images: uint8 [N,H,W,C], C = 1 or 3.
+      columns: images a row; by default the grid is about square.
+      min_side: images are enlarged until their larger side reaches this many pixels.
+      gap: pixels between images, before enlarging.
+
+    Returns:
+      uint8 [H',W',C].
+    """
+    n, h, w, c = images.shape
+    columns = min(n, columns or int(np.ceil(np.sqrt(n))))
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, c), 255, np.uint8)
+    for i, image in enumerate(np.asarray(images)):
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        canvas[y : y + h, x : x + w] = image
+    factor = max(1, -(-min_side // max(h, w)))
+    return canvas.repeat(factor, 0).repeat(factor, 1)
+
+
+def save_png(path, image):
+    """Writes a uint8 image [H,W,C], C = 1 or 3, creating its folder."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+
+
+def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.25, 0.5, 1.0)):
+    """Draws w against log SNR, and what several strengths do to real images.
+
+    Args:
+      path: of the PNG.
+      parts: the `build.Parts` of the run.
+      images: uint8 [N,H,W,C], real images; the first 8 are shown.
+      title: first line of the title.
+      seed: of the draws; every strength sees the same ones, at probability p = 1.
+      strengths: the rows of pictures.
+    """
+    from matplotlib.figure import Figure
+
+    n = min(8, len(images))
+    r = parts.schedule.log_snr_table
+    w = np.asarray(parts.strength(jnp.asarray(r, jnp.float32)))
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+
+    left.plot(r, w, color=BLUE, marker="o", markevery=max(1, len(r) // 12), label="strength w")
+    low = w <= w.min() + 0.1
+    share = 100 * low.mean()
+    left.fill_between(
+        r,
+        0,
+        1,
+        where=low,
+        color=ORANGE,
+        alpha=0.25,
+        hatch="//",
+        label=f"weakest ({share:.0f}% of t)",
+    )
+    left.set(xlabel="log SNR of the timestep [nats], noise to image", ylabel="strength w [0..1]")
+    left.set(ylim=(-0.03, 1.03), title=f"mean over the timesteps {w.mean():.2f}")
+    left.legend(loc="upper center")
+
+    policy = parts.policy
+    always = policy if not policy.ops else type(policy)(**(vars(policy) | {"p": 1.0}))
+    keys = jax.random.split(jax.random.key(seed), n)
+    x = jnp.asarray(images[:n], jnp.float32) / 127.5 - 1.0
+    rows = [
+        jax.vmap(lambda k, image, w=w: augment(k, image, jnp.float32(w), always))(keys, x)
+        for w in strengths
+    ]
+    picture = grid(np.concatenate([np.asarray(sampling.to_uint8(row)) for row in rows]), n)
+    right.imshow(picture, cmap="gray", interpolation="nearest", aspect="equal")
+    height = picture.shape[0] / len(rows)
+    right.set_yticks(
+        [(i + 0.5) * height for i in range(len(rows))], [f"w={w:g}" for w in strengths]
+    )
+    right.set_xticks([])
+    right.set_title("the same draws at several strengths")
+    figure.suptitle(f"{title}: {len(images):,} training images, seed {seed}")
+    figure.savefig(path, dpi=110)
+
+
+def training_figure(path, lines, *, title):
+    """Draws the squared error against the step: while training, on training and held-out images.
+
+    Args:
+      path: of the PNG.
+      lines: dicts of metrics.jsonl.
+      title: of the figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    curves = (
+        ("mse", "while training (augmented)", BLUE, "-", ""),
+        ("train_mse", "training images, EMA", GREEN, "--", "s"),
+        ("test_mse", "held-out images, EMA", ORANGE, ":", "o"),
+    )
+    for key, label, color, style, marker in curves:
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            axes.plot(*zip(*points), color=color, linestyle=style, marker=marker, label=label)
+    axes.set(
+        xlabel="step", ylabel="squared error of the target, a pixel", yscale="log", title=title
+    )
+    axes.legend()
+    figure.savefig(path, dpi=110)

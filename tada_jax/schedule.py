@@ -1,0 +1,177 @@
+"""Noise schedules: tables over the discrete timesteps t = 0 .. T-1, and log SNR to time and back.
+
+z_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1. Tables are made in float64 with numpy,
+once; what a jitted function looks up is their float32 copy. t = 0 is the least noisy step.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """A discrete noise schedule.
+
+    Attributes:
+      alpha_bar: float64 [T], the signal power alpha_t^2, strictly decreasing in t.
+      timesteps: int32 [T], the index that the network is told at each step: 0 .. T-1 for a full
+        schedule, a subset of the original indices for a respaced one.
+      total_timesteps: T of the schedule that the network was trained with.
+    """
+
+    alpha_bar: np.ndarray
+    timesteps: np.ndarray
+    total_timesteps: int
+
+    def __len__(self):
+        return len(self.alpha_bar)
+
+    # Float64 tables [T].
+
+    @functools.cached_property
+    def alpha_bar_prev(self):
+        """Signal power of the next cleaner step; 1 before t = 0."""
+        return np.append(1.0, self.alpha_bar[:-1])
+
+    @functools.cached_property
+    def betas(self):
+        """Variance that the step t-1 -> t adds, 1 - alpha_bar / alpha_bar_prev."""
+        return 1.0 - self.alpha_bar / self.alpha_bar_prev
+
+    @functools.cached_property
+    def log_snr_table(self):
+        """ln(alpha^2 / sigma^2)."""
+        return np.log(self.alpha_bar) - np.log1p(-self.alpha_bar)
+
+    @functools.cached_property
+    def posterior_variance(self):
+        """Variance of q(z_{t-1} | z_t, x_0) (DDPM, eq. 7); 0 at t = 0."""
+        return self.betas * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
+
+    @functools.cached_property
+    def posterior_log_variance(self):
+        """Its log, with the infinite first element replaced by the second (Improved DDPM)."""
+        return np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
+
+    @functools.cached_property
+    def posterior_mean_x0(self):
+        """Coefficient of x_0 in the mean of q(z_{t-1} | z_t, x_0)."""
+        return self.betas * np.sqrt(self.alpha_bar_prev) / (1.0 - self.alpha_bar)
+
+    @functools.cached_property
+    def posterior_mean_z(self):
+        """Coefficient of z_t in the mean of q(z_{t-1} | z_t, x_0)."""
+        return (1.0 - self.alpha_bar_prev) * np.sqrt(1.0 - self.betas) / (1.0 - self.alpha_bar)
+
+    @functools.cached_property
+    def fixed_large_log_variance(self):
+        """log beta_t, with element 0 taken from the posterior so that the likelihood is finite."""
+        return np.log(np.append(self.posterior_variance[1], self.betas[1:]))
+
+    # Look-ups that may be traced: t int [B] -> float32 [B].
+
+    def logsnr(self, t):
+        """ln(alpha_t^2 / sigma_t^2)."""
+        return lookup(self.log_snr_table, t)
+
+    def alpha(self, t):
+        """Signal amplitude alpha_t."""
+        return lookup(np.sqrt(self.alpha_bar), t)
+
+    def sigma(self, t):
+        """Noise amplitude sigma_t, a standard deviation."""
+        return lookup(np.sqrt(1.0 - self.alpha_bar), t)
+
+    def time(self, logsnr):
+        """The fractional t at which `logsnr` is reached, linear between the steps.
+
+        The inverse of `logsnr(t)`; log SNRs beyond either end give 0 or T-1.
+        """
+        steps = np.arange(len(self), dtype=np.float64)
+        decreasing = self.log_snr_table
+        return jnp.interp(
+            jnp.asarray(logsnr, jnp.float32),
+            jnp.asarray(decreasing[::-1], jnp.float32),
+            jnp.asarray(steps[::-1], jnp.float32),
+        )
+
+
+def lookup(table, t):
+    """float32 copy of a float64 table [T], read at integer t of any shape (may be traced)."""
+    return jnp.asarray(table, jnp.float32)[t]
+
+
+def linear(total_timesteps=1000):
+    """The linear schedule of DDPM, rescaled so that any T ends at the same noise."""
+    scale = 1000.0 / total_timesteps
+    betas = np.linspace(scale * 1e-4, scale * 0.02, total_timesteps, dtype=np.float64)
+    if betas[-1] >= 1.0:
+        raise ValueError(f"the linear schedule needs T > 20, got {total_timesteps}")
+    return from_betas(betas)
+
+
+def cosine(total_timesteps=1000):
+    """The cosine schedule (Nichol & Dhariwal 2021, eq. 17), with betas of at most 0.999."""
+
+    def alpha_bar(s):
+        return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    n = total_timesteps
+    betas = [min(1.0 - alpha_bar((i + 1) / n) / alpha_bar(i / n), 0.999) for i in range(n)]
+    return from_betas(np.asarray(betas, np.float64))
+
+
+def from_betas(betas):
+    """A full schedule from float64 betas [T] in (0, 1)."""
+    alpha_bar = np.cumprod(1.0 - np.asarray(betas, np.float64))
+    return Schedule(alpha_bar, np.arange(len(betas), dtype=np.int32), len(betas))
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine}
+
+
+def make(name, total_timesteps=1000):
+    """The schedule called `name` ("linear" or "cosine") with T = `total_timesteps` steps.
+
+    Raises:
+      ValueError: for an unknown name or a T that the schedule cannot have.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}, got {name!r}")
+    if total_timesteps < 2:
+        raise ValueError(f"a schedule needs at least 2 timesteps, got {total_timesteps}")
+    return SCHEDULES[name](total_timesteps)
+
+
+def respace(schedule, steps, *, stride="even"):
+    """A shorter schedule over a subset of the timesteps, for sampling (Improved DDPM, section 4).
+
+    The network still sees the original indices.
+
+    Args:
+      schedule: the full schedule.
+      steps: how many timesteps to keep, 2 .. T.
+      stride: "even" spreads round(i (T-1)/(steps-1)) over the whole range; "ddim" takes the
+        integer stride that gives exactly `steps` indices from 0 (DDIM's choice).
+
+    Raises:
+      ValueError: if no such subset exists.
+    """
+    total = len(schedule)
+    if not 2 <= steps <= total:
+        raise ValueError(f"cannot keep {steps} of {total} timesteps, only 2 .. {total}")
+    if stride == "even":
+        kept = [round(i * (total - 1) / (steps - 1)) for i in range(steps)]
+    elif stride == "ddim":
+        fits = (range(0, total, s) for s in range(1, total) if len(range(0, total, s)) == steps)
+        kept = next(fits, None)
+        if kept is None:
+            raise ValueError(f"no integer stride over {total} timesteps gives {steps} of them")
+    else:
+        raise ValueError(f'stride must be "even" or "ddim", got {stride!r}')
+    kept = np.asarray(kept, np.int32)
+    return Schedule(schedule.alpha_bar[kept], schedule.timesteps[kept], schedule.total_timesteps)

@@ -1,0 +1,329 @@
+"""Training: the state, the objective, one step of it, and the loop.
+
+`train(config, workdir)` is the whole of `main.py --mode=train`; everything in it can be imported.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+from clu import parameter_overview
+
+from tada_jax import backend, build, data, diffusion, generate, logs, report
+from tada_jax import workdir as workdirs
+from tada_jax.augment import augment_batch
+from tada_jax.checkpoint import Checkpoints
+from tada_jax.data.order import batch_indices
+from tada_jax.errors import UserError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What changes from step to step; arrays only."""
+
+    step: jax.Array  # int32 [], steps done
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def init_state(parts, seed):
+    """A fresh state; equal for equal parts and seed."""
+    params = parts.init_params(jax.random.key(seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=jax.tree.map(jnp.copy, params),
+        opt_state=parts.optimizer.init(params),
+    )
+
+
+def to_float(images):
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def loss_fn(params, rng, x0, labels, parts):
+    """The objective of TADA on a batch of clean images.
+
+    Args:
+      params: of the network.
+      rng: the key of this step.
+      x0: images in [-1, 1], [B,H,W,C].
+      labels: int32 [B], or None for an unconditional network.
+      parts: the `build.Parts`.
+
+    Returns:
+      Unreduced terms, a dict of [B]: "loss", "mse", "strength", and "vlb" with a learned variance.
+    """
+    rng_t, rng_aug, rng_noise, rng_dropout = jax.random.split(rng, 4)
+    schedule = parts.schedule
+
+    t = jax.random.randint(rng_t, x0.shape[:1], 0, len(schedule))  # [B]
+    w = parts.strength(schedule.logsnr(t))  # [B]
+    x0 = augment_batch(rng_aug, x0, w, parts.policy)  # [B,H,W,C]
+    eps = jax.random.normal(rng_noise, x0.shape)
+    z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
+    output = parts.network.apply(
+        params, z, t, labels, deterministic=False, rngs={"dropout": rng_dropout}
+    )
+    terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
+    return terms | {"strength": w}
+
+
+def ema_decay(step, decay, *, warmup):
+    """Decay of the parameter average after `step` steps; with `warmup` it grows towards `decay`.
+
+    Without it, early averages consist mostly of the random initial parameters.
+    """
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+
+
+def metrics_class(parts):
+    """The clu.metrics Collection of averages that training steps accumulate on the device."""
+    names = ["loss", "mse", "strength", "grad_norm"]
+    if parts.loss_options["variance"] == "learned_range":
+        names.append("vlb")
+    return clu_metrics.Collection.create(
+        **{name: clu_metrics.Average.from_output(name) for name in names}
+    )
+
+
+def train_step(state, metrics, images, labels, *, parts, config, batch_sharding):
+    """One step: gather, draw t, strength, augment, noise, network, loss, Adam, EMA.
+
+    Args:
+      state: a `TrainState`.
+      metrics: averages so far, of `metrics_class(parts)`.
+      images: the training set, uint8 [N,H,W,C], whole on every device.
+      labels: int32 [N], or None.
+      parts: the `build.Parts`.
+      config: the run's, for its seed, batch size and EMA.
+      batch_sharding: how a batch is split over the devices.
+
+    Returns:
+      (state, metrics).
+    """
+    key_order, key_step = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
+    batch = batch_indices(
+        key_order, state.step, batch_size=config.train.batch_size, num_examples=len(images)
+    )
+    batch = jax.lax.with_sharding_constraint(batch, batch_sharding)
+    x0 = to_float(images[batch])
+    y = None if labels is None else labels[batch]
+    rng = jax.random.fold_in(key_step, state.step)
+
+    def mean_loss(params):
+        terms = loss_fn(params, rng, x0, y, parts)
+        return terms["loss"].mean(), terms
+
+    grads, terms = jax.grad(mean_loss, has_aux=True)(state.params)
+    updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay(state.step, config.train.ema_decay, warmup=config.train.ema_warmup)
+    ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+
+    means = {name: value.mean() for name, value in terms.items()}
+    new = type(metrics).single_from_model_output(grad_norm=optax.global_norm(grads), **means)
+    return TrainState(state.step + 1, params, ema_params, opt_state), metrics.merge(new)
+
+
+def make_steps(parts, config, mesh):
+    """Compiled `steps(state, metrics, images, labels, count)`: `count` steps in one call.
+
+    The state and the metrics are donated.
+    """
+    step = functools.partial(
+        train_step, parts=parts, config=config, batch_sharding=backend.over_batch(mesh)
+    )
+
+    def steps(state, metrics, images, labels, count):
+        if count == 1:  # convolutions inside a loop run on fewer threads on CPUs
+            return step(state, metrics, images, labels)
+        body = lambda carry, _: (step(*carry, images, labels), None)  # noqa: E731
+        return jax.lax.scan(body, (state, metrics), length=count)[0]
+
+    return jax.jit(
+        steps,
+        static_argnames="count",
+        donate_argnums=(0, 1),
+        out_shardings=backend.replicated(mesh),
+    )
+
+
+def make_evaluation(parts, config, mesh, examples=1024):
+    """`evaluate(params, images, labels) -> float`: squared error of the target, not augmented.
+
+    The same noise, and timesteps spread evenly over the schedule, at every call, so that values at
+    different steps compare. Images are used as often as it takes to see `examples` of them.
+    """
+    size = config.train.batch_size
+    batches = -(-examples // size)
+
+    @jax.jit
+    def batch_mse(params, images, labels, i):
+        number = i * size + jnp.arange(size)
+        number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
+        x0 = to_float(images[number % len(images)])
+        y = None if labels is None else labels[number % len(images)]
+        # A stride coprime to the count visits every level once, unrelated to the image's number.
+        level = (number * 61 + 0.5) % (size * batches) / (size * batches)
+        t = (level * len(parts.schedule)).astype(jnp.int32)
+        rng = jax.random.fold_in(jax.random.key(config.seed), 2)
+        eps = jax.random.normal(jax.random.fold_in(rng, i), x0.shape)
+        z = diffusion.diffuse(x0, eps, parts.schedule.alpha(t), parts.schedule.sigma(t))
+        output = parts.network.apply(params, z, t, y)
+        terms = diffusion.training_losses(
+            parts.schedule, output, x0, eps, z, t, **parts.loss_options
+        )
+        return terms["mse"].mean()
+
+    def evaluate(params, images, labels):
+        values = [batch_mse(params, images, labels, i) for i in range(batches)]
+        return float(np.mean(jax.device_get(values)))
+
+    return evaluate
+
+
+def load_data(config):
+    """The data set that the configuration names."""
+    c = config.data
+    return data.load(
+        c.name,
+        path=c.path,
+        train_size=c.train_size,
+        test_fraction=c.test_fraction,
+        seed=config.seed,
+    )
+
+
+def resume_or_init(checkpoints, parts, config, mesh):
+    """The state of the newest checkpoint, or a fresh one."""
+    fresh = lambda: init_state(parts, config.seed)  # noqa: E731
+    sharding = backend.replicated(mesh)
+    if checkpoints.latest_step() is None:
+        return jax.jit(fresh, out_shardings=sharding)()
+    return checkpoints.restore(jax.eval_shape(fresh), sharding)
+
+
+def steps_to_next_event(step, config):
+    """Steps until something other than training happens; at least 1."""
+    log = config.log
+    intervals = (log.every, log.eval_every, log.sample_every, log.checkpoint_every)
+    return min(config.train.total_steps - step, *(n - step % n for n in intervals))
+
+
+def check_finite(scalars, step, checkpoints):
+    """Stops the run if the loss or the gradient is not a finite number."""
+    if not np.isfinite([scalars["loss"], scalars["grad_norm"]]).all():
+        saved = checkpoints.latest_step()
+        raise UserError(
+            f"the loss or its gradient is not finite at step {step:,} (last checkpoint: "
+            f"{'none' if saved is None else f'step {saved:,}'}): try a smaller "
+            "config.optimizer.learning_rate, more warmup_steps, or model.dtype='float32'"
+        )
+
+
+def train(config, workdir):
+    """Trains as `config` says in the folder `workdir`, continuing the run that is there.
+
+    Args:
+      config: a configuration as of `configs/base.py`.
+      workdir: folder for checkpoints, metrics and pictures; made if missing.
+
+    Returns:
+      The final `TrainState`.
+
+    Raises:
+      UserError: for a mistake of the user's, in one line.
+    """
+    started = time.monotonic()
+    build.check(config)
+    mesh = backend.data_mesh(config.train.batch_size)
+    dataset = load_data(config)
+    shape, classes = dataset.train.images.shape[1:], dataset.num_classes
+    parts = build.parts(config, shape, classes)
+    workdir = workdirs.prepare(config, workdir)
+    total, batch_size = config.train.total_steps, config.train.batch_size
+
+    checkpoints = Checkpoints(workdir, keep=config.log.keep_checkpoints)
+    state = resume_or_init(checkpoints, parts, config, mesh)
+    step = first_step = int(state.step)
+    log = logs.Log(workdir, first_step=first_step)
+    progress = logs.Progress(total)
+    progress.say(
+        f"{dataset.source}: {len(dataset.train.images):,} training and "
+        f"{len(dataset.test.images):,} held-out images of {'x'.join(map(str, shape))}"
+    )
+    progress.say(
+        f"network of {parameter_overview.count_parameters(state.params):,} parameters, "
+        f"{mesh.size} x {jax.devices()[0].device_kind}, everything in {workdir}"
+    )
+    if first_step:
+        progress.say(f"continuing at step {first_step:,}")
+    title = f"{dataset.name}, {config.method}"
+    report.strength_figure(
+        workdir / "strength.png", parts, dataset.train.images, title=title, seed=config.seed
+    )
+    report.save_png(workdir / "real.png", report.grid(dataset.train.images[: config.sample.count]))
+
+    place = lambda split: jax.device_put(  # noqa: E731
+        (split.images, split.labels if parts.network.num_classes else None),
+        backend.replicated(mesh),
+    )
+    train_images, test_images = place(dataset.train), place(dataset.test)
+    steps = make_steps(parts, config, mesh)
+    evaluate = make_evaluation(parts, config, mesh)
+    sample = generate.make_sampler(parts, mesh)
+    on_cpu = jax.default_backend() == "cpu"
+    steps_per_call = config.train.steps_per_call or (1 if on_cpu else 10)
+    empty_metrics = jax.jit(metrics_class(parts).empty, out_shardings=backend.replicated(mesh))
+
+    metrics, logged_step, mark = empty_metrics(), step, time.monotonic()
+    while step < total:
+        count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
+        state, metrics = steps(state, metrics, *train_images, count)
+        step += count
+        if step - count == first_step:
+            jax.block_until_ready(state)
+            progress.say(f"first step after {time.monotonic() - started:.1f} s")
+            logged_step, mark = step, time.monotonic()
+
+        due = lambda every: step % every == 0 or step == total  # noqa: B023, E731
+        checkpoint_due = due(config.log.checkpoint_every)
+        if due(config.log.every) or checkpoint_due:
+            scalars = {name: float(value) for name, value in metrics.compute().items()}
+            check_finite(scalars, step, checkpoints)
+            if step > logged_step:
+                seconds = (time.monotonic() - mark) / (step - logged_step)
+                scalars |= {"images_per_s": batch_size / seconds, "steps_per_s": 1 / seconds}
+                progress.update(step, scalars["loss"], batch_size / seconds, seconds)
+            if due(config.log.eval_every):
+                scalars["train_mse"] = evaluate(state.ema_params, *train_images)
+                if len(test_images[0]):
+                    scalars["test_mse"] = evaluate(state.ema_params, *test_images)
+            log.write(step, scalars)
+            metrics = empty_metrics()
+        if due(config.log.sample_every):
+            images = sample(state.ema_params, config.sample, count=config.sample.count)
+            picture = report.grid(images)
+            report.save_png(workdir / "samples" / f"step_{step:07d}.png", picture)
+            log.image(step, "samples", picture)
+        if checkpoint_due:
+            checkpoints.save(step, state, {"image_shape": shape, "num_classes": classes})
+        if due(config.log.every) or due(config.log.sample_every):
+            logged_step, mark = step, time.monotonic()
+
+    progress.end()
+    log.close()
+    checkpoints.close()
+    if step > first_step:
+        report.training_figure(workdir / "training.png", logs.read(workdir), title=title)
+    return state

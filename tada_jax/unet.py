@@ -1,0 +1,286 @@
+"""The ADM U-Net (Dhariwal & Nichol 2021, "Diffusion Models Beat GANs"), in flax.linen.
+
+The only file that knows flax.linen; everything else sees `network.apply(params, z, t)`.
+Parameters are float32. Computation may be bfloat16, but normalisation and softmax are float32.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# PyTorch's default for convolutions and linear layers, which ADM inherits (its biases, drawn from
+# the same interval there, start at zero here).
+fan_in_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def timestep_embedding(t, dim):
+    """Sinusoidal embedding [B] -> float32 [B, dim], cosines first, periods from 2 pi to 2e4 pi."""
+    half = dim // 2
+    frequencies = jnp.exp(-np.log(1e4) / half * jnp.arange(half, dtype=jnp.float32))
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def downsample(x):
+    """2x2 average, [B,H,W,C] -> [B,H/2,W/2,C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def upsample(x):
+    """Nearest neighbour, [B,H,W,C] -> [B,2H,2W,C]."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def conv(features, size, dtype, *, zero=False, strides=1, name=None):
+    """A convolution padded to keep the size (at stride 1); `zero` starts it at zero."""
+    init = nn.initializers.zeros if zero else fan_in_uniform
+    pad = (size - 1) // 2
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=strides,
+        padding=[(pad, pad)] * 2,
+        kernel_init=init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def dense(features, dtype, *, zero=False, name=None):
+    """A linear layer; `zero` starts it at zero."""
+    init = nn.initializers.zeros if zero else fan_in_uniform
+    return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
+
+
+class Norm(nn.Module):
+    """GroupNorm in float32, returned in the type of its input."""
+
+    groups: int
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.GroupNorm(num_groups=self.groups, epsilon=1e-5, dtype=jnp.float32)(x)
+        return y.astype(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """Residual block with scale-shift conditioning, optionally resampling both of its paths."""
+
+    features: int
+    groups: int
+    dropout: float
+    dtype: Any
+    resample: str = "none"  # "none", "down" or "up"
+
+    @nn.compact
+    def __call__(self, x, emb, deterministic):
+        resample = {"none": lambda a: a, "down": downsample, "up": upsample}[self.resample]
+        h = resample(nn.silu(Norm(self.groups, name="norm_in")(x)))
+        h = conv(self.features, 3, self.dtype, name="conv_in")(h)
+        x = resample(x)
+
+        scale_shift = dense(2 * self.features, self.dtype, name="emb")(nn.silu(emb))
+        scale, shift = jnp.split(scale_shift[:, None, None, :], 2, axis=-1)
+        h = nn.silu(Norm(self.groups, name="norm_out")(h) * (1 + scale) + shift)
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = conv(self.features, 3, self.dtype, zero=True, name="conv_out")(h)
+
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, self.dtype, name="skip")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, with heads of `head_channels` channels."""
+
+    head_channels: int
+    groups: int
+    order: str  # channel order of qkv: "legacy" (heads, qkv, ch) or "new" (qkv, heads, ch)
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        b, h, w, c = x.shape
+        heads = c // self.head_channels
+        tokens = Norm(self.groups, name="norm")(x).reshape(b, h * w, c)
+        qkv = dense(3 * c, self.dtype, name="qkv")(tokens)
+        if self.order == "legacy":
+            q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, heads, 3, -1), 3, 0)
+        else:
+            q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, heads, -1), 2, 0)
+        scale = self.head_channels**-0.25  # on q and k each: no overflow in short float types
+        logits = jnp.einsum("bqhc,bkhc->bhqk", q * scale, k * scale)
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+        y = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(b, h * w, c)
+        y = dense(c, self.dtype, zero=True, name="proj")(y)
+        return x + y.reshape(b, h, w, c)
+
+
+class Downsample(nn.Module):
+    """Plain downsampling by a strided convolution, for `resblock_updown=False`."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, emb, deterministic):
+        del emb, deterministic
+        return conv(self.features, 3, self.dtype, strides=2, name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Plain upsampling: nearest neighbour, then a convolution."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, emb, deterministic):
+        del emb, deterministic
+        return conv(self.features, 3, self.dtype, name="conv")(upsample(x))
+
+
+class UNet(nn.Module):
+    """ADM: z_t [B,H,W,C], t [B] -> [B,H,W,out_channels], float32.
+
+    Attributes:
+      out_channels: C, or 2C for a learned variance.
+      channels: width of the first level.
+      channel_mult: width of each level, in units of `channels`; one level halves the size.
+      num_res_blocks: residual blocks a level (one more on the way up).
+      attention_resolutions: sides in pixels (the larger one, for images that are not square) of
+        the levels with self-attention; the middle block always has one.
+      head_channels: channels of one attention head.
+      resblock_updown: resample inside residual blocks rather than by plain layers.
+      attention_order: channel order of qkv, "legacy" (ADM's default) or "new".
+      norm_groups: groups of every GroupNorm.
+      dropout: rate in the residual blocks.
+      num_classes: 0 for an unconditional network.
+      dtype: of the computation, "float32" or "bfloat16".
+      remat: recompute the activations of every block in the backward pass, to save memory.
+    """
+
+    out_channels: int
+    channels: int = 64
+    channel_mult: Sequence[int] = (1, 2, 3, 4)
+    num_res_blocks: int = 1
+    attention_resolutions: Sequence[int] = (16,)
+    head_channels: int = 64
+    resblock_updown: bool = True
+    attention_order: str = "legacy"
+    norm_groups: int = 32
+    dropout: float = 0.0
+    num_classes: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, z, t, labels=None, *, deterministic=True):
+        """Predicts from z_t.
+
+        Args:
+          z: noisy images [B,H,W,C].
+          t: timesteps [B].
+          labels: classes, int [B], if and only if `num_classes` > 0.
+          deterministic: False to drop units out (needs the rng "dropout").
+
+        Raises:
+          ValueError: if a level cannot halve H or W, or widths do not divide by groups or heads.
+        """
+        self.check(z.shape[1:3])
+        if (labels is not None) != (self.num_classes > 0):
+            raise ValueError("labels must be given if and only if num_classes > 0")
+        dtype = jnp.dtype(self.dtype)
+        block, attention = ResBlock, Attention
+        if self.remat:
+            block = nn.remat(ResBlock, static_argnums=(3,))
+            attention = nn.remat(Attention)
+
+        def res(h, features, name, resample="none"):
+            layer = block(features, self.norm_groups, self.dropout, dtype, resample, name=name)
+            return layer(h, emb, deterministic)
+
+        def attend(h, name):
+            order = self.attention_order
+            return attention(self.head_channels, self.norm_groups, order, dtype, name=name)(h)
+
+        def change_size(h, features, direction, name):
+            if self.resblock_updown:
+                return res(h, features, name, direction)
+            layer = {"down": Downsample, "up": Upsample}[direction]
+            return layer(features, dtype, name=name)(h, emb, deterministic)
+
+        def has_attention(h):
+            return max(h.shape[1:3]) in self.attention_resolutions
+
+        emb = timestep_embedding(t, self.channels).astype(dtype)
+        emb = nn.silu(dense(4 * self.channels, dtype, name="time_in")(emb))
+        emb = dense(4 * self.channels, dtype, name="time_out")(emb)
+        if self.num_classes:
+            normal = nn.initializers.normal(1.0)
+            embed = nn.Embed(self.num_classes, 4 * self.channels, embedding_init=normal)
+            emb = emb + embed(labels).astype(dtype)
+
+        h = conv(self.channels, 3, dtype, name="conv_in")(z.astype(dtype))
+        skips = [h]
+        last = len(self.channel_mult) - 1
+        for level, mult in enumerate(self.channel_mult):
+            features = mult * self.channels
+            for i in range(self.num_res_blocks):
+                h = res(h, features, f"down{level}_res{i}")
+                if has_attention(h):
+                    h = attend(h, f"down{level}_attn{i}")
+                skips.append(h)
+            if level != last:
+                h = change_size(h, features, "down", f"down{level}_down")
+                skips.append(h)
+
+        h = res(h, features, "mid_res0")
+        h = attend(h, "mid_attn")
+        h = res(h, features, "mid_res1")
+
+        for level, mult in reversed(list(enumerate(self.channel_mult))):
+            features = mult * self.channels
+            for i in range(self.num_res_blocks + 1):
+                h = res(jnp.concatenate([h, skips.pop()], -1), features, f"up{level}_res{i}")
+                if has_attention(h):
+                    h = attend(h, f"up{level}_attn{i}")
+            if level:
+                h = change_size(h, features, "up", f"up{level}_up")
+
+        h = nn.silu(Norm(self.norm_groups, name="norm_out")(h))
+        h = conv(self.out_channels, 3, dtype, zero=True, name="conv_out")(h)
+        return h.astype(jnp.float32)
+
+    def check(self, size):
+        """Raises ValueError if images of `size` (H, W) or these widths cannot be processed."""
+        factor = 2 ** (len(self.channel_mult) - 1)
+        if any(side % factor for side in size):
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} pixels do not fit channel_mult="
+                f"{tuple(self.channel_mult)}: with {len(self.channel_mult)} levels, height and "
+                f"width must be multiples of {factor}; use fewer levels or another size"
+            )
+        sides = [max(size) // 2**level for level in range(len(self.channel_mult))]
+        last = len(sides) - 1
+        for level, (side, mult) in enumerate(zip(sides, self.channel_mult)):
+            width = mult * self.channels
+            must_divide = ["norm_groups"]
+            if side in self.attention_resolutions or level == last:
+                must_divide.append("head_channels")
+            for name in must_divide:
+                if width % getattr(self, name):
+                    raise ValueError(
+                        f"a level of {width} channels does not divide by {name}="
+                        f"{getattr(self, name)}; change channels={self.channels} or {name}"
+                    )
+
+
+def count_parameters(params):
+    """Total number of parameters in a pytree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

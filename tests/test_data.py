@@ -1,0 +1,527 @@
+"""Data sources on made-up files in the published layouts, and the order of batches. No network."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from tada_jax import data
+from tada_jax.data import cifar10, download
+from tada_jax.data.order import batch_indices
+from tada_jax.errors import UserError
+
+SIZES = {"data_batch_1": 7, "data_batch_2": 5, "data_batch_10": 3, "test_batch": 4}
+TRAIN = ["data_batch_1", "data_batch_2", "data_batch_10"]
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(tmp_path, monkeypatch):
+    """No copy of CIFAR-10 anywhere, and a server that refuses connections."""
+    for name in ("TFDS_DATA_DIR", "TADA_JAX_CACHE", "KERAS_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(cifar10, "_URL", f"http://127.0.0.1:{free_port()}/cifar-10-binary.tar.gz")
+    monkeypatch.setattr(cifar10, "_OFFICIAL_COUNTS", (15, 4))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def one_line_error(**kwargs):
+    with pytest.raises(UserError) as caught:
+        data.load(**kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# The two published formats
+
+
+@pytest.fixture(scope="module")
+def batches():
+    """Made-up batches: file name -> (images [N,32,32,3], labels [N])."""
+    rng = np.random.default_rng(0)
+    return {
+        name: (rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 10, n))
+        for name, n in SIZES.items()
+    }
+
+
+def rows(images):
+    return images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
+
+
+def binary(images, labels):
+    return np.concatenate([labels.astype(np.uint8)[:, None], rows(images)], axis=1).tobytes()
+
+
+def python2(images, labels):
+    """The opcodes of the published pickles, which Python 2 wrote and Python 3 no longer can."""
+    raw = rows(images).tobytes()
+    return b"".join(
+        [
+            b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04]",
+            b"q\x05(" + b"".join(b"K" + bytes([label]) for label in labels) + b"eU\x04dataq\x06",
+            b"cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87",
+            b"Rq\t(K\x01K" + bytes([len(images)]) + b"M\x00\x0c\x86cnumpy\ndtype\nq\nU\x02u1K\x00K",
+            b"\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89",
+            b"T" + len(raw).to_bytes(4, "little") + raw + b"tbu.",
+        ]
+    )
+
+
+def python3(protocol, as_list):
+    def encode(images, labels):
+        labels = list(labels) if as_list else labels
+        return pickle.dumps({"data": rows(images), "labels": labels}, protocol)
+
+    return encode
+
+
+ENCODERS = {
+    "binary": binary,
+    "python2": python2,
+    **{f"python3-{p}-{as_list}": python3(p, as_list) for p in (2, 4, 5) for as_list in (0, 1)},
+}
+
+
+def write_folder(root, batches, encode):
+    inner = root / ("cifar-10-batches-bin" if encode is binary else "cifar-10-batches-py")
+    inner.mkdir(parents=True)
+    (inner / "readme.html").write_text("not a batch")
+    for name, (images, labels) in batches.items():
+        file = inner / (name + ".bin" if encode is binary else name)
+        file.write_bytes(encode(images, labels))
+    return inner
+
+
+def write_archive(path, batches, encode=binary):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inner = write_folder(path.parent / f"{path.name}.source", batches, encode)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(inner, inner.name)
+    shutil.rmtree(inner.parent)
+    return path
+
+
+def assert_holds(dataset, batches):
+    assert dataset.num_classes == 10
+    for split, names in ((dataset.train, TRAIN), (dataset.test, ["test_batch"])):
+        np.testing.assert_array_equal(split.images, np.concatenate([batches[n][0] for n in names]))
+        np.testing.assert_array_equal(split.labels, np.concatenate([batches[n][1] for n in names]))
+        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
+def test_formats_agree_as_archive_folder_and_inner_folder(tmp_path, batches, encode):
+    inner = write_folder(tmp_path / "folder", batches, encode)
+    archive = write_archive(tmp_path / "any-name.tar.gz", batches, encode)
+    for path in (archive, inner, inner.parent):
+        dataset = data.load("cifar10", path=str(path))
+        assert_holds(dataset, batches)
+        assert str(path) in dataset.source and "15 training + 4 test" in dataset.source
+
+
+def test_any_truncation_of_an_archive_is_noticed(tmp_path, batches):
+    whole = write_archive(tmp_path / "whole.tar.gz", batches).read_bytes()
+    cut = tmp_path / "cut.tar.gz"
+    for size in [0, 5, *range(20, len(whole), len(whole) // 20), len(whole) - 1]:
+        cut.write_bytes(whole[:size])
+        message = one_line_error(name="cifar10", path=str(cut))
+        assert str(cut) in message and "expected cifar-10-binary.tar.gz" in message
+
+
+def test_a_flipped_byte_in_an_archive_is_noticed(tmp_path, batches):
+    archive = write_archive(tmp_path / "a.tar.gz", batches)
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 255
+    archive.write_bytes(content)
+    assert str(archive) in one_line_error(name="cifar10", path=str(archive))
+
+
+def test_damaged_batches_are_named(tmp_path, batches):
+    images, labels = batches["test_batch"]
+    cases = {
+        "no multiple of the 3073": (binary, lambda content: content[:-1]),
+        "labels other than 0 to 9": (binary, lambda content: b"\x0a" + content[1:]),
+        "is no CIFAR-10 pickle": (python2, lambda content: content[: len(content) // 2]),
+        "(KeyError: 'labels')": (python2, lambda _: pickle.dumps({"data": 0, "fine_labels": 0})),
+        "not uint8": (python2, lambda _: pickle.dumps({"data": rows(images)[:2], "labels": [1]})),
+    }
+    for number, (expected, (encode, damage)) in enumerate(cases.items()):
+        folder = write_folder(tmp_path / str(number), batches, encode)
+        file = next(folder.glob("test_batch*"))
+        file.write_bytes(damage(file.read_bytes()))
+        message = one_line_error(name="cifar10", path=str(folder))
+        assert expected in message and f"{folder}: test_batch" in message
+
+
+def test_missing_files_are_named(tmp_path, batches):
+    folder = write_folder(tmp_path / "a", batches, binary)
+    (folder / "test_batch.bin").unlink()
+    assert "holds no test_batch" in one_line_error(name="cifar10", path=str(folder))
+    assert "does not exist" in one_line_error(name="cifar10", path=str(tmp_path / "nowhere"))
+    not_an_archive = tmp_path / "cifar10.zip"
+    not_an_archive.write_bytes(b"PK\x03\x04")
+    assert "Not a gzipped file" in one_line_error(name="cifar10", path=str(not_an_archive))
+
+
+class Touch:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+class Forged:
+    """Would make numpy treat eight bytes as the address of a Python object."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype(object), b"\x01" * 8)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_cannot_act(tmp_path, batches, protocol):
+    folder = write_folder(tmp_path / "a", batches, python2)
+    trace = tmp_path / "trace"
+    for payload in (Touch(trace), eval, Forged(), np.array([None])):
+        content = pickle.dumps({"data": payload, "labels": [1]}, protocol)
+        (folder / "test_batch").write_bytes(content)
+        message = one_line_error(name="cifar10", path=str(folder))
+        assert "test_batch is no CIFAR-10 pickle" in message
+        if payload is eval:
+            assert "eval, refused as unsafe" in message
+    assert not trace.exists()
+
+
+def test_archives_write_nothing(tmp_path, batches):
+    archive = tmp_path / "a" / "evil.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, batch in batches.items():
+            content = binary(*batch)
+            member = tarfile.TarInfo(f"../../{name}.bin")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("data_batch_3.bin")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    assert_holds(data.load("cifar10", path=str(archive)), batches)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# Copies found on the machine, and the download
+
+
+@pytest.mark.parametrize(
+    ("variable", "place", "encode"),
+    [
+        ("TADA_JAX_CACHE", "cifar-10-binary.tar.gz", binary),
+        ("TFDS_DATA_DIR", "downloads/cs.toronto.edu_kriz_cifar-10-binaryABC.tar.gz", binary),
+        ("TFDS_DATA_DIR", "downloads/manual/cifar-10-python.tar.gz", python2),
+        ("KERAS_HOME", "datasets/cifar-10-batches-py.tar.gz", python2),
+    ],
+)
+def test_archives_are_found(batches, variable, place, encode):
+    archive = write_archive(pathlib.Path(os.environ[variable]) / place, batches, encode)
+    dataset = data.load("cifar10", allow_download=False)
+    assert_holds(dataset, batches)
+    assert str(archive) in dataset.source
+
+
+@pytest.mark.parametrize(
+    ("variable", "place"),
+    [
+        ("TFDS_DATA_DIR", "downloads/extracted/TAR_GZ.cs.toronto.edu_kriz_cifar-10-binary.tar.gz"),
+        ("KERAS_HOME", "datasets"),
+    ],
+)
+def test_extracted_folders_are_found(batches, variable, place):
+    write_folder(pathlib.Path(os.environ[variable]) / place, batches, python2)
+    assert_holds(data.load("cifar10", allow_download=False), batches)
+
+
+def test_an_incomplete_copy_is_passed_over(batches):
+    keras = pathlib.Path(os.environ["KERAS_HOME"]) / "datasets"
+    some = {name: batches[name] for name in ("data_batch_1", "test_batch")}
+    folder = write_folder(keras, some, python2)
+    message = one_line_error(name="cifar10", allow_download=False)
+    assert f"passed over: {folder} holds 7 + 4 images" in message
+
+
+def prepare_with_tfds(folder, batches):
+    """Prepares a shuffled copy named cifar10 in `folder`, with PNG bytes, without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    def encode(image):
+        png = io.BytesIO()
+        Image.fromarray(image).save(png, "png")
+        return io.BytesIO(png.getvalue())
+
+    def generate(prefix, names):
+        images = np.concatenate([batches[name][0] for name in names])
+        labels = np.concatenate([batches[name][1] for name in names])
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield (
+                index,
+                {
+                    "id": f"{prefix}{index:05d}",
+                    "image": encode(image),
+                    "label": int(label),
+                },
+            )
+
+    with tfds.core.registered.skip_registration():
+
+        class Cifar10(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("3.0.2")
+
+            def _info(self):
+                features = {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(32, 32, 3)),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager):
+                return {"train": generate("train_", TRAIN), "test": generate("t_", ["test_batch"])}
+
+            def _generate_examples(self):
+                raise NotImplementedError
+
+    Cifar10(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+def test_a_copy_prepared_by_tfds_is_read_in_the_published_order(batches):
+    folder = pathlib.Path(os.environ["TFDS_DATA_DIR"])
+    prepare_with_tfds(folder, batches)
+    dataset = data.load("cifar10", allow_download=False)
+    assert_holds(dataset, batches)
+    assert str(folder / "cifar10" / "3.0.2") in dataset.source
+    assert "tensorflow" not in sys.modules
+
+    info = folder / "cifar10" / "3.0.2" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"15"', '"16"'))
+    assert "cifar10/3.0.2" in one_line_error(name="cifar10", allow_download=False)
+
+
+def test_a_tfrecord_copy_is_explained():
+    folder = pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "tfrecord"}))
+    message = one_line_error(name="cifar10")
+    assert f"{folder} is tfrecord, which cannot be read without TensorFlow" in message
+
+
+def test_offline_fails_at_once_with_the_alternatives():
+    start = time.monotonic()
+    message = one_line_error(name="cifar10")
+    assert time.monotonic() - start < 2
+    assert "Connection refused" in message
+    assert "--config.data.path=/path/to/cifar-10-binary.tar.gz" in message
+    assert "configs/digits_tada.py" in message
+
+
+def test_a_hanging_name_lookup_does_not_hang_the_run(monkeypatch):
+    monkeypatch.setattr(download, "_REACH_SECONDS", 0.3)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(5))
+    start = time.monotonic()
+    assert "no answer" in one_line_error(name="cifar10")
+    assert time.monotonic() - start < 2
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves the folder that it returns; cifar10 downloads from there."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as instance:
+        url = f"http://127.0.0.1:{instance.server_address[1]}/cifar-10-binary.tar.gz"
+        monkeypatch.setattr(cifar10, "_URL", url)
+        threading.Thread(target=instance.serve_forever, daemon=True).start()
+        yield folder
+        instance.shutdown()
+
+
+def test_download_is_verified_and_kept(server, batches, monkeypatch):
+    archive = write_archive(server / "cifar-10-binary.tar.gz", batches)
+    cache = pathlib.Path(os.environ["TADA_JAX_CACHE"])
+
+    message = one_line_error(name="cifar10")
+    assert "incomplete or altered" in message
+    assert list(cache.iterdir()) == []
+
+    monkeypatch.setattr(cifar10, "_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    assert_holds(data.load("cifar10"), batches)
+    assert [file.name for file in cache.iterdir()] == ["cifar-10-binary.tar.gz"]
+
+    archive.unlink()
+    assert_holds(data.load("cifar10"), batches)
+
+
+def test_a_missing_page_is_reported(server):
+    assert "cannot download" in one_line_error(name="cifar10")
+
+
+# Digits, subsets and arguments
+
+
+def test_digits():
+    dataset = data.load("digits")
+    images = np.concatenate([dataset.train.images, dataset.test.images])
+    assert images.shape == (1797, 8, 8, 1) and images.dtype == np.uint8
+    assert images.min() == 0 and images.max() == 255
+    assert set(np.unique(images)) <= {round(v * 255 / 16) for v in range(17)}
+    assert dataset.train.labels.dtype == np.int32
+    assert dataset.num_classes == 10
+
+
+@pytest.mark.parametrize("fraction", [0, 0.1, 0.5])
+def test_held_out_digits_are_stratified(fraction):
+    dataset = data.load("digits", test_fraction=fraction)
+    everything = np.bincount(np.concatenate([dataset.train.labels, dataset.test.labels]))
+    held_out = np.bincount(dataset.test.labels, minlength=10)
+    np.testing.assert_allclose(held_out, fraction * everything, atol=0.5)
+
+
+def test_seed_determines_the_split_and_the_subset():
+    first, again, other = (data.load("digits", train_size=50, seed=s) for s in (3, 3, 4))
+    for split in ("train", "test"):
+        images = [getattr(d, split).images for d in (first, again, other)]
+        np.testing.assert_array_equal(images[0], images[1])
+        assert images[0].shape != images[2].shape or (images[0] != images[2]).any()
+
+
+def test_subsets_are_nested_and_leave_the_held_out_split_alone():
+    small, large, full = (data.load("digits", train_size=n) for n in (200, 1000, None))
+    np.testing.assert_array_equal(small.train.images, large.train.images[:200])
+    np.testing.assert_array_equal(small.train.labels, large.train.labels[:200])
+    for dataset in (small, large):
+        np.testing.assert_array_equal(dataset.test.images, full.test.images)
+    assert "training on 200" in small.source
+
+    every = data.load("digits", train_size=len(full.train.images))
+    np.testing.assert_array_equal(np.sort(every.train.labels), np.sort(full.train.labels))
+    assert len(np.unique(every.train.images, axis=0)) == len(np.unique(full.train.images, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"name": "cifar"}, "choose one of: cifar10, digits"),
+        ({"name": "digits", "path": "somewhere"}, "leave it out"),
+        ({"name": "digits", "train_size": 1700}, "has 1618 training images"),
+        ({"name": "digits", "train_size": 0}, "choose 1 to 1618"),
+        ({"name": "digits", "test_fraction": 1}, "test_fraction=1"),
+        ({"name": "digits", "seed": -1}, "seed=-1"),
+    ],
+)
+def test_mistakes_in_arguments(arguments, expected):
+    assert expected in one_line_error(**arguments)
+
+
+def test_import_is_lean():
+    program = (
+        "import sys, tada_jax.data; heavy = {'jax', 'sklearn', 'tensorflow', "
+        "'tensorflow_datasets', 'PIL'} & set(sys.modules); assert not heavy, heavy"
+    )
+    root = pathlib.Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+
+
+# The order of batches
+
+KEY = jax.random.key(7)
+
+
+def epochs(key, num_examples, count):
+    orders = [
+        jax.random.permutation(jax.random.fold_in(key, e), num_examples) for e in range(count)
+    ]
+    return np.concatenate(orders)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_examples"), [(4, 12), (5, 12), (12, 12), (7, 3), (9, 3), (1, 5), (3, 1)]
+)
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_batches_cut_the_sequence_of_epochs(batch_size, num_examples, impl):
+    key = jax.random.key(7, impl=impl)
+    num_epochs = batch_size  # so that num_examples steps are whole epochs
+    batch = jax.jit(
+        lambda step: batch_indices(key, step, batch_size=batch_size, num_examples=num_examples)
+    )
+    seen = np.concatenate([batch(jnp.int32(step)) for step in range(num_examples)])
+    assert seen.dtype == np.int32
+    np.testing.assert_array_equal(seen, epochs(key, num_examples, num_epochs))
+    for epoch in seen.reshape(num_epochs, num_examples):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
+
+
+def test_jit_equals_eager_and_compiles_once():
+    traces = []
+
+    def batch(key, step):
+        traces.append(1)
+        return batch_indices(key, step, batch_size=5, num_examples=12)
+
+    jitted = jax.jit(batch)
+    for step in (0, 1, 2, 1000):
+        expected = batch_indices(KEY, step, batch_size=5, num_examples=12)
+        np.testing.assert_array_equal(jitted(KEY, jnp.int32(step)), expected)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(("batch_size", "num_examples"), [(128, 10), (100, 50_000), (7, 1797)])
+def test_late_steps_do_not_overflow(batch_size, num_examples):
+    for step in (2_000_000_000, 2**31 - 1):
+        start = step * batch_size
+        expected = []
+        while len(expected) < batch_size:
+            epoch, offset = divmod(start + len(expected), num_examples)
+            key = jax.random.fold_in(KEY, jnp.uint32(epoch % 2**32))
+            order = np.asarray(jax.random.permutation(key, num_examples))
+            expected.extend(order[offset : offset + batch_size - len(expected)])
+        actual = batch_indices(
+            KEY, jnp.int32(step), batch_size=batch_size, num_examples=num_examples
+        )
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(("batch_size", "num_examples"), [(0, 5), (5, 0), (2**16, 2**15)])
+def test_impossible_batches(batch_size, num_examples):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} and num_examples"):
+        batch_indices(KEY, 0, batch_size=batch_size, num_examples=num_examples)

@@ -1,0 +1,153 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tada_jax import unet
+
+
+def tiny(**options):
+    options = {
+        "out_channels": 3,
+        "channels": 8,
+        "channel_mult": (1, 2),
+        "attention_resolutions": (),
+        "head_channels": 8,
+        "norm_groups": 4,
+    } | options
+    return unet.UNet(**options)
+
+
+def random_params(network, *args):
+    """Parameters without the zeros of the initialisation, which hide most of the network."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *args)
+    leaves, treedef = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    normal = [0.2 * jax.random.normal(k, s.shape) for k, s in zip(keys, leaves)]
+    return jax.tree.unflatten(treedef, normal)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "count"),
+    [
+        (64, {"channels": 64, "num_res_blocks": 1}, 17_060_934),
+        (64, {"channels": 128, "num_res_blocks": 1}, 68_159_622),
+        (64, {"channels": 128, "num_res_blocks": 2}, 95_091_078),
+        (256, {"channels": 128, "channel_mult": (1, 1, 2, 2, 4, 4)}, 93_563_910),
+    ],
+)
+def test_parameter_counts_of_the_paper(size, options, count):
+    network = unet.UNet(out_channels=6, **options)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    params = jax.eval_shape(network.init, jax.random.key(0), image, jax.ShapeDtypeStruct((1,), int))
+    assert unet.count_parameters(params) == count
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 10, 1), (1, 4, 4, 3)])
+@pytest.mark.parametrize("resblock_updown", [True, False])
+def test_shapes_that_the_levels_divide(shape, resblock_updown):
+    network = tiny(out_channels=2 * shape[-1], resblock_updown=resblock_updown)
+    z, t = jnp.ones(shape), jnp.arange(shape[0])
+    out = jax.eval_shape(network.init_with_output, jax.random.key(0), z, t)[0]
+    assert out.shape == (*shape[:3], 2 * shape[-1])
+    assert out.dtype == jnp.float32
+
+
+def test_starts_at_zero_and_every_image_is_processed_alone():
+    network = tiny(attention_resolutions=(4, 2))
+    z, t = jax.random.normal(jax.random.key(0), (3, 4, 2, 3)), jnp.array([0, 7, 900])
+    params = network.init(jax.random.key(0), z, t)
+    assert not network.apply(params, z, t).any()
+    params = random_params(network, z, t)
+    out = network.apply(params, z, t)
+    np.testing.assert_allclose(
+        network.apply(params, z[1:2], t[1:2]), out[1:2], rtol=1e-4, atol=1e-4
+    )
+    assert np.abs(network.apply(params, z, t + 1) - out).max() > 1e-3  # t matters
+
+
+def test_attention_against_a_plain_computation():
+    """Two heads in the legacy order, against loops in float64."""
+    c, head = 8, 4
+    layer = unet.Attention(head_channels=head, groups=2, order="legacy", dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (1, 3, 2, c))
+    params = random_params(layer, x)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["params"])
+    pixels = np.asarray(x, np.float64).reshape(6, c)
+    grouped = pixels.reshape(6, 2, c // 2)
+    mean, var = grouped.mean((0, 2), keepdims=True), grouped.var((0, 2), keepdims=True)
+    norm = ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(6, c)
+    norm = norm * p["norm"]["GroupNorm_0"]["scale"] + p["norm"]["GroupNorm_0"]["bias"]
+    qkv = norm @ p["qkv"]["kernel"] + p["qkv"]["bias"]
+    heads = []
+    for i in range(c // head):
+        q, k, v = (
+            qkv[:, 3 * head * i + head * j : 3 * head * i + head * (j + 1)] for j in range(3)
+        )
+        weights = np.exp(q @ k.T / np.sqrt(head))
+        heads.append(weights / weights.sum(1, keepdims=True) @ v)
+    expected = pixels + np.concatenate(heads, 1) @ p["proj"]["kernel"] + p["proj"]["bias"]
+    np.testing.assert_allclose(layer.apply(params, x).reshape(6, c), expected, atol=2e-5)
+
+
+def test_attention_orders_differ_by_a_permutation_of_the_qkv_channels():
+    x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8))
+    legacy = unet.Attention(head_channels=4, groups=2, order="legacy", dtype=jnp.float32)
+    new = unet.Attention(head_channels=4, groups=2, order="new", dtype=jnp.float32)
+    params = random_params(legacy, x)
+    permuted = jax.tree.map(lambda a: a, params)
+    permuted["params"]["qkv"] = jax.tree.map(
+        lambda a: a.reshape(*a.shape[:-1], 2, 3, 4).swapaxes(-3, -2).reshape(a.shape),
+        params["params"]["qkv"],
+    )
+    np.testing.assert_allclose(new.apply(permuted, x), legacy.apply(params, x), atol=1e-5)
+
+
+def test_classes_and_remat_and_dropout():
+    z, t, y = jnp.ones((2, 4, 4, 3)), jnp.array([3, 3]), jnp.array([0, 4])
+    network = tiny(num_classes=5, dropout=0.5)
+    params = random_params(network, z, t, y)
+    out = network.apply(params, z, t, y)
+    assert np.abs(out[0] - out[1]).max() > 1e-3  # the class matters
+    loss = lambda net: jax.grad(lambda p: (net.apply(p, z, t, y) ** 2).sum())(params)  # noqa: E731
+    plain, remat = loss(network), loss(tiny(num_classes=5, dropout=0.5, remat=True))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    dropped = network.apply(
+        params, z, t, y, deterministic=False, rngs={"dropout": jax.random.key(0)}
+    )
+    assert np.abs(dropped - out).max() > 1e-3
+    with pytest.raises(ValueError, match="labels"):
+        network.apply(params, z, t)
+
+
+def test_bfloat16_computes_near_float32_with_float32_parameters():
+    z, t = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)), jnp.array([3, 500])
+    params = random_params(tiny(attention_resolutions=(4,)), z, t)
+    exact = tiny(attention_resolutions=(4,)).apply(params, z, t)
+    short = tiny(attention_resolutions=(4,), dtype="bfloat16").apply(params, z, t)
+    assert short.dtype == jnp.float32
+    error = np.abs(short - exact).max() / np.abs(exact).max()
+    assert 1e-5 < error < 0.05
+
+
+def test_embedding_is_cosine_first():
+    e = unet.timestep_embedding(jnp.array([0, 1]), 8)
+    np.testing.assert_allclose(e[0], [1, 1, 1, 1, 0, 0, 0, 0])
+    frequencies = 1e4 ** (-np.arange(4) / 4)
+    np.testing.assert_allclose(e[1], np.r_[np.cos(frequencies), np.sin(frequencies)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "message"),
+    [
+        ({}, (5, 4), "multiples of 2"),
+        ({"channel_mult": (1, 1, 1)}, (8, 6), "multiples of 4"),
+        ({"norm_groups": 3}, (4, 4), "norm_groups=3"),
+        ({"head_channels": 5}, (4, 4), "head_channels=5"),
+    ],
+)
+def test_refuses_what_it_cannot_process(options, size, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**options).check(size)
