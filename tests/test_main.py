@@ -1,0 +1,116 @@
+"""main.py as a user types it, in processes of its own."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = (
+    "--config.schedule.total_timesteps=20",
+    "--config.model.channels=8",
+    "--config.model.head_channels=8",
+    "--config.model.norm_groups=4",
+    "--config.model.attention_resolutions=()",
+    "--config.train.batch_size=8",
+    "--config.train.total_steps=3",
+    "--config.sample.steps=4",
+    "--config.sample.count=4",
+)
+
+
+def main(*args, **env):
+    """Runs main.py; returns (exit code, stdout, stderr)."""
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | env
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=300,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_trains_and_samples(tmp_path):
+    args = ("--config=configs/digits_tada.py:constant", f"--workdir={tmp_path}", *TINY)
+    code, out, err = main(*args)
+    assert code == 0, err
+    assert str(tmp_path) in out
+    code, out, err = main("--mode=sample", "--config.sample.seed=5", *args)
+    assert code == 0, err
+    png, npz = out.split()
+    assert pathlib.Path(png).stat().st_size > 500
+    assert np.load(npz)["arr_0"].shape == (4, 8, 8, 1)
+
+
+def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        records = rng.integers(0, 256, (4, 3073), np.uint8)
+        records[:, 0] %= 10
+        (folder / name).write_bytes(records.tobytes())
+    code, _, err = main(
+        "--config=configs/cifar10_tada.py",
+        f"--config.data.path={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.model.channel_mult=(1, 1)",
+        "--config.model.num_res_blocks=1",
+        *TINY,
+    )
+    assert code == 0, err
+    assert "20 training and 4 held-out images of 32x32x3" in err
+
+
+def test_cifar10_without_network_or_archive_fails_soon_and_says_what_to_do(tmp_path):
+    started = time.monotonic()
+    code, _, err = main(
+        "--config=configs/cifar10_tada.py",
+        f"--workdir={tmp_path / 'run'}",
+        HOME=str(tmp_path),
+        TADA_JAX_CACHE=str(tmp_path / "cache"),
+        TFDS_DATA_DIR=str(tmp_path / "tfds"),
+        https_proxy="http://127.0.0.1:9",  # nobody listens there
+    )
+    assert code != 0
+    line = err.strip().splitlines()[-1]
+    assert "--config.data.path" in line and "digits" in line
+    assert "Traceback" not in err
+    assert time.monotonic() - started < 20  # the import of jax included
+    assert not (tmp_path / "run").exists()
+
+
+DIGITS = "--config=configs/digits_tada.py"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "--config="),
+        (("--config=configs/nowhere.py",), "nowhere.py"),
+        (("--config=configs/digits_tada.py:mixup",), "mixup"),
+        ((DIGITS, "--config.train.batchsize=4"), "batch_size"),
+        ((DIGITS, "--config.trian.batch_size=4"), "trian"),
+        ((DIGITS, "--config.train.batch_size=many"), "many"),
+        ((DIGITS, "train.batch_size=4"), "not a flag"),
+        ((DIGITS, "--train.batch_size=4"), "train.batch_size"),
+        ((DIGITS, "--mode=fly"), "fly"),
+        ((DIGITS, "--workdir=/proc/none"), "--workdir"),
+        ((DIGITS, "--mode=sample", "--workdir=/nonexistent"), "train first"),
+        ((DIGITS, "--config.data.path=/tmp"), "data.path"),
+    ],
+)
+def test_a_users_mistake_is_one_line(args, message):
+    code, out, err = main(*args)
+    assert code != 0
+    lines = [line for line in err.splitlines() if not re.match(r"[WI]\d{4}", line)]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ") and message in lines[0]

@@ -1,0 +1,31 @@
+"""The smallest run that exercises everything: seconds, on digits."""
+
+from configs import digits_tada
+
+
+def config(method="tada", **fields):
+    """A tiny configuration; `section__field=value` overrides."""
+    c = digits_tada.get_config(method)
+    c.data.train_size = 50
+    c.schedule.total_timesteps = 30
+    c.model.channels = 8
+    c.model.channel_mult = (1, 2)
+    c.model.attention_resolutions = ()
+    c.model.head_channels = 8
+    c.model.norm_groups = 4
+    c.optimizer.warmup_steps = 2
+    c.train.batch_size = 16
+    c.train.total_steps = 6
+    c.log.every = 2
+    c.log.eval_every = 3
+    c.log.sample_every = 3
+    c.log.checkpoint_every = 3
+    c.sample.steps = 5
+    c.sample.count = 8
+    for name, value in fields.items():
+        section, _, field = name.partition("__")
+        if field:
+            c[section][field] = value
+        else:
+            c[section] = value
+    return c
