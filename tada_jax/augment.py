@@ -121,22 +121,25 @@ def _choose(rng, policy):
     return (rank < count) & jax.random.bernoulli(rng_any, policy.p)
 
 
-def _normalised_draw(rng, name, truncate):
-    """What an operation draws when it fires, before any scaling: [] or [2]."""
-    normal = lambda key, shape=(): jax.random.truncated_normal(  # noqa: E731
-        key, -jnp.float32(truncate), jnp.float32(truncate), shape
-    )
+def _when_fired(name, normal, uniform):
+    """What an operation draws when it fires, before any scaling: [] or [2].
+
+    Args:
+      name: of the operation.
+      normal: [2], standard normal.
+      uniform: [2], uniform on [-1, 1).
+    """
     if name in ("yflip", "lumaflip"):
-        return jax.random.randint(rng, (), 0, 2).astype(jnp.float32)
+        return jnp.floor(uniform[0] + 1.0)  # 0 or 1
     if name == "rotate_int":
-        return jax.random.randint(rng, (), 0, 4).astype(jnp.float32)
+        return jnp.floor(2.0 * uniform[0] + 2.0)  # 0, 1, 2 or 3
     if name == "translate_int":
-        return jax.random.uniform(rng, (2,), minval=-1.0, maxval=1.0)
+        return uniform
     if name in ("rotate_frac", "hue"):
-        return jax.random.uniform(rng, (), minval=-jnp.pi, maxval=jnp.pi)
+        return jnp.pi * uniform[0]
     if name == "translate_frac":
-        return normal(rng, (2,))
-    return normal(rng)
+        return normal
+    return normal[0]
 
 
 def draw(rng, w, policy):
@@ -151,24 +154,28 @@ def draw(rng, w, policy):
       A dict: operation -> draw, 0 where it does not fire ([2] for the translations, [] for the
       others); "xflip" -> 0 or 1; "aniso_axis" -> angle in radians, if "aniso" is in the policy.
     """
-    rng_flip, rng_choose, rng_ops = jax.random.split(rng, 3)
-    fires = _choose(rng_choose, policy) if policy.ops else ()
+    rng_flip, rng_fire, rng_normal, rng_uniform, rng_thin = jax.random.split(rng, 5)
     draws = {"xflip": jax.random.bernoulli(rng_flip, policy.xflip_p).astype(jnp.float32)}
+    k = len(policy.ops)
+    if not k:
+        return draws
+    # One call for all operations: each costs a compiler more time than all the arithmetic here.
+    fires = _choose(rng_fire, policy)
+    bound = jnp.float32(policy.truncate)
+    normal = jax.random.truncated_normal(rng_normal, -bound, bound, (k, 2))
+    uniform = jax.random.uniform(rng_uniform, (k, 2), minval=-1.0, maxval=1.0)
+    kept = jax.random.uniform(rng_thin, (k,)) < w
     for i, name in enumerate(policy.ops):
-        rng_value, rng_thin, rng_axis = jax.random.split(jax.random.fold_in(rng_ops, i), 3)
-        value = _normalised_draw(rng_value, name, policy.truncate)
-        fire = fires[i]
+        value, fire = _when_fired(name, normal[i], uniform[i]), fires[i]
         if policy.mapping == "probability" or name in DISCRETE:
-            fire &= jax.random.uniform(rng_thin) < w
+            fire &= kept[i]
         else:
             value = w * value
         if name not in DISCRETE:
             value = policy.magnitude.get(name, 1.0) * value
         draws[name] = jnp.where(fire, value, 0.0)
-        if name == "aniso":
-            rng_any, rng_angle = jax.random.split(rng_axis)
-            angle = jax.random.uniform(rng_angle, minval=-jnp.pi, maxval=jnp.pi)
-            draws["aniso_axis"] = jnp.where(jax.random.bernoulli(rng_any), angle, 0.0)
+        if name == "aniso":  # along a random axis in half of the cases, along x in the others
+            draws["aniso_axis"] = jnp.where(normal[i, 1] > 0, jnp.pi * uniform[i, 0], 0.0)
     return draws
 
 

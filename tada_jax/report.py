@@ -84,15 +84,13 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     always = policy if not policy.ops else type(policy)(**(vars(policy) | {"p": 1.0}))
     keys = jax.random.split(jax.random.key(seed), n)
     x = jnp.asarray(images[:n], jnp.float32) / 127.5 - 1.0
-    rows = [
-        jax.vmap(lambda k, image, w=w: augment(k, image, jnp.float32(w), always))(keys, x)
-        for w in strengths
-    ]
-    picture = grid(np.concatenate([np.asarray(sampling.to_uint8(row)) for row in rows]), n)
+    rows = jax.vmap(jax.vmap(augment, (0, 0, None, None)), (None, None, 0, None))
+    pictures = sampling.to_uint8(jax.jit(rows)(keys, x, jnp.asarray(strengths), always))
+    picture = grid(np.concatenate(pictures), n)
     right.imshow(picture, cmap="gray", interpolation="nearest", aspect="equal")
-    height = picture.shape[0] / len(rows)
+    height = picture.shape[0] / len(strengths)
     right.set_yticks(
-        [(i + 0.5) * height for i in range(len(rows))], [f"w={w:g}" for w in strengths]
+        [(i + 0.5) * height for i in range(len(strengths))], [f"w={w:g}" for w in strengths]
     )
     right.set_xticks([])
     right.set_title("the same draws at several strengths")

@@ -166,8 +166,8 @@ def make_evaluation(parts, config, mesh, examples=1024):
     """
     size = config.train.batch_size
     batches = -(-examples // size)
+    schedule = parts.schedule
 
-    @jax.jit
     def batch_mse(params, images, labels, i):
         number = i * size + jnp.arange(size)
         number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
@@ -175,21 +175,20 @@ def make_evaluation(parts, config, mesh, examples=1024):
         y = None if labels is None else labels[number % len(images)]
         # A stride coprime to the count visits every level once, unrelated to the image's number.
         level = (number * 61 + 0.5) % (size * batches) / (size * batches)
-        t = (level * len(parts.schedule)).astype(jnp.int32)
+        t = (level * len(schedule)).astype(jnp.int32)
         rng = jax.random.fold_in(jax.random.key(config.seed), 2)
         eps = jax.random.normal(jax.random.fold_in(rng, i), x0.shape)
-        z = diffusion.diffuse(x0, eps, parts.schedule.alpha(t), parts.schedule.sigma(t))
+        z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
         output = parts.network.apply(params, z, t, y)
-        terms = diffusion.training_losses(
-            parts.schedule, output, x0, eps, z, t, **parts.loss_options
-        )
+        terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
         return terms["mse"].mean()
 
+    @jax.jit
     def evaluate(params, images, labels):
-        values = [batch_mse(params, images, labels, i) for i in range(batches)]
-        return float(np.mean(jax.device_get(values)))
+        one = lambda i: batch_mse(params, images, labels, i)  # noqa: E731
+        return jax.lax.map(one, jnp.arange(batches)).mean()
 
-    return evaluate
+    return lambda *args: float(evaluate(*args))
 
 
 def load_data(config):
@@ -290,6 +289,8 @@ def train(config, workdir):
     while step < total:
         count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
         state, metrics = steps(state, metrics, *train_images, count)
+        if on_cpu:  # several host devices deadlock when too many of their programs are in flight
+            jax.block_until_ready(metrics)
         step += count
         if step - count == first_step:
             jax.block_until_ready(state)
