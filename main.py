@@ -21,18 +21,28 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "Train a model, o
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (runs/<config>-<variant>).")
 
 
-def parse(argv):
-    """Parses the flags; whatever the user got wrong becomes one line."""
+def parse():
+    """Parses the flags, in any order; whatever the user got wrong becomes one line."""
     app.define_help_flags()
+    names_file = lambda arg: arg.startswith(("--config=", "-config="))  # noqa: E731
+    for arg in filter(names_file, sys.argv):
+        path = arg.partition("=")[2].partition(":")[0]
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"--config={path}: no such file; configs/digits_tada.py is one")
+    # The file must be read before the fields that are set in it; ml_collections looks at sys.argv.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not names_file(arg))
     try:
-        rest = flags.FLAGS(argv)[1:]
-        config = CONFIG.value
+        rest = flags.FLAGS(sys.argv)[1:]
+        if CONFIG.value is not None:
+            CONFIG.value.to_dict()  # a file that could not be read says so only when it is used
     except Exception as e:  # absl, ml_collections and the configuration file each raise their own
         reason = e.args[0] if isinstance(e, KeyError) else e
+        if not isinstance(e, (flags.Error, KeyError, AttributeError)):
+            reason = f"the configuration file fails with {type(e).__name__}: {e}"
         raise UserError(" ".join(str(reason).split())) from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: write --config.train.batch_size=64 in full")
-    if config is None:
+    if CONFIG.value is None:
         raise UserError("no configuration: pass --config=configs/digits_tada.py, or another file")
 
 
@@ -44,7 +54,7 @@ def default_workdir():
 
 def main():
     """Does what the flags say."""
-    parse(sys.argv)
+    parse()
     workdir = WORKDIR.value or default_workdir()
 
     from tada_jax import backend, generate, train  # after the flags: a typo fails at once

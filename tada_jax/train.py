@@ -131,7 +131,7 @@ def train_step(state, metrics, images, labels, *, parts, config, batch_sharding)
     ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
 
     means = {name: value.mean() for name, value in terms.items()}
-    new = type(metrics).single_from_model_output(grad_norm=optax.global_norm(grads), **means)
+    new = type(metrics).single_from_model_output(grad_norm=optax.tree.norm(grads), **means)
     return TrainState(state.step + 1, params, ema_params, opt_state), metrics.merge(new)
 
 
