@@ -14,7 +14,7 @@ from tada_jax.augment import augment
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
-def grid(images, columns=None, *, min_side=32, gap=1):
+def grid(images, columns=None, *, min_side=48, gap=1):
     """Tiles images into one, enlarging small ones by a whole factor without smoothing.
 
     Args:
