@@ -1,18 +1,10 @@
 """Devices: the mesh that a run is spread over, and the cache of compiled programs."""
 
-import os
-import pathlib
-
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tada_jax.errors import UserError
-
-
-def cache_dir():
-    """Where downloads and compiled programs are kept: $TADA_JAX_CACHE or ~/.cache/tada_jax."""
-    default = pathlib.Path.home() / ".cache" / "tada_jax"
-    return pathlib.Path(os.environ.get("TADA_JAX_CACHE") or default)
+from tada_jax.paths import cache_dir
 
 
 def enable_compilation_cache():

@@ -7,6 +7,8 @@ import time
 
 from tensorboardX import SummaryWriter
 
+from tada_jax.paths import write_whole
+
 
 class Log:
     """Scalars of a run, by step, in `metrics.jsonl` and as TensorBoard events.
@@ -17,7 +19,7 @@ class Log:
     def __init__(self, workdir, *, first_step):
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         kept = [line for line in read(workdir) if line["step"] <= first_step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._events = SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1
         )

@@ -8,6 +8,7 @@ import platform
 import jax
 
 from tada_jax.errors import UserError
+from tada_jax.paths import write_whole
 
 # What may differ when a run is continued: nothing here changes what a training step computes.
 FREE = ("train.total_steps", "train.steps_per_call", "data.path", "log.", "sample.")
@@ -28,8 +29,8 @@ def prepare(config, workdir):
     try:
         path.mkdir(parents=True, exist_ok=True)
         check_same(config, path)
-        (path / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+        write_whole(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        write_whole(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
     except OSError as e:
         raise UserError(
             f"workdir {path} cannot be written ({e.strerror}): choose another with --workdir"

@@ -101,6 +101,20 @@ def test_sampling_from_a_run(finished):
     assert np.abs(more[5:10] - images).max() > 1
 
 
+def test_a_sample_does_not_depend_on_the_device_count(finished):
+    config, _, state = finished
+    parts = build.parts(config, (8, 8, 1))
+    params = jax.device_get(state.ema_params)
+    drawn = []
+    for devices in (jax.devices()[:1], jax.devices()[:8]):
+        mesh = backend.data_mesh(8, devices)
+        sample = generate.make_sampler(parts, mesh)
+        placed = jax.device_put(params, backend.replicated(mesh))
+        drawn.append(sample(placed, config.sample, count=9, seed=1).astype(int))
+    assert drawn[0].shape == drawn[1].shape == (9, 8, 8, 1)
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+
+
 def test_sampling_needs_a_run(tmp_path):
     with pytest.raises(UserError, match="no run"):
         generate.sample(tiny.config(), tmp_path)

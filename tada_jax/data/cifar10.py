@@ -9,6 +9,7 @@ from absl import logging
 from tada_jax.data import cifar10_files, download, prepared
 from tada_jax.data.base import Dataset, Split
 from tada_jax.errors import UserError
+from tada_jax.paths import cache_dir
 
 # The binary format: the same images as the Python one, and no pickles.
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -75,7 +76,7 @@ def _local_copies() -> Iterator[tuple[Callable, pathlib.Path]]:
     downloads = prepared.data_dir() / "downloads"
     keras = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
     for folder, pattern in (
-        (download.cache_dir(), "cifar-10-*.tar.gz"),
+        (cache_dir(), "cifar-10-*.tar.gz"),
         (downloads, "*cifar-10-*.tar.gz"),
         (downloads, "*/*cifar-10-*.tar.gz"),  # downloads/extracted, downloads/manual, ...
         (keras, "cifar-10-*"),

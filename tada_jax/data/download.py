@@ -12,13 +12,10 @@ import urllib.request
 
 from absl import logging
 
+from tada_jax.paths import cache_dir
+
 _REACH_SECONDS = 5
 _STALL_SECONDS = 30
-
-
-def cache_dir() -> pathlib.Path:
-    """Where downloads are kept: TADA_JAX_CACHE, or ~/.cache/tada_jax."""
-    return pathlib.Path(os.environ.get("TADA_JAX_CACHE", "~/.cache/tada_jax")).expanduser()
 
 
 def fetch(url: str, *, md5: str, size: str) -> pathlib.Path:
@@ -38,7 +35,7 @@ def fetch(url: str, *, md5: str, size: str) -> pathlib.Path:
     _require_reachable(url)
     target = cache_dir() / url.rsplit("/", 1)[-1]
     target.parent.mkdir(parents=True, exist_ok=True)
-    logging.info("Downloading %s (%s) to %s", url, size, target)
+    logging.warning("Downloading %s (%s) to %s", url, size, target)
     digest = hashlib.md5(usedforsecurity=False)
     # A name of its own, so that two runs at once cannot write into each other's file.
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".partial")

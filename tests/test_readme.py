@@ -1,0 +1,28 @@
+"""The README's program runs as it stands."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_the_python_example_runs():
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    names = {}
+    exec(program, names)
+    x = jnp.ones((4, 8, 8, 3))
+    z, t, eps = names["noisy_batch"](jax.random.key(0), x)
+    assert z.shape == eps.shape == x.shape and t.shape == (4,)
+    assert float(jnp.abs(z - eps).max()) > 0.1
+
+
+def test_every_file_that_the_documents_name_exists():
+    for document in (ROOT / "README.md", ROOT / "docs" / "augmentation.md"):
+        text = document.read_text()
+        for path in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (document.parent / path).exists(), path
+        for path in re.findall(r"\b(?:configs|tada_jax|benchmarks)/\w+\.py\b", text):
+            assert (ROOT / path).exists(), path
