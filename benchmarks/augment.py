@@ -1,18 +1,20 @@
 """Speed and sharpness of resampling methods, kept and rejected, and the speed of augmentation.
 
-    python benchmarks/augment.py --data=path/to/images.zip
+    python benchmarks/augment.py [--data path/to/images.zip] [--size 32 64]
 
-Times are medians of interleaved repetitions, each on a batch in which every image has an affine map
-(or draws) of its own. Sharpness, after rotating images by uniform random angles:
+Times are medians and minima of interleaved repetitions, each on a batch in which every image has an
+affine map (or draws) of its own. Sharpness, after rotating images by uniform random angles:
   power  high-frequency power (.25-.5 cycles/pixel of the luma in a soft disc), relative to before
   PSNR   of rotating there and back, inside a radius of 26 of 64 pixels, peak-to-peak 2 [dB]
-  ring   RMS error more than 4 pixels away from any edge of a rotated square of contrast 2
+  ring   RMS error more than 2 and more than 4 pixels away from any edge of a rotated square of
+         contrast 2
 """
 
 import argparse
 import functools
 import io
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -27,7 +29,6 @@ from PIL import Image
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from tada_jax import resample as rs  # noqa: E402
-from tada_jax.augment import OPERATIONS, Policy, augment_batch  # noqa: E402
 
 # Rejected methods, here so that the choice can be checked.
 
@@ -126,6 +127,7 @@ METHODS = {
     "3 nodes a pixel": oversampled(3),
     "KEPT: 4 nodes": functools.partial(rs.resample, form="gather"),
     "KEPT, matmul form": functools.partial(rs.resample, form="matmul"),
+    "KEPT, without chunks": rs._look_up,  # as on GPUs
     "6 nodes a pixel": oversampled(6),
 }
 
@@ -143,7 +145,7 @@ def affine(angles, scales=1.0, shifts=None):
 
 
 def sharpness(method, images, seed=0):
-    """(power, PSNR, ringing) of a method; images [N,64,64,3] in [-1, 1]."""
+    """The figures of a method; images [N,64,64,3] in [-1, 1]."""
     n, size = images.shape[:2]
     angles = np.random.default_rng(seed).uniform(-np.pi, np.pi, n)
     apply = jax.jit(jax.vmap(method))
@@ -161,10 +163,15 @@ def sharpness(method, images, seed=0):
 
     error = (back - images)[:, radius <= 26]
     psnr = 10 * np.log10(4 / np.mean(error**2))
-    return power(there) / power(images), psnr, ringing(method, size)
+    return {
+        "power": float(power(there) / power(images)),
+        "psnr_db": float(psnr),
+        "ringing_2px": ringing(method, 2, size),
+        "ringing_4px": ringing(method, 4, size),
+    }
 
 
-def ringing(method, size=64, half=12, far=4):
+def ringing(method, far, size=64, half=12):
     """RMS error of a rotated square more than `far` pixels away from its edges."""
     offset = np.arange(size) - (size - 1) / 2
     x, y = np.meshgrid(offset, offset)
@@ -183,7 +190,7 @@ def ringing(method, size=64, half=12, far=4):
 
 
 def interleaved(functions, repeats):
-    """Median seconds of each of {name: function()}, after one call to compile; interleaved."""
+    """(median, minimum) seconds of each of {name: function()}, interleaved, once compiled."""
     for function in functions.values():
         jax.block_until_ready(function())
     seconds = {name: [] for name in functions}
@@ -192,11 +199,26 @@ def interleaved(functions, repeats):
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
+    return {name: (float(np.median(t)), min(t)) for name, t in seconds.items()}
 
 
-def speeds(size, batch, repeats):
-    """Images/s of every method, and of whole augmentation, at size x size."""
+def whole_augmentations(x):
+    """{name: function()} of whole augmentations at full strength, random numbers included."""
+    try:
+        from tada_jax.augment import OPERATIONS, Policy, augment_batch
+    except ImportError as e:
+        print(f"augment_batch is not timed: {e}")
+        return {}
+    policies = {
+        "augment_batch, default policy": Policy(),
+        "augment_batch, all operations firing": Policy(tuple(OPERATIONS), p=1.0, max_ops=None),
+    }
+    run, rng, w = jax.jit(augment_batch), jax.random.key(0), jnp.ones(len(x))
+    return {name: functools.partial(run, rng, x, w, policy) for name, policy in policies.items()}
+
+
+def timings(size, batch, repeats):
+    """(median, minimum) seconds a batch of every method, and of augmentation, at size x size."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.uniform(-1, 1, (batch, size, size, 3)), jnp.float32)
     matrices = affine(
@@ -207,25 +229,22 @@ def speeds(size, batch, repeats):
     functions = {}
     for name, method in METHODS.items():
         functions[name] = functools.partial(jax.jit(jax.vmap(method)), x, matrices)
-    policies = {
-        "augment_batch, default policy": Policy(),
-        "augment_batch, all operations firing": Policy(tuple(OPERATIONS), p=1.0, max_ops=None),
-    }
-    for name, policy in policies.items():
-        run = jax.jit(augment_batch)
-        functions[name] = functools.partial(run, jax.random.key(0), x, jnp.ones(batch), policy)
-    return {name: batch / t for name, t in interleaved(functions, repeats).items()}
+    return interleaved(functions | whole_augmentations(x), repeats)
 
 
 def load_images(path):
-    """Every 9th image by name, the first 120, of a zip of 64x64 images; RGBA over white."""
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(n for n in archive.namelist() if n.lower().endswith(".png"))[::9][:120]
-        images = []
-        for name in names:
-            image = Image.open(io.BytesIO(archive.read(name))).convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            images.append(np.asarray(Image.alpha_composite(white, image).convert("RGB")))
+    """Every 9th image by name, the first 120, of a zip or folder of 64x64 PNGs, over white."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        found = {str(file): file.read_bytes for file in path.rglob("*.png")}
+    else:
+        archive = zipfile.ZipFile(path)
+        found = {n: functools.partial(archive.read, n) for n in archive.namelist()}
+    images = []
+    for name in sorted(n for n in found if n.lower().endswith(".png"))[::9][:120]:
+        image = Image.open(io.BytesIO(found[name]())).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        images.append(np.asarray(Image.alpha_composite(white, image).convert("RGB")))
     return np.stack(images).astype(np.float32) / 127.5 - 1
 
 
@@ -252,27 +271,31 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", help="zip of 64x64 PNGs; without it, synthetic images")
+    parser.add_argument("--data", help="zip or folder of 64x64 PNGs; else synthetic images")
+    parser.add_argument("--size", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
 
     images = load_images(args.data) if args.data else synthetic_images()
-    device = jax.devices()[0].device_kind
     source = pathlib.Path(args.data).name if args.data else "synthetic images"
-    print(f"{cpu_name()}, {len(jax.devices())} x {device}, jax {jax.__version__}")
+    device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+    print(f"{cpu_name()}, {os.cpu_count()} cores; {device}, jax {jax.__version__}")
     print(f"batches of {args.batch}; sharpness on {len(images)} of {source}")
-    small, large = (speeds(size, args.batch, args.repeats) for size in (32, 64))
-    print(f"{'':38}{'images/s':>20}{'power':>9}{'PSNR':>7}{'ring':>9}")
-    print(f"{'':38}{'32x32':>10}{'64x64':>10}{'':>9}{'dB':>7}")
+    seconds = {size: timings(size, args.batch, args.repeats) for size in args.size}
+    print(f"{'':38}" + "".join(f"{f'{n}x{n}: images/s':>18}{'(best)':>9}" for n in seconds), end="")
+    print(f"{'power':>8}{'PSNR dB':>9}{'ring >2px':>11}{'>4px':>9}")
     lines = []
-    for name in small:
-        line = {"name": name, "images_per_s_32": small[name], "images_per_s_64": large[name]}
-        text = f"{name:38}{small[name]:10,.0f}{large[name]:10,.0f}"
+    for name in seconds[args.size[0]]:
+        text, line = f"{name:38}", {"name": name, "batch": args.batch}
+        for size, of in seconds.items():
+            median, least = of[name]
+            text += f"{args.batch / median:18,.0f}{args.batch / least:9,.0f}"
+            line[f"{size}x{size}"] = {"median_s": median, "min_s": least}
         if name in METHODS:
-            power, psnr, ring = sharpness(METHODS[name], images)
-            line |= {"power": float(power), "psnr_db": float(psnr), "ringing": ring}
-            text += f"{power:9.3f}{psnr:7.1f}{ring:9.5f}"
+            figures = sharpness(METHODS[name], images)
+            text += "{:8.3f}{:9.1f}{:11.5f}{:9.5f}".format(*figures.values())
+            line |= figures
         print(text, flush=True)
         lines.append(line)
     for line in lines:

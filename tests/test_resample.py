@@ -115,6 +115,31 @@ def test_gather_and_matmul_are_the_same_and_vmap_is_the_loop():
     np.testing.assert_allclose(matmul, looped, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [2 * rs.CHUNK, rs.CHUNK + 1])  # in chunks, and at once
+def test_vmap_in_chunks_keeps_the_order(count):
+    x = natural_images(count, size=12)
+    rng = np.random.default_rng(2)
+    matrices = np.stack([affine(a, 1.0, rng.normal(size=2)) for a in rng.uniform(-3, 3, count)])
+    looped = np.stack([run(a, m, form="gather") for a, m in zip(x, matrices)])
+    np.testing.assert_allclose(batch(x, matrices), looped, atol=1e-5)
+    one_image = jax.jit(jax.vmap(resample, (None, 0)))(x[0], matrices)
+    np.testing.assert_allclose(one_image[-1], run(x[0], matrices[-1]), atol=1e-5)
+    one_matrix = jax.jit(jax.vmap(resample, (0, None)))(x, matrices[0])
+    np.testing.assert_allclose(one_matrix[-1], run(x[-1], matrices[0]), atol=1e-5)
+
+
+def test_inside_a_step_that_is_differentiated():
+    """Gradients for other quantities pass it by, rematerialised or not."""
+    x, matrices = natural_images(rs.CHUNK, size=12), np.stack([affine(0.3)] * rs.CHUNK)
+
+    def loss(scale):
+        return (scale * jax.vmap(resample)(x, matrices)).sum()
+
+    expected = batch(x, matrices).sum()
+    for function in (loss, jax.checkpoint(loss)):
+        assert float(jax.jit(jax.grad(function))(1.0)) == pytest.approx(float(expected), abs=1e-3)
+
+
 def bilinear(x, matrix):
     """The control: what most augmentation libraries do."""
     rows, columns = rs._positions(matrix, *x.shape[:2])[::-1]
@@ -160,6 +185,15 @@ def test_shrinking_does_not_alias():
     # Along one axis only: the other keeps its detail.
     one_axis = run(stripes.swapaxes(0, 1), np.float32([[2, 0, 0], [0, 1, 0]]))
     np.testing.assert_allclose(one_axis[8:-8, 8:-8], stripes.swapaxes(0, 1)[8:-8, 8:-8], atol=0.03)
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.0, 3.0])
+def test_a_shrunk_checkerboard_turns_grey(scale):
+    board = (np.indices((64, 64)).sum(0) % 2 * 2.0 - 1)[..., None].astype(np.float32)
+    matrix = affine(0.3, scale)
+    aliases = float((np.asarray(bilinear(board, matrix)) ** 2).mean())
+    assert aliases > 0.05  # the control
+    assert float((run(board, matrix) ** 2).mean()) < 1e-3 * aliases
 
 
 def test_flat_areas_stay_flat():

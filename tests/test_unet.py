@@ -56,15 +56,14 @@ def test_shapes_that_the_levels_divide(shape, resblock_updown):
 
 def test_starts_at_zero_and_every_image_is_processed_alone():
     network = tiny(attention_resolutions=(4, 2))
+    apply = jax.jit(network.apply)
     z, t = jax.random.normal(jax.random.key(0), (3, 4, 2, 3)), jnp.array([0, 7, 900])
-    params = network.init(jax.random.key(0), z, t)
-    assert not network.apply(params, z, t).any()
+    params = jax.jit(network.init)(jax.random.key(0), z, t)
+    assert not apply(params, z, t).any()
     params = random_params(network, z, t)
-    out = network.apply(params, z, t)
-    np.testing.assert_allclose(
-        network.apply(params, z[1:2], t[1:2]), out[1:2], rtol=1e-4, atol=1e-4
-    )
-    assert np.abs(network.apply(params, z, t + 1) - out).max() > 1e-3  # t matters
+    out = apply(params, z, t)
+    np.testing.assert_allclose(apply(params, z[1:2], t[1:2]), out[1:2], rtol=1e-4, atol=1e-4)
+    assert np.abs(apply(params, z, t + 1) - out).max() > 1e-3  # t matters
 
 
 def test_attention_against_a_plain_computation():
@@ -110,7 +109,7 @@ def test_classes_and_remat_and_dropout():
     params = random_params(network, z, t, y)
     out = network.apply(params, z, t, y)
     assert np.abs(out[0] - out[1]).max() > 1e-3  # the class matters
-    loss = lambda net: jax.grad(lambda p: (net.apply(p, z, t, y) ** 2).sum())(params)  # noqa: E731
+    loss = lambda net: jax.jit(jax.grad(lambda p: (net.apply(p, z, t, y) ** 2).sum()))(params)  # noqa: E731
     plain, remat = loss(network), loss(tiny(num_classes=5, dropout=0.5, remat=True))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
@@ -125,8 +124,8 @@ def test_classes_and_remat_and_dropout():
 def test_bfloat16_computes_near_float32_with_float32_parameters():
     z, t = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)), jnp.array([3, 500])
     params = random_params(tiny(attention_resolutions=(4,)), z, t)
-    exact = tiny(attention_resolutions=(4,)).apply(params, z, t)
-    short = tiny(attention_resolutions=(4,), dtype="bfloat16").apply(params, z, t)
+    exact = jax.jit(tiny(attention_resolutions=(4,)).apply)(params, z, t)
+    short = jax.jit(tiny(attention_resolutions=(4,), dtype="bfloat16").apply)(params, z, t)
     assert short.dtype == jnp.float32
     error = np.abs(short - exact).max() / np.abs(exact).max()
     assert 1e-5 < error < 0.05
