@@ -9,7 +9,7 @@ network blurred detail. This one interpolates with a Kaiser-windowed sinc of +-4
    transform shrinks the image, the kernel is widened along that axis, so that little aliases;
 2. the result is read at the transformed positions by bilinear interpolation.
 
-Under `vmap` on CPUs a few images at a time are enlarged, because enlarged ones are 16 times as large:
+Under `vmap` on CPUs a few images at a time are enlarged, because that makes them 16 times as large:
 128 images of 64x64x3 at once leave the cache and take 1.4 to 3 times as long, depending on malloc.
 
 The interpolant is thus a separable kernel that is piecewise linear between multiples of 1/4 pixel.

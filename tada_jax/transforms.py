@@ -9,6 +9,7 @@ StyleGAN2-ADA (Karras et al. 2020), appendix B, and EDM (Karras et al. 2022), ap
 
 import jax.numpy as jnp
 import numpy as np
+
 from tada_jax.resample import resample
 
 LUMA_AXIS = np.full(3, 1 / np.sqrt(3), np.float32)  # the grey axis v of RGB space
