@@ -7,7 +7,7 @@ Data: a prepared tensorflow-datasets copy, a local archive in either published f
 (`config.data.path`), or a download of 170 MB, in that order. For small-data experiments take a
 subset: --config.data.train_size=1000.
 
-Cost: a network of 35.7M parameters; meant for a GPU or TPU. The paper has no CIFAR-10 figures, so
+Cost: a network of 42.9M parameters; meant for a GPU or TPU. The paper has no CIFAR-10 figures, so
 there is none to expect. The band is the paper's, calibrated from 64 to 32 pixels.
 """
 

@@ -3,6 +3,7 @@
 `train(config, workdir)` is the whole of `main.py --mode=train`; everything in it can be imported.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -230,6 +231,24 @@ def check_finite(scalars, step, checkpoints):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What `train` and its parts share."""
+
+    config: Any
+    workdir: Any
+    dataset: data.Dataset
+    parts: build.Parts
+    mesh: jax.sharding.Mesh
+    checkpoints: Checkpoints
+    log: logs.Log
+    progress: logs.Progress
+
+    @property
+    def title(self):
+        return f"{self.dataset.name}, {self.config.method}"
+
+
 def train(config, workdir):
     """Trains as `config` says in the folder `workdir`, continuing the run that is there.
 
@@ -247,84 +266,97 @@ def train(config, workdir):
     build.check(config)
     mesh = backend.data_mesh(config.train.batch_size)
     dataset = load_data(config)
-    shape, classes = dataset.train.images.shape[1:], dataset.num_classes
-    parts = build.parts(config, shape, classes)
+    parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
     workdir = workdirs.prepare(config, workdir)
-    total, batch_size = config.train.total_steps, config.train.batch_size
 
-    checkpoints = Checkpoints(workdir, keep=config.log.keep_checkpoints)
-    state = resume_or_init(checkpoints, parts, config, mesh)
-    step = first_step = int(state.step)
-    log = logs.Log(workdir, first_step=first_step)
-    progress = logs.Progress(total)
-    progress.say(
-        f"{dataset.source}: {len(dataset.train.images):,} training and "
-        f"{len(dataset.test.images):,} held-out images of {'x'.join(map(str, shape))}"
-    )
-    progress.say(
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir, keep=config.log.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        state = resume_or_init(checkpoints, parts, config, mesh)
+        first_step = int(state.step)
+        log = logs.Log(workdir, first_step=first_step)
+        stack.callback(log.close)
+        progress = logs.Progress(config.train.total_steps)
+        stack.callback(progress.end)
+        run = _Run(config, workdir, dataset, parts, mesh, checkpoints, log, progress)
+        _introduce(run, state)
+        if first_step >= config.train.total_steps:
+            progress.say(f"this run has already done its {first_step:,} steps")
+            return state
+        state = _loop(run, state, started)
+    report.training_figure(workdir / "training.png", logs.read(workdir), title=run.title)
+    return state
+
+
+def _introduce(run, state):
+    """Says what is about to be trained on what, and draws what augmentation will do."""
+    config, images = run.config, run.dataset.train.images
+    run.progress.say(f"{run.dataset.source}, {'x'.join(map(str, images.shape[1:]))}")
+    run.progress.say(
         f"network of {parameter_overview.count_parameters(state.params):,} parameters, "
-        f"{mesh.size} x {jax.devices()[0].device_kind}, everything in {workdir}"
+        f"{run.mesh.size} x {jax.devices()[0].device_kind}, everything in {run.workdir}"
     )
-    if first_step:
-        progress.say(f"continuing at step {first_step:,}")
-    title = f"{dataset.name}, {config.method}"
+    if state.step:
+        run.progress.say(f"continuing at step {int(state.step):,}")
     report.strength_figure(
-        workdir / "strength.png", parts, dataset.train.images, title=title, seed=config.seed
+        run.workdir / "strength.png", run.parts, images, title=run.title, seed=config.seed
     )
-    report.save_png(workdir / "real.png", report.grid(dataset.train.images[: config.sample.count]))
+    report.save_png(run.workdir / "real.png", report.grid(images[: config.sample.count]))
 
-    place = lambda split: jax.device_put(  # noqa: E731
-        (split.images, split.labels if parts.network.num_classes else None),
-        backend.replicated(mesh),
+
+def _loop(run, state, started):
+    """Steps, and everything that happens between them, up to `config.train.total_steps`."""
+    config, total = run.config, run.config.train.total_steps
+    whole = backend.replicated(run.mesh)
+    train_set, test_set = (
+        jax.device_put((s.images, s.labels if run.parts.network.num_classes else None), whole)
+        for s in (run.dataset.train, run.dataset.test)
     )
-    train_images, test_images = place(dataset.train), place(dataset.test)
-    steps = make_steps(parts, config, mesh)
-    evaluate = make_evaluation(parts, config, mesh)
-    sample = generate.make_sampler(parts, mesh)
+    steps = make_steps(run.parts, config, run.mesh)
+    evaluate = make_evaluation(run.parts, config, run.mesh)
+    sample = generate.make_sampler(run.parts, run.mesh)
+    empty_metrics = jax.jit(metrics_class(run.parts).empty, out_shardings=whole)
     on_cpu = jax.default_backend() == "cpu"
     steps_per_call = config.train.steps_per_call or (1 if on_cpu else 10)
-    empty_metrics = jax.jit(metrics_class(parts).empty, out_shardings=backend.replicated(mesh))
+    meta = {
+        "image_shape": list(run.parts.image_shape),
+        "num_classes": run.dataset.num_classes,
+    }
 
-    metrics, logged_step, mark = empty_metrics(), step, time.monotonic()
+    step = first_step = logged_step = int(state.step)
+    metrics, mark = empty_metrics(), time.monotonic()
     while step < total:
         count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
-        state, metrics = steps(state, metrics, *train_images, count)
+        state, metrics = steps(state, metrics, *train_set, count)
         if on_cpu:  # several host devices deadlock when too many of their programs are in flight
             jax.block_until_ready(metrics)
+        if step == first_step:
+            jax.block_until_ready(metrics)
+            run.progress.say(f"first step after {time.monotonic() - started:.1f} s")
+            logged_step, mark = step + count, time.monotonic()
         step += count
-        if step - count == first_step:
-            jax.block_until_ready(state)
-            progress.say(f"first step after {time.monotonic() - started:.1f} s")
-            logged_step, mark = step, time.monotonic()
+        if steps_to_next_event(step - 1, config) > 1:
+            continue  # nothing is due after this step: the devices run on without waiting
 
         due = lambda every: step % every == 0 or step == total  # noqa: B023, E731
-        checkpoint_due = due(config.log.checkpoint_every)
-        if due(config.log.every) or checkpoint_due:
-            scalars = {name: float(value) for name, value in metrics.compute().items()}
-            check_finite(scalars, step, checkpoints)
-            if step > logged_step:
-                seconds = (time.monotonic() - mark) / (step - logged_step)
-                scalars |= {"images_per_s": batch_size / seconds, "steps_per_s": 1 / seconds}
-                progress.update(step, scalars["loss"], batch_size / seconds, seconds)
-            if due(config.log.eval_every):
-                scalars["train_mse"] = evaluate(state.ema_params, *train_images)
-                if len(test_images[0]):
-                    scalars["test_mse"] = evaluate(state.ema_params, *test_images)
-            log.write(step, scalars)
-            metrics = empty_metrics()
+        scalars = {name: float(value) for name, value in metrics.compute().items()}
+        check_finite(scalars, step, run.checkpoints)
+        if step > logged_step:
+            seconds = (time.monotonic() - mark) / (step - logged_step)
+            speed = config.train.batch_size / seconds
+            scalars |= {"images_per_s": speed, "steps_per_s": 1 / seconds}
+            run.progress.update(step, scalars["loss"], speed, seconds)
+        if due(config.log.eval_every):
+            scalars["train_mse"] = evaluate(state.ema_params, *train_set)
+            if len(run.dataset.test.images):
+                scalars["test_mse"] = evaluate(state.ema_params, *test_set)
+        run.log.write(step, scalars)
         if due(config.log.sample_every):
             images = sample(state.ema_params, config.sample, count=config.sample.count)
             picture = report.grid(images)
-            report.save_png(workdir / "samples" / f"step_{step:07d}.png", picture)
-            log.image(step, "samples", picture)
-        if checkpoint_due:
-            checkpoints.save(step, state, {"image_shape": shape, "num_classes": classes})
-        if due(config.log.every) or due(config.log.sample_every):
-            logged_step, mark = step, time.monotonic()
-
-    progress.end()
-    log.close()
-    checkpoints.close()
-    if step > first_step:
-        report.training_figure(workdir / "training.png", logs.read(workdir), title=title)
+            report.save_png(run.workdir / "samples" / f"step_{step:07d}.png", picture)
+            run.log.image(step, "samples", picture)
+        if due(config.log.checkpoint_every):
+            run.checkpoints.save(step, state, meta)
+        metrics, logged_step, mark = empty_metrics(), step, time.monotonic()
     return state

@@ -70,7 +70,7 @@ def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
         *TINY,
     )
     assert code == 0, err
-    assert "20 training and 4 held-out images of 32x32x3" in err
+    assert "20 training + 4 test images, 32x32x3" in err
 
 
 def test_cifar10_without_network_or_archive_fails_soon_and_says_what_to_do(tmp_path):
