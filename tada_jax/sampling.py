@@ -13,27 +13,28 @@ from tada_jax import diffusion
 from tada_jax import schedule as schedules
 from tada_jax.diffusion import expand
 
+STREAM = 3  # of a seed: training has its own ones (`train.py`)
+
 
 def sample_keys(seed, start, count):
     """Keys of the samples start .. start+count-1 of a seed, [count]."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
-        jnp.arange(start, start + count)
-    )
+    root = jax.random.fold_in(jax.random.key(seed), STREAM)
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(start, start + count))
 
 
-def _noise(keys, step, shape):
-    """Noise [B,H,W,C] of each sample at a step; step T is that of z_T itself."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
+def _noise(keys, number, shape):
+    """Noise [B,H,W,C] of each sample: number 0 is z_T, whatever the schedule; t + 1 is step t's."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)
 
 
 def _scan(reverse_step, schedule, keys, shape):
     """Runs z_T -> z_0 through reverse_step(z, t, noise), t int32 []."""
 
     def body(z, t):
-        noise = _noise(keys, t, shape)
+        noise = _noise(keys, t + 1, shape)
         return reverse_step(z, jnp.broadcast_to(t, keys.shape), noise), None
 
-    z = _noise(keys, len(schedule), shape)
+    z = _noise(keys, 0, shape)
     z, _ = jax.lax.scan(body, z, jnp.arange(len(schedule) - 1, -1, -1))
     return z
 

@@ -23,6 +23,14 @@ from tada_jax.checkpoint import Checkpoints
 from tada_jax.data.order import batch_indices
 from tada_jax.errors import UserError
 
+# Independent streams of the run's seed; `sampling.STREAM` is another.
+INITIALISATION, STEPS, EVALUATION = 0, 1, 2
+
+
+def stream(seed, number):
+    """The key of one of the streams of a seed."""
+    return jax.random.fold_in(jax.random.key(seed), number)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +45,7 @@ class TrainState:
 
 def init_state(parts, seed):
     """A fresh state; equal for equal parts and seed."""
-    params = parts.init_params(jax.random.key(seed))
+    params = parts.init_params(stream(seed, INITIALISATION))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -112,7 +120,7 @@ def train_step(state, metrics, images, labels, *, parts, config, batch_sharding)
     Returns:
       (state, metrics).
     """
-    key_order, key_step = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
+    key_order, key_step = jax.random.split(stream(config.seed, STEPS))
     batch = batch_indices(
         key_order, state.step, batch_size=config.train.batch_size, num_examples=len(images)
     )
@@ -177,8 +185,8 @@ def make_evaluation(parts, config, mesh, examples=1024):
         # A stride coprime to the count visits every level once, unrelated to the image's number.
         level = (number * 61 + 0.5) % (size * batches) / (size * batches)
         t = (level * len(schedule)).astype(jnp.int32)
-        rng = jax.random.fold_in(jax.random.key(config.seed), 2)
-        eps = jax.random.normal(jax.random.fold_in(rng, i), x0.shape)
+        rng = jax.random.fold_in(stream(config.seed, EVALUATION), i)
+        eps = jax.random.normal(rng, x0.shape)
         z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
         output = parts.network.apply(params, z, t, y)
         terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)

@@ -68,7 +68,7 @@ def test_ddim_converges_to_the_exact_flow_at_first_order():
 
     def largest_error(total):
         full = schedule.make("cosine", total)
-        z = sampling._noise(sampling.sample_keys(0, 0, 8), total, SHAPE)
+        z = sampling._noise(sampling.sample_keys(0, 0, 8), 0, SHAPE)
         a, s = float(full.alpha(total - 1)), float(full.sigma(total - 1))
         exact = MEAN + STD * (z - a * MEAN) / np.sqrt(a**2 * STD**2 + s**2)
         return np.abs(draw(sampling.ddim, total=total, count=8) - exact).max()
@@ -87,6 +87,12 @@ def test_a_sample_depends_on_its_own_key_only():
         jax.random.key_data(sampling.sample_keys(3, 0, 9))[7:],
     )
     assert len(np.unique(np.asarray(many).round(4), axis=0)) == 12
+
+
+def test_samplers_start_from_the_same_noise_whatever_their_steps():
+    """So that grids by different samplers show the same pictures, where they agree."""
+    long, short = draw(sampling.ddim, count=8), draw(sampling.ddim, steps=50, count=8)
+    assert np.corrcoef(np.ravel(long), np.ravel(short))[0, 1] > 0.99
 
 
 def test_clipping_keeps_x0_in_range_at_the_last_step():
