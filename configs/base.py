@@ -7,11 +7,9 @@ exist. The defaults are those of ADM at 64 pixels and of the paper where it stat
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-METHODS = ("tada", "constant", "hflip", "none")
-
 
 def get_config(method="tada"):
-    """The base configuration; `method` is one of `METHODS`."""
+    """The base configuration; `method` is what happens to a training image, see below."""
     c = ConfigDict()
     c.seed = 0  # of everything random: split of the data, initialisation, training, samples
     # What happens to a training image. "tada": strength by the noise level. "constant": the same
