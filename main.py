@@ -36,7 +36,9 @@ def parse():
         if CONFIG.value is not None:
             CONFIG.value.to_dict()  # a file that could not be read says so only when it is used
     except Exception as e:  # absl, ml_collections and the configuration file each raise their own
-        reason = e.args[0] if isinstance(e, KeyError) else e
+        reason = (
+            f"unknown field of the configuration: {e.args[0]}" if isinstance(e, KeyError) else e
+        )
         if not isinstance(e, (flags.Error, KeyError, AttributeError)):
             reason = f"the configuration file fails with {type(e).__name__}: {e}"
         raise UserError(" ".join(str(reason).split())) from e

@@ -11,7 +11,7 @@ from ml_collections.config_dict import placeholder
 def get_config(method="tada"):
     """The base configuration; `method` is what happens to a training image, see below."""
     c = ConfigDict()
-    c.seed = 0  # of everything random: split of the data, initialisation, training, samples
+    c.seed = 0  # of everything random but samples: data split, initialisation, training
     # What happens to a training image. "tada": strength by the noise level. "constant": the same
     # operations at one strength. "hflip": only flips. "none": nothing.
     c.method = method
@@ -31,7 +31,7 @@ def get_config(method="tada"):
     c.tada.r_rough = -3.0  # lower threshold of the sensitive band, log SNR
     c.tada.r_fine = 0.0  # upper threshold, log SNR
     c.tada.delta = 0.1  # w at both thresholds
-    c.tada.kappa = "auto"  # curvature of the parabola, a number or "auto" (it touches 0)
+    c.tada.kappa = "auto"  # curvature of the parabola: "auto" (it touches 0) or a number as "0.05"
     c.tada.calibration = "resolution"  # thresholds hold for 64 px; "none": as they stand; "inverse"
     c.tada.resolution = placeholder(int)  # pixels, for the calibration; None: that of the data
 
@@ -118,6 +118,6 @@ def get_config(method="tada"):
     c.sample.clip_x0 = True  # clip x0_hat to [-1, 1]
     c.sample.count = 64  # images in a grid while training; images of --mode=sample
     c.sample.batch_size = 64  # images sampled at once
-    c.sample.seed = 0  # of --mode=sample; image i depends on (seed, i) only
+    c.sample.seed = 0  # image i depends on (seed, i) only
     c.sample.use_ema = True  # sample the averaged parameters
     return c

@@ -116,7 +116,7 @@ def _choose(rng, policy):
     k = len(policy.ops)
     if policy.max_ops is None:
         return jax.random.bernoulli(rng_any, policy.p, (k,))
-    count = jax.random.randint(rng_count, (), 1, policy.max_ops + 1)
+    count = jax.random.randint(rng_count, (), 1, jnp.minimum(policy.max_ops, k) + 1)
     rank = jax.random.permutation(rng_rank, k)
     return (rank < count) & jax.random.bernoulli(rng_any, policy.p)
 

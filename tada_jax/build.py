@@ -105,7 +105,6 @@ def check(config):
         "log.keep_checkpoints",
         "sample.count",
         "sample.batch_size",
-        "model.channels",
         "model.num_res_blocks",
         "model.head_channels",
         "model.norm_groups",
@@ -115,14 +114,27 @@ def check(config):
         _in_range(config, field, 0, 1)
     for field in ("optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm"):
         _in_range(config, field, 0, math.inf)
-    for field in ("train.steps_per_call", "seed", "sample.seed", "sample.eta", "augment.truncate"):
+    for field in ("train.steps_per_call", "augment.truncate", "diffusion.vlb_weight"):
         _in_range(config, field, 0, math.inf)
+    for field in ("diffusion.p2_gamma", "diffusion.p2_k", "diffusion.min_snr_gamma"):
+        _in_range(config, field, 0, math.inf)
+    for name in config.augment.magnitude:
+        _in_range(config, f"augment.magnitude.{name}", 0, 100)
+    for field in ("seed", "sample.seed"):
+        _in_range(config, field, 0, 2**32 - 1)
+    _in_range(config, "sample.eta", 0, 1)
     for field in ("optimizer.b1", "optimizer.b2", "train.ema_decay", "model.dropout"):
         _in_range(config, field, 0, math.nextafter(1, 0))
     _in_range(config, "optimizer.learning_rate", math.ulp(0), math.inf)
     _in_range(config, "augment.max_ops", 0, math.inf)
-    if not config.model.channel_mult or min(config.model.channel_mult) < 1:
-        raise UserError("config.model.channel_mult: needs one positive width a level, as (1,2,2)")
+    _in_range(config, "model.channels", 2, math.inf)
+    mult = config.model.channel_mult
+    if not mult or any(not isinstance(m, int) or m < 1 for m in mult):
+        raise UserError(f"config.model.channel_mult={mult}: needs whole widths, as (1,2,2)")
+    if any(not isinstance(side, int) for side in config.model.attention_resolutions):
+        raise UserError(
+            "config.model.attention_resolutions: needs whole numbers of pixels, as (16,8)"
+        )
 
 
 def _value(config, field):
@@ -157,6 +169,8 @@ def strength(config, image_shape):
             raise UserError(
                 f'config.tada.kappa={options["kappa"]!r} cannot be: a number or "auto"'
             ) from e
+        if not math.isfinite(options["kappa"]):
+            raise UserError(f"config.tada.kappa={options['kappa']} cannot be: it must be finite")
     if config.method == "constant":
         options["constant"] = config.constant_strength
     function = functools.partial(tada.strength, **options)
@@ -207,7 +221,7 @@ def optimizer(config):
 def sampler(config, noise, image_shape):
     """The reverse process (predict, keys [B]) -> images [B,H,W,C] in [-1, 1]."""
     c = config.sample
-    with _blame("sample.steps"):
+    with _blame("sample"):
         short = schedule.respace(noise, c.steps, stride=c.stride)
     options = {"eta": c.eta} if c.sampler == "ddim" else {}
     return functools.partial(

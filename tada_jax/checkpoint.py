@@ -13,10 +13,11 @@ class Checkpoints:
     was interrupted leaves no checkpoint, so the latest one is always whole.
     """
 
-    def __init__(self, workdir, *, keep=2):
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
-        )
+    def __init__(self, workdir, *, keep=2, read_only=False):
+        if read_only:  # a run may be saving there: nothing of its may be tidied away
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         path = pathlib.Path(workdir).resolve() / "checkpoints"
         self._manager = ocp.CheckpointManager(path, options=options)
 

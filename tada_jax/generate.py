@@ -56,7 +56,7 @@ def sample(config, workdir):
 
     build.check(config)
     workdir = workdirs.existing(config, workdir)
-    checkpoints = Checkpoints(workdir, keep=config.log.keep_checkpoints)
+    checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.latest_step()
     if step is None:
         raise UserError(f"{workdir} holds no checkpoint yet: train first, with --mode=train")
@@ -72,7 +72,8 @@ def sample(config, workdir):
         state.ema_params if c.use_ema else state.params, c, count=c.count
     )
     kind = "ema" if c.use_ema else "raw"
-    name = f"{c.sampler}{c.steps}_{kind}_step{step:07d}_seed{c.seed}_n{c.count}"
+    sampler = f"{c.sampler}{c.steps}{c.stride}" + (f"_eta{c.eta:g}" if c.sampler == "ddim" else "")
+    name = f"{sampler}_{kind}_step{step:07d}_seed{c.seed}_n{c.count}"
     png, npz = (workdir / "samples" / f"{name}.{suffix}" for suffix in ("png", "npz"))
     report.save_png(png, report.grid(images[:256]))
     np.savez(npz, arr_0=images)

@@ -1,5 +1,6 @@
 """Pictures and figures of a run. Curves differ by line style and marker as well as colour."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -81,7 +82,7 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     left.legend(loc="upper center")
 
     policy = parts.policy
-    always = policy if not policy.ops else type(policy)(**(vars(policy) | {"p": 1.0}))
+    always = dataclasses.replace(policy, p=1.0)
     keys = jax.random.split(jax.random.key(seed), n)
     x = jnp.asarray(images[:n], jnp.float32) / 127.5 - 1.0
     rows = jax.vmap(jax.vmap(augment, (0, 0, None, None)), (None, None, 0, None))

@@ -81,12 +81,12 @@ def strength(
         control that augments with the same operations but ignores the timestep.
 
     Returns:
-      Strengths in [0, 1], the shape of `logsnr`.
+      Strengths in [0, 1], float32, the shape of `logsnr`.
 
     Raises:
       ValueError: for thresholds in the wrong order, or an option outside its range.
     """
-    logsnr = jnp.asarray(logsnr)
+    logsnr = jnp.asarray(logsnr, jnp.float32)
     if constant is not None:
         if not 0.0 <= constant <= 1.0:
             raise ValueError(f"constant strength must lie in [0, 1], got {constant}")

@@ -6,6 +6,8 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
+import math
 import time
 from typing import Any
 
@@ -175,6 +177,7 @@ def make_evaluation(parts, config, mesh, examples=1024):
     """
     size = config.train.batch_size
     batches = -(-examples // size)
+    stride = next(s for s in itertools.count(61) if math.gcd(s, size * batches) == 1)
     schedule = parts.schedule
 
     def batch_mse(params, images, labels, i):
@@ -183,7 +186,7 @@ def make_evaluation(parts, config, mesh, examples=1024):
         x0 = to_float(images[number % len(images)])
         y = None if labels is None else labels[number % len(images)]
         # A stride coprime to the count visits every level once, unrelated to the image's number.
-        level = (number * 61 + 0.5) % (size * batches) / (size * batches)
+        level = (number * stride + 0.5) % (size * batches) / (size * batches)
         t = (level * len(schedule)).astype(jnp.int32)
         rng = jax.random.fold_in(stream(config.seed, EVALUATION), i)
         eps = jax.random.normal(rng, x0.shape)
@@ -236,6 +239,7 @@ def check_finite(scalars, step, checkpoints):
             f"the loss or its gradient is not finite at step {step:,} (last checkpoint: "
             f"{'none' if saved is None else f'step {saved:,}'}): try a smaller "
             "config.optimizer.learning_rate, more warmup_steps, or model.dtype='float32'"
+            + ("" if saved is None else ", in another --workdir")
         )
 
 
@@ -274,6 +278,11 @@ def train(config, workdir):
     build.check(config)
     mesh = backend.data_mesh(config.train.batch_size)
     dataset = load_data(config)
+    if config.train.batch_size * len(dataset.train.images) >= 2**31:
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} is too large for "
+            f"{len(dataset.train.images):,} images: their product must stay below 2^31"
+        )
     parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
     workdir = workdirs.prepare(config, workdir)
 

@@ -57,8 +57,9 @@ def check_same(config, path):
     Raises:
       UserError: listing the fields that differ, other than those in `FREE`.
     """
-    if not (path / CONFIG).exists():
-        return
+    trained = (path / "checkpoints").is_dir() and any((path / "checkpoints").iterdir())
+    if not ((path / CONFIG).exists() and trained):
+        return  # nothing is there yet that another configuration could spoil
     try:
         saved = flatten(json.loads((path / CONFIG).read_text()))
     except (json.JSONDecodeError, AttributeError) as e:

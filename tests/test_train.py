@@ -142,14 +142,15 @@ def test_one_compilation_and_the_same_numbers_every_time():
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", build.METHODS)
 @pytest.mark.parametrize(
-    ("parameterisation", "variance"),
-    [("eps", "learned_range"), ("x0", "fixed_small"), ("v", "fixed_large")],
+    ("method", "parameterisation", "variance"),
+    [
+        *((method, "eps", "learned_range") for method in build.METHODS),
+        ("tada", "x0", "fixed_small"),
+        ("tada", "v", "fixed_large"),
+    ],
 )
 def test_every_method_and_parameterisation_lowers_its_loss(method, parameterisation, variance):
-    if parameterisation != "eps" and method != "tada":
-        return  # methods and parameterisations do not interact
     config = tiny.config(
         method,
         diffusion__parameterisation=parameterisation,
@@ -206,7 +207,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path):
         ({"tada__r_fine": -9.0}, "config.tada.*r_rough"),
         ({"tada__kappa": "big"}, "tada.kappa"),
         ({"schedule__name": "sigmoid"}, "config.schedule.*sigmoid"),
-        ({"sample__steps": 31}, "config.sample.steps"),
+        ({"sample__steps": 31}, "config.sample: cannot keep 31"),
+        ({"sample__eta": 2.0}, "sample.eta"),
+        ({"model__channel_mult": (1, 2.0)}, "channel_mult"),
+        ({"data__test_fraction": 0.9999}, "test_fraction"),
+        ({"diffusion__vlb_weight": -1.0}, "vlb_weight"),
         ({"sample__sampler": "euler"}, "sample.sampler"),
         ({"model__channel_mult": (1, 1, 1, 1, 1)}, "config.model.*multiples of 16"),
         ({"model__channel_mult": ()}, "channel_mult"),

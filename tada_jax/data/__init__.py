@@ -55,9 +55,11 @@ def load(
     dataset = _SOURCES[name](
         path=path or None, test_fraction=test_fraction, seed=seed, allow_download=allow_download
     )
+    available = len(dataset.train.images)
+    if not available:
+        raise UserError(f"data.test_fraction={test_fraction} leaves no training image: lower it")
     if train_size is None:
         return dataset
-    available = len(dataset.train.images)
     if not 1 <= train_size <= available:
         raise UserError(
             f"data.train_size={train_size} does not fit {name}, which has {available} training "
