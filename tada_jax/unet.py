@@ -84,8 +84,9 @@ class ResBlock(nn.Module):
         h = conv(self.features, 3, self.dtype, name="conv_in")(h)
         x = resample(x)
 
-        scale_shift = dense(2 * self.features, self.dtype, name="emb")(nn.silu(emb))
-        scale, shift = jnp.split(scale_shift[:, None, None, :], 2, axis=-1)
+        scale_shift = dense(2 * self.features, jnp.float32, name="emb")(nn.silu(emb))
+        scale_shift = scale_shift[:, None, None, :].astype(self.dtype)
+        scale, shift = jnp.split(scale_shift, 2, axis=-1)
         h = nn.silu(Norm(self.groups, name="norm_out")(h) * (1 + scale) + shift)
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
         h = conv(self.features, 3, self.dtype, zero=True, name="conv_out")(h)
@@ -218,13 +219,15 @@ class UNet(nn.Module):
         def has_attention(h):
             return max(h.shape[1:3]) in self.attention_resolutions
 
-        emb = timestep_embedding(t, self.channels).astype(dtype)
-        emb = nn.silu(dense(4 * self.channels, dtype, name="time_in")(emb))
-        emb = dense(4 * self.channels, dtype, name="time_out")(emb)
+        # As in ADM, the embedding and the output stay float32: an 8-bit eps_hat would be amplified
+        # by 1/alpha at the noisy end.
+        emb = timestep_embedding(t, self.channels)
+        emb = nn.silu(dense(4 * self.channels, jnp.float32, name="time_in")(emb))
+        emb = dense(4 * self.channels, jnp.float32, name="time_out")(emb)
         if self.num_classes:
             normal = nn.initializers.normal(1.0)
             embed = nn.Embed(self.num_classes, 4 * self.channels, embedding_init=normal)
-            emb = emb + embed(labels).astype(dtype)
+            emb = emb + embed(labels)
 
         h = conv(self.channels, 3, dtype, name="conv_in")(z.astype(dtype))
         skips = [h]
@@ -253,9 +256,8 @@ class UNet(nn.Module):
             if level:
                 h = change_size(h, features, "up", f"up{level}_up")
 
-        h = nn.silu(Norm(self.norm_groups, name="norm_out")(h))
-        h = conv(self.out_channels, 3, dtype, zero=True, name="conv_out")(h)
-        return h.astype(jnp.float32)
+        h = nn.silu(Norm(self.norm_groups, name="norm_out")(h.astype(jnp.float32)))
+        return conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")(h)
 
     def check(self, size):
         """Raises ValueError if images of `size` (H, W) or these widths cannot be processed."""

@@ -71,6 +71,32 @@ def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+def test_events_happen_when_they_are_due_whatever_the_other_intervals(tmp_path):
+    fields = {"log__every": 4, "log__eval_every": 3, "log__sample_every": 5}
+    train.train(tiny.config(train__total_steps=7, log__checkpoint_every=7, **fields), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines if "test_mse" in line] == [3, 6, 7]
+    assert {4, 7} <= {line["step"] for line in lines}
+    pictures = sorted(p.stem for p in (tmp_path / "samples").iterdir())
+    assert pictures == ["step_0000005", "step_0000007"]
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_another_configuration(tmp_path):
+    bad = tiny.config(optimizer__learning_rate=1e30, optimizer__warmup_steps=0)
+    with pytest.raises(UserError):
+        train.train(bad, tmp_path)
+    assert int(train.train(tiny.config(train__total_steps=1), tmp_path).step) == 1
+
+
+def test_sampling_leaves_a_save_in_progress_alone(finished):
+    _, workdir, _ = finished
+    saving = workdir / "checkpoints" / "99.orbax-checkpoint-tmp"
+    saving.mkdir()
+    generate.sample(tiny.config(sample__count=2), workdir)
+    assert saving.exists()
+    saving.rmdir()
+
+
 def test_a_finished_run_is_left_alone(finished):
     config, workdir, state = finished
     before = (workdir / "metrics.jsonl").read_text()

@@ -127,6 +127,7 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     exact = jax.jit(tiny(attention_resolutions=(4,)).apply)(params, z, t)
     short = jax.jit(tiny(attention_resolutions=(4,), dtype="bfloat16").apply)(params, z, t)
     assert short.dtype == jnp.float32
+    assert (short != short.astype(jnp.bfloat16)).any()  # not rounded to 8 bits at the end
     error = np.abs(short - exact).max() / np.abs(exact).max()
     assert 1e-5 < error < 0.05
 
