@@ -14,10 +14,10 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, *, keep=2, read_only=False):
-        if read_only:  # a run may be saving there: nothing of its may be tidied away
-            options = ocp.CheckpointManagerOptions(read_only=True)
-        else:
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=not read_only
+        )
         path = pathlib.Path(workdir).resolve() / "checkpoints"
         self._manager = ocp.CheckpointManager(path, options=options)
 
