@@ -1,16 +1,18 @@
 """Trains a diffusion model with timestep-aware data augmentation, or samples from one.
 
     python main.py --config=configs/digits_tada.py
+    python main.py --config=configs/digits_tada.py --dry_run
     python main.py --config=configs/digits_tada.py --mode=sample --config.sample.count=1000
 
 Any field of configs/base.py can be set on the command line: --config.train.batch_size=64
 """
 
 import pathlib
+import signal
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from tada_jax.errors import UserError
 
@@ -19,6 +21,14 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "Train a model, or draw from it.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (runs/<config>-<variant>).")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say what a run would be (data, network, memory, advice); write nothing."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0 of several, or auto (Slurm, Open MPI, Cloud TPU)."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def parse():
@@ -33,14 +43,18 @@ def parse():
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not names_file(arg))
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-        if CONFIG.value is not None:
-            CONFIG.value.to_dict()  # a file that could not be read says so only when it is used
+        if CONFIG.value is not None:  # a file that could not be read says so only when it is used
+            if not isinstance(CONFIG.value, ConfigDict):
+                raise TypeError("get_config() must return an ml_collections.ConfigDict")
+            CONFIG.value.to_dict()
     except Exception as e:  # absl, ml_collections and the configuration file each raise their own
         reason = (
             f"unknown field of the configuration: {e.args[0]}" if isinstance(e, KeyError) else e
         )
         if not isinstance(e, (flags.Error, KeyError, AttributeError)):
             reason = f"the configuration file fails with {type(e).__name__}: {e}"
+        if "Traceback" in str(reason):  # absl hands on that of a configuration file
+            reason = f"the configuration file fails with {str(reason).strip().splitlines()[-1]}"
         raise UserError(" ".join(str(reason).split())) from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: write --config.train.batch_size=64 in full")
@@ -56,17 +70,23 @@ def default_workdir():
 
 def main():
     """Does what the flags say."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # KeyboardInterrupt, as Ctrl-C
     parse()
     workdir = WORKDIR.value or default_workdir()
 
-    from tada_jax import backend, generate, train  # after the flags: a typo fails at once
+    import tada_jax  # after the flags: a typo fails at once
+    from tada_jax import backend
 
     backend.enable_compilation_cache()
-    if MODE.value == "train":
-        train.train(CONFIG.value, workdir)
+    backend.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if DRY_RUN.value:
+        for line in tada_jax.describe(CONFIG.value):
+            print(line)
+    elif MODE.value == "train":
+        tada_jax.train(CONFIG.value, workdir)
         print(f"samples, checkpoints and metrics: {workdir}")
     else:
-        for path in generate.sample(CONFIG.value, workdir):
+        for path in tada_jax.sample(CONFIG.value, workdir):
             print(path)
 
 
@@ -75,5 +95,5 @@ if __name__ == "__main__":
         main()
     except UserError as e:
         sys.exit(f"error: {e}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the same command continues from the last checkpoint")
+    except KeyboardInterrupt:  # before the first step, or between two batches of samples
+        print("\nstopped: the same command continues", file=sys.stderr)

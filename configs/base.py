@@ -7,6 +7,33 @@ exist. The defaults are those of ADM at 64 pixels and of the paper where it stat
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+METHODS = {method: method for method in ("tada", "constant", "hflip", "none")}
+
+
+def choose(variant, *menus):
+    """Reads a variant such as "5k-68m-hflip": at most one word of each menu, in any order.
+
+    Args:
+      variant: words joined by "-"; what is left out takes the first entry of its menu.
+      *menus: {word: value} each.
+
+    Returns:
+      The chosen values, one a menu.
+
+    Raises:
+      ValueError: for a word that is in no menu, or two of the same.
+    """
+    chosen = [next(iter(menu.values())) for menu in menus]
+    left = list(enumerate(menus))
+    for word in filter(None, variant.split("-")):
+        match = next((item for item in left if word in item[1]), None)
+        if match is None:
+            known = "; ".join(", ".join(menu) for _, menu in left)
+            raise ValueError(f"{word!r} in the variant {variant!r} is unknown, choose of: {known}")
+        chosen[match[0]] = match[1][word]
+        left.remove(match)
+    return chosen
+
 
 def get_config(method="tada"):
     """The base configuration; `method` is what happens to a training image, see below."""
@@ -18,10 +45,18 @@ def get_config(method="tada"):
     c.constant_strength = 1.0  # w of method "constant", 0 .. 1
 
     c.data = ConfigDict()
-    c.data.name = "digits"  # "digits" or "cifar10"
-    c.data.path = placeholder(str)  # archive or folder, for data sets that are read from one
+    # "digits", "cifar10", "images" (a folder, zip, .npz or .npy at `path`) or "tfds:NAME"
+    c.data.name = "digits"
+    c.data.path = placeholder(str)  # archive, folder or file, for data sets that are read from one
     c.data.train_size = placeholder(int)  # train on a random subset of so many images; None: all
     c.data.test_fraction = 0.1  # share held out, for data sets without a test split of their own
+    c.data.resolution = placeholder(int)  # shorter side, pixels; None: that of the data
+    c.data.channels = placeholder(int)  # 1 (grey) or 3 (RGB); None: those of the data
+    c.data.fit = "crop"  # to a square: "crop" the centre or "pad"; or "keep" the common aspect
+    c.data.background = (255, 255, 255)  # RGB behind transparent pixels and around padded images
+    c.data.unreadable = "refuse"  # images that cannot be read: "refuse" the data set, or "skip"
+    c.data.order = "shuffled"  # of an epoch: "shuffled", or "balanced": every class equally often
+    c.data.device_gib = 4.0  # larger training sets stay on disk and are fed batch by batch, GiB
 
     c.schedule = ConfigDict()
     c.schedule.name = "cosine"  # "linear" or "cosine"
@@ -88,6 +123,11 @@ def get_config(method="tada"):
     c.model.dtype = "float32"  # of the computation: "float32" or "bfloat16"
     c.model.remat = False  # recompute activations in the backward pass, to save memory
 
+    c.init = ConfigDict()  # fine-tuning: parameters to begin with, the optimiser starts fresh
+    c.init.workdir = placeholder(str)  # folder of another run with a network of the same shapes
+    c.init.checkpoint = "latest"  # of that run: "latest", "best", or a step as "5000"
+    c.init.use_ema = True  # its averaged parameters; False: the raw ones
+
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 1e-4  # after the warm-up, constant
     c.optimizer.warmup_steps = 1000  # steps of linear warm-up from 0
@@ -101,6 +141,7 @@ def get_config(method="tada"):
     c.train.total_steps = 200_000  # steps
     c.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 10 elsewhere
     c.train.ema_decay = 0.9999  # of the parameters that are sampled, a step
+    c.train.nonfinite = "stop"  # at a loss that is not finite: "stop", or "skip" that step's update
     c.train.ema_warmup = True  # shorter averages early on: decay at most (1 + step) / (10 + step)
 
     c.log = ConfigDict()
@@ -109,15 +150,17 @@ def get_config(method="tada"):
     c.log.sample_every = 5000  # steps between grids of samples
     c.log.checkpoint_every = 5000  # steps between checkpoints
     c.log.keep_checkpoints = 2  # latest checkpoints that are kept
+    c.log.best_metric = "test_mse"  # the checkpoint with the smallest is kept too; "": none is
 
     c.sample = ConfigDict()
-    c.sample.sampler = "ddim"  # "ddpm" (ancestral) or "ddim"
+    c.sample.sampler = "ddim"  # "ddpm" (ancestral), "ddim", "dpmpp_2m" or "heun"
     c.sample.steps = 100  # timesteps of the T that are visited
-    c.sample.stride = "even"  # which: "even" over the range, or DDIM's integer stride ("ddim")
+    c.sample.stride = "even"  # which: "even" in t, "logsnr": even in log SNR, "ddim": DDIM's
     c.sample.eta = 0.0  # fresh noise of ddim: 0 deterministic, 1 ancestral
     c.sample.clip_x0 = True  # clip x0_hat to [-1, 1]
     c.sample.count = 64  # images in a grid while training; images of --mode=sample
     c.sample.batch_size = 64  # images sampled at once
     c.sample.seed = 0  # image i depends on (seed, i) only
     c.sample.use_ema = True  # sample the averaged parameters
+    c.sample.checkpoint = "latest"  # of --mode=sample: "latest", "best", or a step as "5000"
     return c

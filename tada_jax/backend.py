@@ -1,6 +1,10 @@
-"""Devices: the mesh that a run is spread over, and the cache of compiled programs."""
+"""Devices and processes: the mesh that a run is spread over, and the cache of compiled programs."""
+
+import os
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tada_jax.errors import UserError
@@ -15,6 +19,97 @@ def enable_compilation_cache():
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def join_processes(coordinator=None, num_processes=None, process_id=None):
+    """Makes this process one of several that train together; to be called before anything else.
+
+    What is not given is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID;
+    if there is no coordinator then either, nothing happens.
+
+    Args:
+      coordinator: "host:port" of process 0, or "auto" where JAX finds out by itself (Slurm, Open
+        MPI, Cloud TPU).
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises:
+      UserError: if a number is missing or impossible, or the others cannot be reached.
+    """
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if not coordinator:
+        if num_processes is not None or process_id is not None:
+            raise UserError("--num_processes and --process_id need --coordinator=host:port")
+        return
+    if coordinator == "auto":
+        arguments = {}
+    else:
+        count = _whole("--num_processes", num_processes, "JAX_NUM_PROCESSES")
+        number = _whole("--process_id", process_id, "JAX_PROCESS_ID")
+        if ":" not in coordinator or not 0 <= number < count:
+            raise UserError(
+                f"--coordinator={coordinator} --num_processes={count} --process_id={number} cannot "
+                "be: write host:port, and number the processes from 0"
+            )
+        arguments = {
+            "coordinator_address": coordinator,
+            "num_processes": count,
+            "process_id": number,
+        }
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=120)
+    except (RuntimeError, ValueError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise UserError(
+            f"--coordinator={coordinator}: the processes cannot find each other ({reason}): start "
+            "all of them within two minutes, with the same address"
+        ) from e
+
+
+def _whole(flag, value, variable):
+    value = os.environ.get(variable) if value is None else value
+    try:
+        return int(value)
+    except (TypeError, ValueError) as e:
+        raise UserError(f"--coordinator needs {flag}, a whole number (or {variable})") from e
+
+
+def is_first():
+    """Whether this is the process that writes files; the only one, usually."""
+    return jax.process_index() == 0
+
+
+def in_turn(action):
+    """Runs `action()` in the first process, then in all others, and returns its result.
+
+    So the others find what the first one left on a shared disk. If it fails anywhere, no process
+    goes on.
+
+    Raises:
+      UserError: of the action; or that another process failed.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result = error = None
+    for mine in (is_first(), not is_first()):
+        if mine:
+            try:
+                result = action()
+            except UserError as e:
+                error = e
+        failed = multihost_utils.process_allgather(np.asarray(error is not None)).reshape(-1)
+        if error is not None:
+            raise error
+        if failed.any():
+            raise UserError(f"process {int(failed.argmax())} could not go on; it says why")
+    return result
+
+
+def any_process(flag):
+    """Whether `flag` is true in any of the processes; all of them must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def data_mesh(batch_size, devices=None):
@@ -40,3 +135,11 @@ def replicated(mesh):
 def over_batch(mesh):
     """The sharding of what is split over the devices by its first axis."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def put_whole(array, mesh):
+    """A host array, the same in every process, whole on every device; None stays None."""
+    if array is None:
+        return None
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, replicated(mesh), lambda place: array[place])

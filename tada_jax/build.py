@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tada_jax import augment, diffusion, sampling, schedule, tada, unet
+from tada_jax import augment, data, diffusion, sampling, schedule, tada, unet
+from tada_jax.data import order as orders
 from tada_jax.errors import UserError
 
 METHODS = ("tada", "constant", "hflip", "none")
@@ -94,6 +95,15 @@ def check(config):
     _one_of(config, "diffusion.weighting", diffusion.WEIGHTINGS)
     _one_of(config, "sample.sampler", tuple(sampling.SAMPLERS))
     _one_of(config, "model.dtype", ("float32", "bfloat16"))
+    _one_of(config, "data.order", orders.ORDERS)
+    _one_of(config, "data.fit", data.FITS)
+    _one_of(config, "data.unreadable", data.UNREADABLE)
+    _one_of(config, "train.nonfinite", ("stop", "skip"))
+    _one_of(config, "log.best_metric", ("", "test_mse", "train_mse"))
+    for field in ("sample.checkpoint", "init.checkpoint"):
+        value = _value(config, field)
+        if value not in ("latest", "best") and not value.isdigit():
+            raise UserError(f"config.{field}={value!r} is unknown: latest, best, or a step as 5000")
     _one_of(config, "model.attention_order", ("legacy", "new"))
     for field in (
         "train.batch_size",
@@ -123,6 +133,7 @@ def check(config):
     for field in ("seed", "sample.seed"):
         _in_range(config, field, 0, 2**32 - 1)
     _in_range(config, "sample.eta", 0, 1)
+    _in_range(config, "data.device_gib", 0, math.inf)
     for field in ("optimizer.b1", "optimizer.b2", "train.ema_decay", "model.dropout"):
         _in_range(config, field, 0, math.nextafter(1, 0))
     _in_range(config, "optimizer.learning_rate", math.ulp(0), math.inf)
@@ -138,7 +149,13 @@ def check(config):
 
 
 def _value(config, field):
-    return functools.reduce(lambda node, key: node[key], field.split("."), config)
+    try:
+        return functools.reduce(lambda node, key: node[key], field.split("."), config)
+    except (KeyError, TypeError) as e:
+        raise UserError(
+            f"config.{field} is missing: begin a configuration with base.get_config() of "
+            "configs/base.py"
+        ) from e
 
 
 def _one_of(config, field, known):
@@ -204,7 +221,12 @@ def network(config, image_shape, num_classes):
     learned = config.diffusion.variance == "learned_range"
     made = unet.UNet(out_channels=image_shape[-1] * (2 if learned else 1), **options)
     with _blame("model"):
-        made.check(image_shape[:2])
+        try:
+            made.check(image_shape[:2])
+        except ValueError as e:
+            factor = 2 ** (len(config.model.channel_mult) - 1)
+            side = max(factor, min(image_shape[:2]) // factor * factor)
+            raise ValueError(f"{e}, as config.data.resolution={side}") from e
     return made
 
 
@@ -216,6 +238,28 @@ def optimizer(config):
         rate = c.learning_rate
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
     return optax.chain(clip, optax.adamw(rate, c.b1, c.b2, weight_decay=c.weight_decay))
+
+
+def sampled(built, config):
+    """The same parts with the sampler of another configuration.
+
+    Raises:
+      UserError: naming the field that cannot be.
+    """
+    check(config)
+    return dataclasses.replace(built, sample=sampler(config, built.schedule, built.image_shape))
+
+
+def order(config, labels, count):
+    """The `order.Order` of `count` training examples with `labels`, int32 [N] or None."""
+    with _blame("data.order"):
+        made = orders.make(config.data.order, count, labels)
+    if config.train.batch_size * made.length >= 2**31:
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} is too large for epochs of "
+            f"{made.length:,} images: their product must stay below 2^31"
+        )
+    return made
 
 
 def sampler(config, noise, image_shape):

@@ -1,58 +1,291 @@
 """Checkpoints of a run; the only file that knows orbax."""
 
+import contextlib
+import logging
+import math
 import pathlib
+import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from tada_jax.errors import UserError
+
+METRIC = "metric"
+
+# Whatever fails in orbax reaches us as an exception; its log repeats that as pages of tracebacks.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+def _quiet(hook):
+    """`sys.unraisablehook` without the ends of reads and writes that orbax has abandoned.
+
+    When one array cannot be read or written, it waits for none of the others; each of them then
+    reports that its event loop is closed, at any time later.
+    """
+
+    def filtered(event):
+        if str(event.exc_value) != "Event loop is closed":
+            hook(event)
+
+    return filtered
+
+
+sys.unraisablehook = _quiet(sys.unraisablehook)
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or does not hold what was saved; says why in a line."""
+
+
+@jax.jit
+def fingerprints(tree):
+    """A sum over the bits of every leaf, uint32 [leaves], in the order of `jax.tree.leaves`.
+
+    The words of an array are multiplied by odd numbers that depend on their place, and added modulo
+    2^32: exact in whatever order, so equal on any number of devices. Any single changed word, and
+    almost any other change, gives another sum.
+    """
+
+    def of(leaf):
+        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        words = jax.lax.bitcast_convert_type(leaf, unsigned).reshape(-1).astype(jnp.uint32)
+        places = jnp.arange(words.size, dtype=jnp.uint32)
+        return jnp.sum(words * (2 * places + 1), dtype=jnp.uint32)
+
+    return jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _names(tree):
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 class Checkpoints:
     """Saves and restores train states under `<workdir>/checkpoints`, asynchronously.
 
     The state is any pytree of arrays; `meta` is a small dict that goes with it as JSON. A save that
-    was interrupted leaves no checkpoint, so the latest one is always whole.
+    was interrupted leaves no checkpoint; one that was damaged later is found out when it is read.
     """
 
     def __init__(self, workdir, *, keep=2, read_only=False):
+        self.path = pathlib.Path(workdir).resolve() / "checkpoints"
+        policies = [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+                get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
         # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=not read_only
+        self._options = ocp.CheckpointManagerOptions(
+            best_fn=_metric,
+            best_mode="min",
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
         )
-        path = pathlib.Path(workdir).resolve() / "checkpoints"
-        self._manager = ocp.CheckpointManager(path, options=options)
+        self._open()
+
+    def _open(self):
+        self._manager = ocp.CheckpointManager(self.path, options=self._options)
+
+    def steps(self):
+        """Steps of all checkpoints, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def latest_step(self):
         """Step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step, state, meta):
-        """Starts saving in the background; the arrays may be donated right away."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-            ),
-        )
+    def best_step(self):
+        """Step of the checkpoint with the smallest metric, or None if none has one."""
+        return self._manager.best_step()
 
-    def meta(self):
-        """The `meta` of the newest checkpoint."""
-        only = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(self.latest_step(), args=only).meta
-
-    def restore(self, like, sharding):
-        """Reads the state of the newest checkpoint.
+    def save(self, step, state, meta, metric=None):
+        """Starts saving in the background; the arrays may be donated right away.
 
         Args:
+          step: names the checkpoint; one that exists is left as it is.
+          state: pytree of arrays.
+          meta: dict for JSON.
+          metric: the number by which the best checkpoint is chosen, the smaller the better.
+
+        Raises:
+          OSError: if this save, or the one before it, could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        sums = np.asarray(fingerprints(state)).tolist()
+        leaves = jax.tree.leaves(state)
+        table = {
+            name: [list(leaf.shape), leaf.dtype.name, number]
+            for name, leaf, number in zip(_names(state), leaves, sums)
+        }
+        usable = metric is not None and math.isfinite(metric)
+        with _disk_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave(meta | {"leaves": table}),
+                ),
+                metrics={METRIC: metric} if usable else None,
+                force=True,
+            )
+
+    def meta(self, step):
+        """The `meta` of a checkpoint.
+
+        Raises:
+          Damaged: if it cannot be read.
+        """
+        only = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        with _damage():
+            meta = dict(self._manager.restore(step, args=only).meta)
+            del meta["leaves"]
+            return meta
+
+    def restore(self, step, like, sharding):
+        """Reads the state of a checkpoint.
+
+        Args:
+          step: of the checkpoint.
           like: a pytree of arrays or shapes with the structure of the state.
           sharding: where each restored array is put.
+
+        Raises:
+          Damaged: if it cannot be read, or is not what was saved.
+          UserError: if the state was that of another network or optimiser.
         """
+        with _damage():
+            only = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            saved = self._manager.restore(step, args=only).meta["leaves"]
+            shapes = {name: (tuple(shape), dtype) for name, (shape, dtype, _) in saved.items()}
+        wanted = {n: (a.shape, a.dtype.name) for n, a in zip(_names(like), jax.tree.leaves(like))}
+        if shapes != wanted:
+            raise UserError(
+                f"the checkpoint of step {step} in {self.path} does not fit this configuration: "
+                f"{_difference(shapes, wanted)}; choose another --workdir, or the old configuration"
+            )
         abstract = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
         )
-        only = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(self.latest_step(), args=only).state
+        with _damage():
+            only = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            state = self._manager.restore(step, args=only).state
+        for name, number in zip(_names(state), np.asarray(fingerprints(state)).tolist()):
+            if number != saved[name][2]:
+                raise Damaged(f"{name} is not what was saved")
+        return state
+
+    def set_aside(self, step):
+        """Moves a checkpoint out of the way, to `<workdir>/damaged/<step>`; returns where.
+
+        In a run of several processes all of them call this.
+        """
+        target = self.path.parent / "damaged" / str(step)
+        self._manager.close()
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            while target.exists():
+                target = target.with_name(target.name + "-again")
+            (self.path / str(step)).rename(target)
+        ocp.multihost.sync_global_processes("set aside")
+        self._open()
+        return target
+
+    def wait(self):
+        """Waits until the last save is on disk.
+
+        Raises:
+          OSError: if it could not be written.
+        """
+        with _disk_errors():
+            self._manager.wait_until_finished()
 
     def close(self):
-        """Waits for the last save and frees the manager."""
-        self._manager.wait_until_finished()
+        """Frees the manager; waits for the last save, and keeps quiet if it fails."""
+        with contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _metric(metrics):
+    return metrics[METRIC]
+
+
+@contextlib.contextmanager
+def _damage():
+    """Turns whatever orbax and tensorstore raise for damaged files into `Damaged`."""
+    try:
+        yield
+    except Exception as e:
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        raise Damaged(reason[:200]) from e
+
+
+@contextlib.contextmanager
+def _disk_errors():
+    """Turns whatever tensorstore raises about a full or failing disk into an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as e:
+        reason = " ".join(str(e).split())
+        raise OSError(None, reason[:300]) from e
+
+
+def _difference(saved, wanted):
+    """The first thing in which two tables of leaves differ, in words."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            words = lambda leaf: "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"  # noqa: E731
+            return f"{name} was saved as {words(saved.get(name))}, is {words(wanted.get(name))}"
+
+
+def restore_one(checkpoints, which, like, sharding):
+    """Restores the checkpoint that a user asks for.
+
+    Args:
+      checkpoints: a `Checkpoints`.
+      which: "latest", passing over damaged ones, "best", or a step as "5000".
+      like, sharding: as of `Checkpoints.restore`.
+
+    Returns:
+      (step, state, damaged): `damaged` is {step: reason} of those that were passed over. The step
+      and the state are None if there is no checkpoint at all.
+
+    Raises:
+      UserError: if the one asked for is not there, is damaged, or does not fit; or if all are
+        damaged.
+    """
+    steps = checkpoints.steps()
+    if which == "latest":
+        candidates = steps
+    elif which == "best":
+        candidates = [s for s in (checkpoints.best_step(),) if s is not None]
+        if not candidates:
+            raise UserError(f"{checkpoints.path} holds no checkpoint with a metric: take latest")
+    else:
+        candidates = [s for s in steps if str(s) == which]
+        if not candidates:
+            raise UserError(
+                f"{checkpoints.path} holds no checkpoint {which!r}: choose latest, best or one of "
+                f"{', '.join(map(str, steps)) or 'none'}"
+            )
+    damaged = {}
+    for step in candidates:
+        try:
+            return step, checkpoints.restore(step, like, sharding), damaged
+        except Damaged as e:
+            damaged[step] = str(e)
+    if damaged:
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        raise UserError(
+            f"no checkpoint in {checkpoints.path} can be read ({reasons}): restore it from a copy, "
+            "or start again in another --workdir"
+        )
+    return None, None, damaged

@@ -1,80 +1,129 @@
 """Drawing samples from a trained network: in batches, over all devices, to files."""
 
 import functools
+import os
+import time
+import zipfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from tada_jax import backend, build, report, sampling
-from tada_jax import workdir as workdirs
-from tada_jax.checkpoint import Checkpoints
+from tada_jax import backend, logs, report, sampling
 from tada_jax.errors import UserError
 
 
-def make_sampler(parts, mesh):
-    """`sample(params, options, *, count, seed=...)` -> uint8 [count,H,W,C] on the host.
+def make_sampler(parts, mesh, *, batch_size):
+    """`sample(params, numbers, *, seed)` -> uint8 [n,H,W,C] on the host, for image numbers [n].
 
-    `options` is the configuration's section `sample`. Image i depends on (seed, i) only, however
-    large the batches are; in a conditional network its class is i modulo the number of classes.
+    Image i depends on (seed, i) only, however large the batches are; in a conditional network its
+    class is i modulo the number of classes.
     """
     classes = parts.network.num_classes
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
-    def sample_batch(params, keys, numbers):
+    def sample_batch(params, numbers, seed):
+        numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
         labels = numbers % classes if classes else None
         predict = lambda z, t: parts.network.apply(params, z, t, labels)  # noqa: E731
+        root = jax.random.fold_in(jax.random.key(seed), sampling.STREAM)
+        keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(numbers)
         return sampling.to_uint8(parts.sample(predict, keys))
 
-    def sample(params, options, *, count, seed=None):
-        seed = options.seed if seed is None else seed
-        batch = -(-min(options.batch_size, count) // mesh.size) * mesh.size
+    def sample(params, numbers, *, seed):
+        numbers = np.asarray(numbers, np.int32)
+        batch = -(-min(batch_size, len(numbers)) // mesh.size) * mesh.size
         images = []
-        for start in range(0, count, batch):
-            keys = jax.device_put(
-                sampling.sample_keys(seed, start, batch), backend.over_batch(mesh)
-            )
-            numbers = jax.device_put(start + jnp.arange(batch), backend.over_batch(mesh))
-            images.append(jax.device_get(sample_batch(params, keys, numbers)))
-        return np.concatenate(images)[:count]
+        for start in range(0, len(numbers), batch):
+            chunk = numbers[start : start + batch]
+            padded = np.resize(chunk, batch)  # one compiled shape
+            drawn = sample_batch(params, padded, np.uint32(seed))
+            images.append(jax.device_get(drawn)[: len(chunk)])
+        return np.concatenate(images)
 
     return sample
 
 
 def sample(config, workdir):
-    """Samples from the newest checkpoint in `workdir`: a PNG grid and an npz.
+    """Samples from a run: single PNGs, a grid of the first ones, and an npz of all.
 
+    Everything lies in `<workdir>/samples/<what was sampled how>/`. Images that are already there
+    are not drawn again, so an interrupted call continues and a larger `config.sample.count` adds.
     The npz holds `arr_0`, uint8 [N,H,W,C], as other people's evaluators read it.
 
+    Args:
+      config: that of the run; its section `sample` says what to draw.
+      workdir: the run's folder.
+
     Returns:
-      (path of the PNG, path of the npz).
+      (folder of the PNGs, path of the grid, path of the npz).
 
     Raises:
-      UserError: if there is nothing to sample from.
+      UserError: if there is nothing to sample from, or the files cannot be written.
     """
-    from tada_jax.train import init_state  # train samples too; main never needs both ways
+    from tada_jax.run import load_run  # which samples too
 
-    build.check(config)
-    workdir = workdirs.existing(config, workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise UserError(f"{workdir} holds no checkpoint yet: train first, with --mode=train")
-    meta = checkpoints.meta()
-    parts = build.parts(config, meta["image_shape"], meta["num_classes"])
-    mesh = backend.data_mesh(jax.device_count())
-    like = jax.eval_shape(lambda: init_state(parts, config.seed))
-    state = checkpoints.restore(like, backend.replicated(mesh))
-    checkpoints.close()
-
+    run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
     c = config.sample
-    images = make_sampler(parts, mesh)(
-        state.ema_params if c.use_ema else state.params, c, count=c.count
-    )
     kind = "ema" if c.use_ema else "raw"
     sampler = f"{c.sampler}{c.steps}{c.stride}" + (f"_eta{c.eta:g}" if c.sampler == "ddim" else "")
-    name = f"{sampler}_{kind}_step{step:07d}_seed{c.seed}_n{c.count}"
-    png, npz = (workdir / "samples" / f"{name}.{suffix}" for suffix in ("png", "npz"))
-    report.save_png(png, report.grid(images[:256]))
-    np.savez(npz, arr_0=images)
-    return png, npz
+    sampler += "" if c.clip_x0 else "_unclipped"
+    folder = run.workdir / "samples" / f"{sampler}_{kind}_step{run.step:07d}_seed{c.seed}"
+    try:
+        return _to_files(run, c, folder)
+    except OSError as e:
+        raise UserError(
+            f"samples cannot be written to {folder} ({e.strerror or e}): free some space or "
+            "make it writable; the same command continues"
+        ) from e
+
+
+def _to_files(run, c, folder):
+    path = lambda i: folder / f"{i:06d}.png"  # noqa: E731
+    grid, npz = folder / "grid.png", folder / f"samples_n{c.count}.npz"
+    backend.in_turn(lambda: folder.mkdir(parents=True, exist_ok=True))
+    missing = backend.in_turn(lambda: [i for i in range(c.count) if not path(i).exists()])
+    draw = make_sampler(run.parts, run.mesh, batch_size=c.batch_size)
+    progress = logs.Progress(len(missing), unit="image", active=backend.is_first())
+    if len(missing) < c.count:
+        progress.say(f"{c.count - len(missing):,} of {c.count:,} images are there already")
+    started = time.monotonic()
+    for start in range(0, len(missing), c.batch_size):
+        numbers = missing[start : start + c.batch_size]
+        images = draw(run.ema_params if c.use_ema else run.params, numbers, seed=c.seed)
+        if backend.is_first():
+            for i, image in zip(numbers, images):
+                report.save_png(path(i), image)
+        done = start + len(numbers)
+        each = (time.monotonic() - started) / done
+        progress.update(done, f"{1 / each:,.1f} images/s", each)
+    progress.end()
+    if backend.is_first():
+        report.save_png(grid, report.grid(_read([path(i) for i in range(min(c.count, 256))])))
+        _save_npz(npz, [path(i) for i in range(c.count)], run.parts.image_shape)
+    return folder, grid, npz
+
+
+def _read(paths):
+    """The images in PNG files, uint8 [N,H,W,C]."""
+    images = []
+    for path in paths:
+        with Image.open(path) as image:
+            images.append(np.asarray(image).reshape(image.height, image.width, -1))
+    return np.stack(images)
+
+
+def _save_npz(path, pictures, shape, chunk=256):
+    """Writes `arr_0` without holding all images in memory."""
+    partial = path.with_name(path.name + ".partial")
+    with zipfile.ZipFile(partial, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            header = {
+                "descr": "|u1",
+                "fortran_order": False,
+                "shape": (len(pictures), *shape),
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(pictures), chunk):
+                file.write(_read(pictures[start : start + chunk]).tobytes())
+    os.replace(partial, path)

@@ -13,10 +13,14 @@ from tada_jax.paths import write_whole
 class Log:
     """Scalars of a run, by step, in `metrics.jsonl` and as TensorBoard events.
 
-    A resumed run drops what an interrupted one had written past the checkpoint.
+    A resumed run drops what an interrupted one had written past the checkpoint. Values are floats,
+    or dicts of floats. Only the first of several processes writes; `active` is False in the others.
     """
 
-    def __init__(self, workdir, *, first_step):
+    def __init__(self, workdir, *, first_step, active=True):
+        self._active = active
+        if not active:
+            return
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         kept = [line for line in read(workdir) if line["step"] <= first_step]
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -25,19 +29,25 @@ class Log:
         )
 
     def write(self, step, scalars):
-        """Appends one line of scalars (floats) and flushes it to disk."""
+        """Appends one line of scalars and flushes it to disk."""
+        if not self._active:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+            parts = value if isinstance(value, dict) else {"": value}
+            for part, number in parts.items():
+                self._events.add_scalar(f"{name}/{part}" if part != "" else name, number, step)
 
     def image(self, step, name, image):
         """Adds an image uint8 [H,W,C] to the TensorBoard events."""
-        self._events.add_image(name, image, step, dataformats="HWC")
+        if self._active:
+            self._events.add_image(name, image, step, dataformats="HWC")
 
     def close(self):
         """Flushes and closes the events."""
-        self._events.close()
+        if self._active:
+            self._events.close()
 
 
 def read(workdir):
@@ -63,27 +73,31 @@ def duration(seconds):
 
 
 class Progress:
-    """One live line on a terminal; where there is none, a plain line every 15 seconds at most."""
+    """One live line on a terminal; where there is none, a plain line every 15 seconds at most.
 
-    def __init__(self, total_steps, stream=None):
-        self._total = total_steps
+    Args:
+      total: things to be done.
+      unit: what they are, as "step".
+      stream: where to write; by default stderr.
+      active: False writes nothing.
+    """
+
+    def __init__(self, total, *, unit, stream=None, active=True):
+        self._total, self._unit, self._active = total, unit, active
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
         self._last = -float("inf")
         self._open = False
 
-    def update(self, step, loss, images_per_s, seconds_per_step):
-        """Shows where the run is; `images_per_s` and the ETA count training steps only."""
+    def update(self, done, note, seconds_each):
+        """Shows how far it is: a note, and the time left if each thing takes `seconds_each`."""
         now = time.monotonic()
-        done = step >= self._total
-        if not (self._live or done or now - self._last >= 15):
+        pause = 0.5 if self._live else 15
+        if not self._active or (now - self._last < pause and done < self._total):
             return
         self._last = now
-        eta = duration((self._total - step) * seconds_per_step)
-        text = (
-            f"step {step:,}/{self._total:,}  loss {loss:.4f}  {images_per_s:,.0f} images/s  "
-            f"ETA {eta}"
-        )
+        eta = duration((self._total - done) * seconds_each)
+        text = f"{self._unit} {done:,}/{self._total:,}  {note}  ETA {eta}"
         self._stream.write(f"\r\x1b[2K{text}" if self._live else f"{text}\n")
         self._stream.flush()
         self._open = self._live
@@ -91,8 +105,9 @@ class Progress:
     def say(self, text):
         """Prints a line of its own, above the live one."""
         self.end()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        if self._active:
+            self._stream.write(text + "\n")
+            self._stream.flush()
 
     def end(self):
         """Leaves the live line as it stands."""

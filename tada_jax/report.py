@@ -1,6 +1,7 @@
 """Pictures and figures of a run. Curves differ by line style and marker as well as colour."""
 
 import dataclasses
+import os
 import pathlib
 
 import jax
@@ -39,10 +40,12 @@ def grid(images, columns=None, *, min_side=48, gap=1):
 
 
 def save_png(path, image):
-    """Writes a uint8 image [H,W,C], C = 1 or 3, creating its folder."""
+    """Writes a uint8 image [H,W,C], C = 1 or 3, whole or not at all, creating its folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+    partial = path.with_name(path.name + ".partial")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(partial, format="PNG")
+    os.replace(partial, path)
 
 
 def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.25, 0.5, 1.0)):
@@ -105,7 +108,7 @@ def training_figure(path, lines, *, title):
     Args:
       path: of the PNG.
       lines: dicts of metrics.jsonl.
-      title: of the figure.
+      title: of the figure, with the number of images and the seed.
     """
     from matplotlib.figure import Figure
 
@@ -123,5 +126,42 @@ def training_figure(path, lines, *, title):
     axes.set(
         xlabel="step", ylabel="squared error of the target, a pixel", yscale="log", title=title
     )
-    axes.legend()
+    if axes.lines:
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def noise_level_figure(path, lines, *, title, images, seed):
+    """Draws the latest squared errors on training and held-out images against log SNR.
+
+    Args:
+      path: of the PNG.
+      lines: dicts of metrics.jsonl.
+      title: first line of the title.
+      images: (training, held-out) images that there are.
+      seed: of the noise.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    curves = (
+        ("train_mse_by_logsnr", f"training images (of {images[0]:,})", GREEN, "--", "s"),
+        ("test_mse_by_logsnr", f"held-out images (of {images[1]:,})", ORANGE, ":", "o"),
+    )
+    step = 0
+    for key, label, color, style, marker in curves:
+        found = [line for line in lines if key in line]
+        if found:
+            step = found[-1]["step"]
+            points = sorted((float(r), mse) for r, mse in found[-1][key].items())
+            axes.plot(*zip(*points), color=color, linestyle=style, marker=marker, label=label)
+    axes.set(
+        xlabel="log SNR [nats], noise to image; bins of 2",
+        ylabel="squared error of the target, a pixel",
+        yscale="log",
+        title=f"{title}: EMA at step {step:,}, seed {seed}",
+    )
+    if step:
+        axes.legend()
     figure.savefig(path, dpi=110)

@@ -1,54 +1,129 @@
-"""The folder of a run: its configuration and versions, and whether a configuration fits it."""
+"""The folder of a run: its configuration and versions, who uses it, and whether it fits."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 
 import jax
+from ml_collections import ConfigDict
 
 from tada_jax.errors import UserError
 from tada_jax.paths import write_whole
 
 # What may differ when a run is continued: nothing here changes what a training step computes.
-FREE = ("train.total_steps", "train.steps_per_call", "data.path", "log.", "sample.")
+FREE = (
+    "train.total_steps",
+    "train.steps_per_call",
+    "train.nonfinite",
+    "data.path",
+    "data.device_gib",
+    "log.",
+    "sample.",
+)
 CONFIG = "config.json"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 
 
-def prepare(config, workdir):
-    """Creates the folder and writes config.json and versions.json, or checks that they fit.
+@contextlib.contextmanager
+def occupied(config, workdir):
+    """The folder of a run, for one process at a time: made if missing, and checked if not.
 
-    Returns:
+    Yields:
       The folder's absolute path.
 
     Raises:
-      UserError: if the folder cannot be written, or belongs to a run with another configuration.
+      UserError: if the folder cannot be written, is in use by another process, or belongs to a run
+        with another configuration.
     """
-    path = pathlib.Path(workdir).expanduser().resolve()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        check_same(config, path)
-        write_whole(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
-        write_whole(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    except OSError as e:
-        raise UserError(
-            f"workdir {path} cannot be written ({e.strerror}): choose another with --workdir"
-        ) from e
-    return path
+    path = absolute(workdir)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock(path))
+            check_same(config, path)
+            write_whole(path / ".writable", "")
+            (path / ".writable").unlink()
+        except OSError as e:
+            raise UserError(
+                f"workdir {path} cannot be written ({e.strerror}): choose another with --workdir"
+            ) from e
+        yield path
 
 
-def existing(config, workdir):
-    """The absolute path of a folder that holds a run with this configuration.
+@contextlib.contextmanager
+def _lock(path):
+    """Keeps other processes from training in a folder; a process that dies lets go of it.
+
+    Raises:
+      UserError: if another process has it.
+    """
+    with (path / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            file.seek(0)
+            raise UserError(
+                f"workdir {path} is in use by {file.read().strip() or 'another process'}: "
+                "wait for it, stop it, or choose another --workdir"
+            ) from e
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def describe(config, path):
+    """Writes config.json and versions.json."""
+    write_whole(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+    write_whole(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+
+def absolute(workdir):
+    """The absolute path of a folder as the user wrote it."""
+    return pathlib.Path(workdir).expanduser().resolve()
+
+
+def existing(workdir):
+    """The absolute path of a folder that holds a run.
 
     Raises:
       UserError: if there is none.
     """
-    path = pathlib.Path(workdir).expanduser().resolve()
+    path = absolute(workdir)
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} holds no run: train first, with --mode=train, or name --workdir")
-    check_same(config, path)
     return path
+
+
+def read_config(path):
+    """The configuration of the run in a folder, as it was saved.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+
+    def from_json(tree):  # JSON knows no tuples
+        if isinstance(tree, dict):
+            return {key: from_json(value) for key, value in tree.items()}
+        return tuple(map(from_json, tree)) if isinstance(tree, list) else tree
+
+    return ConfigDict(from_json(_saved(path))).lock()
+
+
+def _saved(path):
+    try:
+        saved = json.loads((path / CONFIG).read_text())
+        if not isinstance(saved, dict):
+            raise ValueError("no dict")
+        return saved
+    except (ValueError, OSError) as e:
+        raise UserError(
+            f"{path / CONFIG} is damaged: restore it, or choose another --workdir"
+        ) from e
 
 
 def check_same(config, path):
@@ -60,12 +135,7 @@ def check_same(config, path):
     trained = (path / "checkpoints").is_dir() and any((path / "checkpoints").iterdir())
     if not ((path / CONFIG).exists() and trained):
         return  # nothing is there yet that another configuration could spoil
-    try:
-        saved = flatten(json.loads((path / CONFIG).read_text()))
-    except (json.JSONDecodeError, AttributeError) as e:
-        raise UserError(
-            f"{path / CONFIG} is damaged: restore it, or choose another --workdir"
-        ) from e
+    saved = flatten(_saved(path))
     wanted = flatten(json.loads(json.dumps(config.to_dict())))  # tuples become lists, as saved
     differing = [
         f"{key} {saved.get(key)!r} -> {wanted.get(key)!r}"

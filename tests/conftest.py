@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import pytest
+
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -16,3 +18,14 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "xla")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A whole run of six steps: (config, workdir, final state). Not to be written to."""
+    from tada_jax import loop
+    from tests import tiny
+
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny.config()
+    return config, workdir, loop.train(config, workdir)

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -15,15 +16,12 @@ import tarfile
 import threading
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from tada_jax import data
 from tada_jax.data import cifar10, download
-from tada_jax.data.order import batch_indices
 from tada_jax.errors import UserError
 
 SIZES = {"data_batch_1": 7, "data_batch_2": 5, "data_batch_10": 3, "test_batch": 4}
@@ -462,66 +460,28 @@ def test_import_is_lean():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
 
 
-# The order of batches
-
-KEY = jax.random.key(7)
-
-
-def epochs(key, num_examples, count):
-    orders = [
-        jax.random.permutation(jax.random.fold_in(key, e), num_examples) for e in range(count)
-    ]
-    return np.concatenate(orders)
+def test_a_stated_size_and_colour_hold_for_every_source():
+    dataset = data.load("digits", resolution=16, channels=3, train_size=20)
+    assert dataset.train.images.shape == (20, 16, 16, 3)
+    assert dataset.test.images.shape[1:] == (16, 16, 3)
+    plain = data.load("digits", train_size=20)
+    halves = dataset.train.images.reshape(20, 8, 2, 8, 2, 3).mean((2, 4))
+    assert np.abs(halves[..., :1] - plain.train.images).mean() < 20  # the same digits
+    assert (halves[..., 0] == halves[..., 2]).all()
+    nothing = data.load("digits", resolution=16, test_fraction=0.0)
+    assert nothing.test.images.shape == (0, 16, 16, 1)
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "num_examples"), [(4, 12), (5, 12), (12, 12), (7, 3), (9, 3), (1, 5), (3, 1)]
+    ("option", "message"),
+    [
+        ({"channels": 2}, "data.channels=2"),
+        ({"resolution": 0}, "data.resolution=0"),
+        ({"fit": "stretch"}, "data.fit='stretch'.*crop"),
+        ({"unreadable": "hide"}, "data.unreadable='hide'"),
+        ({"background": (1, 2)}, "data.background"),
+        ({"background": (1, 2, 256)}, "data.background"),
+    ],
 )
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
-def test_batches_cut_the_sequence_of_epochs(batch_size, num_examples, impl):
-    key = jax.random.key(7, impl=impl)
-    num_epochs = batch_size  # so that num_examples steps are whole epochs
-    batch = jax.jit(
-        lambda step: batch_indices(key, step, batch_size=batch_size, num_examples=num_examples)
-    )
-    seen = np.concatenate([batch(jnp.int32(step)) for step in range(num_examples)])
-    assert seen.dtype == np.int32
-    np.testing.assert_array_equal(seen, epochs(key, num_examples, num_epochs))
-    for epoch in seen.reshape(num_epochs, num_examples):
-        np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
-
-
-def test_jit_equals_eager_and_compiles_once():
-    traces = []
-
-    def batch(key, step):
-        traces.append(1)
-        return batch_indices(key, step, batch_size=5, num_examples=12)
-
-    jitted = jax.jit(batch)
-    for step in (0, 1, 2, 1000):
-        expected = batch_indices(KEY, step, batch_size=5, num_examples=12)
-        np.testing.assert_array_equal(jitted(KEY, jnp.int32(step)), expected)
-    assert len(traces) == 1
-
-
-@pytest.mark.parametrize(("batch_size", "num_examples"), [(128, 10), (100, 50_000), (7, 1797)])
-def test_late_steps_do_not_overflow(batch_size, num_examples):
-    for step in (2_000_000_000, 2**31 - 1):
-        start = step * batch_size
-        expected = []
-        while len(expected) < batch_size:
-            epoch, offset = divmod(start + len(expected), num_examples)
-            key = jax.random.fold_in(KEY, jnp.uint32(epoch % 2**32))
-            order = np.asarray(jax.random.permutation(key, num_examples))
-            expected.extend(order[offset : offset + batch_size - len(expected)])
-        actual = batch_indices(
-            KEY, jnp.int32(step), batch_size=batch_size, num_examples=num_examples
-        )
-        np.testing.assert_array_equal(actual, expected)
-
-
-@pytest.mark.parametrize(("batch_size", "num_examples"), [(0, 5), (5, 0), (2**16, 2**15)])
-def test_impossible_batches(batch_size, num_examples):
-    with pytest.raises(ValueError, match=f"batch_size={batch_size} and num_examples"):
-        batch_indices(KEY, 0, batch_size=batch_size, num_examples=num_examples)
+def test_options_that_cannot_be(option, message):
+    assert re.search(message, one_line_error(name="digits", **option))

@@ -47,10 +47,14 @@ def test_trains_and_samples(tmp_path):
     assert str(tmp_path) in out
     code, out, err = main("--mode=sample", "--config.sample.seed=5", *args)
     assert code == 0, err
-    png, npz = out.split()
-    with Image.open(png) as picture:
+    folder, grid, npz = out.split()
+    with Image.open(grid) as picture:
         assert picture.size == (2 * 48 + 6, 2 * 48 + 6)  # 2 x 2 images and the gaps, enlarged 6x
     assert np.load(npz)["arr_0"].shape == (4, 8, 8, 1)
+    assert len(list(pathlib.Path(folder).glob("00000?.png"))) == 4
+    code, out, err = main("--dry_run", *args)
+    assert code == 0, err
+    assert "train.batch_size = 8" in out and "GiB a device" in out
 
 
 def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
@@ -70,7 +74,7 @@ def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
         *TINY,
     )
     assert code == 0, err
-    assert "20 training + 4 test images, 32x32x3" in err
+    assert "20 training, 4 held out, 32x32x3" in err
 
 
 def test_cifar10_without_network_or_archive_fails_soon_and_says_what_to_do(tmp_path):

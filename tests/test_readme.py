@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -24,5 +25,12 @@ def test_every_file_that_the_documents_name_exists():
         text = document.read_text()
         for path in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (document.parent / path).exists(), path
-        for path in re.findall(r"\b(?:configs|tada_jax|benchmarks)/\w+\.py\b", text):
+        for path in re.findall(r"\b(?:configs|tada_jax|benchmarks|examples)/\w+\.py\b", text):
             assert (ROOT / path).exists(), path
+
+
+def test_the_example_of_a_loop_of_ones_own_learns():
+    program = runpy.run_path(str(ROOT / "examples" / "own_loop.py"))
+    losses = program["main"](steps=60, batch_size=32)
+    assert len(losses) == 60
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])

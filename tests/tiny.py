@@ -1,5 +1,8 @@
 """The smallest run that exercises everything: seconds, on digits."""
 
+import jax
+import numpy as np
+
 from configs import digits_tada
 
 
@@ -29,3 +32,8 @@ def config(method="tada", **fields):
         else:
             c[section] = value
     return c
+
+
+def assert_trees_equal(a, b):
+    """Bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))

@@ -1,43 +1,31 @@
 """Data sets as arrays: `load(name)` gives uint8 images [N,H,W,C], labels and a held-out split.
 
-A source is a function `load(*, path, test_fraction, seed, allow_download) -> Dataset` that reads
-everything it has; `_SOURCES` lists them. Importing this package imports numpy and little else.
+A source is a module with a function `load(options) -> Dataset` that reads everything it has;
+`_SOURCES` lists them. Importing this package imports numpy and little else.
 """
 
 import dataclasses
+import importlib
 
 import numpy as np
 
-from tada_jax.data import cifar10, digits
-from tada_jax.data.base import Dataset, Split
+from tada_jax.data.base import FITS, UNREADABLE, Dataset, Options, Reading, Split
 from tada_jax.errors import UserError
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["FITS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]
 
-_SOURCES = {"cifar10": cifar10.load, "digits": digits.load}
+_SOURCES = {"cifar10": "cifar10", "digits": "digits", "images": "files", "tfds": "tfds"}
 
 
-def load(
-    name: str,
-    *,
-    path: str | None = None,
-    train_size: int | None = None,
-    test_fraction: float = 0.1,
-    seed: int = 0,
-    allow_download: bool = True,
-) -> Dataset:
+def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
     """Loads a data set by name.
 
     Args:
-      name: 'digits' or 'cifar10'.
-      path: where a local copy lies, for the sources that take one; None or '' to look for one.
+      name: 'digits', 'cifar10', 'images' (a folder, zip, .npz or .npy at `path`) or 'tfds:NAME'.
       train_size: how many training images to keep; None keeps all, in the source's own order. A
         subset is the first `train_size` of one permutation drawn by `seed`, so a smaller one is a
         prefix of a larger one. The held-out split does not depend on it.
-      test_fraction: share to hold out, in [0, 1). Unused by sources with a test split of their
-        own (cifar10).
-      seed: draws both the held-out split and the subset, from separate streams.
-      allow_download: False forbids the network.
+      **options: fields of `Options`.
 
     Returns:
       A Dataset; images are uint8 [N,H,W,C], labels int32 [N].
@@ -45,21 +33,45 @@ def load(
     Raises:
       UserError: unknown name, impossible number, or no readable copy of the data.
     """
-    if name not in _SOURCES:
+    kind, _, rest = name.partition(":")
+    options = Options(name=rest, **options)
+    if kind not in _SOURCES:
         known = ", ".join(sorted(_SOURCES))
         raise UserError(f"data.name={name!r} is unknown; choose one of: {known}")
-    if not 0 <= test_fraction < 1:
-        raise UserError(f"data.test_fraction={test_fraction} must be at least 0 and less than 1")
-    if seed < 0:
-        raise UserError(f"data.seed={seed} must not be negative")
-    dataset = _SOURCES[name](
-        path=path or None, test_fraction=test_fraction, seed=seed, allow_download=allow_download
-    )
+    if not 0 <= options.test_fraction < 1:
+        raise UserError(
+            f"data.test_fraction={options.test_fraction} must be at least 0 and less than 1"
+        )
+    if options.seed < 0:
+        raise UserError(f"data.seed={options.seed} must not be negative")
+    if options.fit not in FITS:
+        raise UserError(f"data.fit={options.fit!r} is unknown; choose one of: {', '.join(FITS)}")
+    if options.unreadable not in UNREADABLE:
+        raise UserError(
+            f"data.unreadable={options.unreadable!r} is unknown; choose one of: "
+            f"{', '.join(UNREADABLE)}"
+        )
+    if options.channels not in (None, 1, 3):
+        raise UserError(f"data.channels={options.channels} cannot be: 1 (grey) or 3 (RGB)")
+    if options.resolution is not None and options.resolution < 1:
+        raise UserError(f"data.resolution={options.resolution} must be at least 1")
+    background = options.background
+    if len(background) != 3 or any(v not in range(256) for v in background):
+        raise UserError(f"data.background={background} cannot be: RGB of 0..255, as (255,255,255)")
+    source = importlib.import_module(f"{__name__}.{_SOURCES[kind]}")
+    dataset = source.load(options)
     available = len(dataset.train.images)
     if not available:
-        raise UserError(f"data.test_fraction={test_fraction} leaves no training image: lower it")
-    if train_size is None:
-        return dataset
+        raise UserError(
+            f"data.test_fraction={options.test_fraction} leaves no training image: lower it"
+        )
+    if train_size is not None:
+        dataset = _subset(dataset, train_size, options.seed, name)
+    return _conform(dataset, options)
+
+
+def _subset(dataset, train_size, seed, name):
+    available = len(dataset.train.images)
     if not 1 <= train_size <= available:
         raise UserError(
             f"data.train_size={train_size} does not fit {name}, which has {available} training "
@@ -71,3 +83,17 @@ def load(
         train=dataset.train.take(chosen),
         source=f"{dataset.source}; training on {train_size:,} of them (seed {seed})",
     )
+
+
+def _conform(dataset, options):
+    """Brings sets that are arrays already to the stated resolution and channels."""
+    if options.resolution is None and options.channels is None:
+        return dataset
+    from tada_jax.data import arrays
+
+    def conform(split):
+        if not len(split.images):
+            return Split(arrays.conform(dataset.train.images[:1], options)[:0], split.labels)
+        return Split(arrays.conform(split.images, options), split.labels)
+
+    return dataclasses.replace(dataset, train=conform(dataset.train), test=conform(dataset.test))

@@ -1,31 +1,122 @@
-"""What every data source returns, and the held-out split of those that bring none."""
+"""What a data source is asked for, what it returns, and the held-out split of those without one."""
 
 import dataclasses
 
 import numpy as np
 
+FITS = ("crop", "pad", "keep")
+UNREADABLE = ("refuse", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a source may be asked for; the fields of the configuration's section `data`.
+
+    Attributes:
+      path: where the data lie, for the sources that take one; None to look for them.
+      test_fraction: share to hold out, for sources without a test split of their own.
+      seed: of the held-out split.
+      resolution: shorter side in pixels; None for that of the data.
+      channels: 1 (grey) or 3 (RGB); None for that of the data.
+      fit: how an image that is not square becomes one: "crop" its centre, "pad" it with the
+        background; or "keep" its aspect, which all images must then share.
+      background: RGB 0..255, behind transparent pixels and around padded images.
+      unreadable: what an image that cannot be read does: "refuse" the data set, or "skip".
+      allow_download: False forbids the network.
+      name: what follows the colon in the data set's name, as "beans" in "tfds:beans".
+    """
+
+    path: str | None = None
+    test_fraction: float = 0.1
+    seed: int = 0
+    resolution: int | None = None
+    channels: int | None = None
+    fit: str = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
+    unreadable: str = "refuse"
+    allow_download: bool = True
+    name: str = ""
+
+
+class Rows:
+    """Some rows of a memory-mapped array, in some order; read from disk only when indexed."""
+
+    def __init__(self, base, indices):
+        self._base, self._indices = base, np.asarray(indices)
+        self.shape, self.dtype = (len(self._indices), *base.shape[1:]), base.dtype
+
+    def __len__(self):
+        return len(self._indices)
+
+    def __getitem__(self, index):
+        return np.asarray(self._base[self._indices[index]])
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype)
+
+    def take(self, indices):
+        """Rows of these rows."""
+        return Rows(self._base, self._indices[indices])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 [N,H,W,C], and their labels, int32 [N], or None where there are none."""
+    """Images, uint8 [N,H,W,C], and their labels, int32 [N], or None where there are none.
 
-    images: np.ndarray
+    Images are an array in memory, a memory-mapped one, or `Rows` of one; all three can be indexed
+    by a slice or an array of integers, which gives an array in memory.
+    """
+
+    images: np.ndarray | Rows
     labels: np.ndarray | None
 
     def take(self, indices: np.ndarray) -> "Split":
-        """Returns a copy holding only the examples at `indices`, in that order."""
-        return Split(self.images[indices], None if self.labels is None else self.labels[indices])
+        """Returns only the examples at `indices`, in that order; what is on disk stays there."""
+        labels = None if self.labels is None else self.labels[indices]
+        if isinstance(self.images, Rows):
+            return Split(self.images.take(indices), labels)
+        if isinstance(self.images, np.memmap):
+            return Split(Rows(self.images, indices), labels)
+        return Split(self.images[indices], labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+    """What was met while image files were read, for the data report.
+
+    Attributes:
+      sizes: int32 [N,2], height and width of every image that was read, upright, before resizing.
+      modes: how many images there were of each kind, as {"RGB": 90, "RGBA": 10}.
+      skipped: one line for each image that could not be read, as "cat/7.png: truncated".
+      other_files: how many files were passed over because their names are not those of images.
+    """
+
+    sizes: np.ndarray
+    modes: dict[str, int]
+    skipped: tuple[str, ...] = ()
+    other_files: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Two splits; `num_classes` is 0 if unlabelled, `source` says where the data came from."""
+    """Two splits, and where they come from.
+
+    Attributes:
+      name: short, for titles.
+      train, test: the splits; `test` is what is held out, and may be empty.
+      num_classes: 0 if unlabelled.
+      source: one line that says where the data came from and how many there are.
+      class_names: of the labels, if they have names.
+      reading: what reading the files brought to light, if files were read.
+    """
 
     name: str
     train: Split
     test: Split
     num_classes: int
     source: str
+    class_names: tuple[str, ...] = ()
+    reading: Reading | None = None
 
 
 def hold_out(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from absl import logging
 
 from tada_jax.data import cifar10_files, download, prepared
-from tada_jax.data.base import Dataset, Split
+from tada_jax.data.base import Dataset, Options, Split
 from tada_jax.errors import UserError
 from tada_jax.paths import cache_dir
 
@@ -26,12 +26,13 @@ _REMEDY = (
 )
 
 
-def load(*, path: str | None, test_fraction: float, seed: int, allow_download: bool) -> Dataset:
+def load(options: Options) -> Dataset:
     """Loads CIFAR-10, uint8 [N,32,32,3], with its own test split (`test_fraction` is unused).
 
-    Looks at `path` alone if it is given. Else in this order: a copy prepared by
+    Looks at `options.path` alone if it is given. Else in this order: a copy prepared by
     tensorflow-datasets (array_record only); an archive or folder in our cache, in the downloads of
-    tensorflow-datasets or in those of Keras; the official page, if `allow_download`. A copy that
+    tensorflow-datasets or in those of Keras; the official page, if
+    `allow_download`. A copy that
     was given may have any number of images; one that was found must be complete: the official
     50,000 + 10,000, or for tensorflow-datasets as many as it says it prepared.
 
@@ -39,11 +40,10 @@ def load(*, path: str | None, test_fraction: float, seed: int, allow_download: b
       UserError: the given path is no readable CIFAR-10, or nothing was found and the download
         is forbidden or fails (offline, within seconds).
     """
-    del test_fraction, seed
-    if path is not None:
-        given = pathlib.Path(path).expanduser()
+    if options.path is not None:
+        given = pathlib.Path(options.path).expanduser()
         if not given.exists():
-            raise UserError(f"data.path={path} does not exist; {_EXPECTED}")
+            raise UserError(f"data.path={options.path} does not exist; {_EXPECTED}")
         try:
             return _dataset(*cifar10_files.read(given), source=str(given))
         except ValueError as error:
@@ -59,7 +59,7 @@ def load(*, path: str | None, test_fraction: float, seed: int, allow_download: b
             logging.warning("Passing over a copy of CIFAR-10: %s", skipped[-1])
 
     note = f" (passed over: {'; '.join(skipped)})" if skipped else ""
-    if not allow_download:
+    if not options.allow_download:
         raise UserError(f"cifar10: no copy on this machine and downloads are off; {_REMEDY}{note}")
     try:
         archive = download.fetch(_URL, md5=_MD5, size=_SIZE)

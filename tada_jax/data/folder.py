@@ -1,0 +1,423 @@
+"""Images in a folder or a zip; sub-folders are classes.
+
+Whatever is there is listed and hashed; the decoded images are kept in the cache under the hash of
+names, contents and settings, memory-mapped, so that only the first run decodes. Sources are never
+written to, and archives are read in memory.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import stat
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import PIL
+
+from tada_jax.data import images
+from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
+from tada_jax.data.cache import cached, digest
+from tada_jax.errors import UserError
+from tada_jax.logs import Progress
+
+MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
+
+_FORMAT_VERSION = "1"  # of the cached folders; to be raised whenever the same files give others
+_NAMED = 5  # unreadable images named in an error
+_BLOCK = 8  # images that a thread takes at once: more is quicker for small ones, but takes memory
+
+
+def load(options: Options) -> Dataset:
+    """Loads the images in the folder or zip at `options.path`, `test_fraction` held out.
+
+    Images are sorted by their names relative to the root. The first folder below whatever all
+    images have in common is an image's class; there are no classes if there are fewer than two, or
+    if images lie beside their folders.
+
+    Without `options.resolution`, images of one common size keep it, up to the `fit`; else it is the
+    largest power of two, at least 8, that does not exceed the median of the shorter sides (for
+    "pad": longer sides). Without `options.channels` there is one if every image is grey, else 3.
+
+    Returns:
+      A Dataset; its images, uint8 [N,H,W,C], stay on disk in the cache.
+
+    Raises:
+      UserError: nothing there, or no images; an archive with suspicious names; images that cannot
+        be read, unless they are to be skipped; images of several aspects that are to be kept.
+    """
+    path = pathlib.Path(options.path).expanduser()
+    with contextlib.ExitStack() as stack:
+        files = _list(path, stack)
+        if not files.names:
+            raise UserError(
+                f"data.path={path} holds no images, only {files.other_files:,} other files; "
+                f"images are files that end in {', '.join(images.ENDINGS)}"
+            )
+        pixels, facts = _cached(files, options, path)
+    skipped = tuple(facts["skipped"])
+    if skipped and options.unreadable == "refuse":
+        raise _unreadable(path, skipped, len(files.names))
+
+    labels, class_names = _classes(facts["names"])
+    train, test = hold_out(Split(pixels, labels), options.test_fraction, options.seed)
+    reading = Reading(
+        np.asarray(facts["sizes"], np.int32), facts["modes"], skipped, files.other_files
+    )
+    name = path.resolve().name
+    return Dataset(
+        name if path.is_dir() else pathlib.Path(name).stem,
+        train,
+        test,
+        len(class_names),
+        f"{name}: {len(train.images):,} training + {len(test.images):,} held-out images, "
+        + _describe(pixels.shape[1:], len(class_names), reading, options),
+        class_names,
+        reading,
+    )
+
+
+def _describe(shape, num_classes, reading, options) -> str:
+    parts = ["x".join(map(str, shape))]
+    if num_classes:
+        parts[0] += f", {num_classes} classes"
+    sizes = np.unique(reading.sizes, axis=0)
+    if len(sizes) > 1 or tuple(sizes[0]) != shape[:2]:
+        sizes = sizes[np.argsort(sizes.prod(axis=1), kind="stable")]
+        ends = " .. ".join("x".join(map(str, size)) for size in sizes[[0, -1][: len(sizes)]])
+        chosen = options.resolution is None and len(sizes) > 1
+        parts.append(
+            f"sizes {ends} fitted to {min(shape[:2])} by {options.fit!r}"
+            + (" (data.resolution sets another)" if chosen else "")
+        )
+    if reading.skipped:
+        parts.append(f"{len(reading.skipped):,} unreadable ones skipped")
+    return "; ".join(parts)
+
+
+def _unreadable(path, skipped, total) -> UserError:
+    named = "; ".join(skipped[:_NAMED])
+    more = f"; and {len(skipped) - _NAMED:,} more" if len(skipped) > _NAMED else ""
+    return UserError(
+        f"data.path={path}: {len(skipped):,} of {total:,} images cannot be read: {named}{more}. "
+        "Mend or remove them, or pass --config.data.unreadable=skip"
+    )
+
+
+def _classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels, int32 [N], and class names; None and () if there are fewer than two classes."""
+    folders = [name.split("/")[:-1] for name in names]
+    depth = len(os.path.commonprefix(folders))
+    if any(len(parts) == depth for parts in folders):
+        return None, ()
+    class_names, labels = np.unique([parts[depth] for parts in folders], return_inverse=True)
+    return labels.astype(np.int32), tuple(class_names.tolist())
+
+
+# Listing
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Image files by their POSIX names relative to the root, sorted; `read` raises ValueError."""
+
+    names: list[str]
+    other_files: int
+    read: Callable[[str], bytes]
+
+
+def _list(path: pathlib.Path, stack: contextlib.ExitStack) -> _Files:
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            return _choose(_walk(path, "", ()), lambda name: _read_file(path / name))
+        if not path.is_file():
+            raise UserError(f"data.path={path} is neither a folder nor a file")
+        # Opened here, because a ZipFile that opens its file may close it under several threads.
+        file = stack.enter_context(path.open("rb"))
+    except FileNotFoundError as error:
+        raise UserError(f"data.path={path} does not exist") from error
+    except OSError as error:
+        raise UserError(
+            f"data.path={path}: {error.filename or path} cannot be read ({error.strerror})"
+        ) from error
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # damaged archives raise almost anything
+        what = "no zip"
+        with contextlib.suppress(OSError):  # of files that are not on a disk
+            file.seek(0)
+            what = "a zip that is damaged or cut short" if file.read(2) == b"PK" else what
+        raise UserError(
+            f"data.path={path} is {what}; pass a folder or a zip of images, or an .npz or .npy file"
+        ) from error
+    members = {
+        _member_name(path, info.filename): info for info in archive.infolist() if not info.is_dir()
+    }
+    return _choose(members, lambda name: _read_member(archive, members[name]))
+
+
+def _choose(names: Iterable[str], read: Callable[[str], bytes]) -> _Files:
+    visible = [name for name in names if not _is_hidden(name)]
+    chosen = [name for name in visible if os.path.splitext(name)[1].lower() in images.ENDINGS]
+    return _Files(sorted(chosen), len(visible) - len(chosen), read)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _walk(folder: pathlib.Path, prefix: str, above: tuple) -> Iterator[str]:
+    """Yields the names of all files; follows links, but not to a folder that they lie in."""
+    status = folder.stat()
+    identity = status.st_dev, status.st_ino
+    if identity in above:
+        return
+    for entry in os.scandir(folder):
+        if _is_hidden(entry.name):
+            continue
+        # os.path, because a link to itself makes entry.is_dir() raise.
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, identity))
+        else:
+            yield prefix + entry.name
+
+
+def _member_name(path: pathlib.Path, name: str) -> str:
+    if name.startswith("/") or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
+        raise UserError(
+            f"data.path={path} has a member named {name!r}, which points outside of it or is no "
+            "POSIX name; pack the images again"
+        )
+    return str(pathlib.PurePosixPath(name))  # without ./ in front
+
+
+def _read_file(file: pathlib.Path) -> bytes:
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file")
+        _check_bytes(status.st_size)
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.flag_bits & 1:
+        raise ValueError("is encrypted")
+    # The others can inflate without bound in a single step.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("is neither stored nor deflated, the compressions that are read from zips")
+    _check_bytes(info.file_size)
+    try:
+        with archive.open(info) as member:
+            content = member.read(info.file_size + 1)  # one more, so that the checksum is verified
+    except Exception as error:  # damaged archives raise almost anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    if len(content) != info.file_size:
+        raise ValueError(f"has {len(content):,} bytes, not the {info.file_size:,} it declares")
+    return content
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"has {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+
+
+# Decoding
+
+
+def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.ndarray, dict]:
+    """The decoded images, memory-mapped, and the facts about them; from the cache if they are."""
+
+    def fingerprint(name):
+        try:
+            return digest(files.read(name))
+        except ValueError as error:
+            return f"unreadable: {error}"  # decoding will meet it again
+
+    digests = dict(zip(files.names, _threaded(fingerprint, files.names, "hashing")))
+    settings = [options.resolution, options.channels, options.fit, list(options.background)]
+    key = digest(
+        *(_FORMAT_VERSION, PIL.__version__, json.dumps(settings)),
+        *(part for name in files.names for part in (os.fsencode(name), digests[name])),
+    )
+
+    def read_the_same(name):
+        content = files.read(name)
+        if digest(content) != digests[name]:
+            raise UserError(
+                f"data.path={path}: {_shown(name)} changed while it was read; start again"
+            )
+        return content
+
+    def make(folder):
+        _decode(dataclasses.replace(files, read=read_the_same), options, path, folder)
+
+    folder = cached(key, make)
+    try:
+        return _read_decoded(folder)
+    except Exception:  # what a damaged file of numpy or JSON may raise
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            raise UserError(f"the cache folder {folder} is damaged; delete it") from None
+        return _read_decoded(cached(key, make))
+
+
+def _read_decoded(folder: pathlib.Path) -> tuple[np.ndarray, dict]:
+    facts = json.loads((folder / "facts.json").read_text())
+    pixels = np.load(folder / "images.npy", mmap_mode="r")
+    if pixels.dtype != np.uint8 or not len(pixels) == len(facts["names"]) == len(facts["sizes"]):
+        raise ValueError(f"{folder} is damaged")
+    return pixels, facts
+
+
+def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Decodes all images into `folder`: images.npy, uint8 [N,H,W,C], and facts.json."""
+    skipped = {}  # name -> "name: reason"
+
+    def header(name):
+        return images.inspect(files.read(name))
+
+    def pixels(name):
+        image = images.decode(
+            files.read(name),
+            resolution=resolution,
+            channels=shape[2],
+            fit=options.fit,
+            background=options.background,
+        )
+        if image.shape != shape:
+            raise ValueError(f"becomes {image.shape}, not the {shape} of its header")
+        return image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow finds odd; what it cannot read is an error
+        headers = dict(_readable(header, files.names, skipped, "inspecting"))
+        if not headers or (skipped and options.unreadable == "refuse"):
+            raise _unreadable(path, list(skipped.values()), len(files.names))
+        resolution, shape = _settle(headers, options, path)
+        rows = _readable(pixels, list(headers), skipped, "decoding")
+        names = _write_rows(folder / "images.npy", rows, (len(headers), *shape))
+    if not names:
+        raise _unreadable(path, list(skipped.values()), len(files.names))
+    facts = {
+        "names": names,
+        "sizes": [(headers[name].height, headers[name].width) for name in names],
+        "modes": dict(collections.Counter(headers[name].mode for name in names).most_common()),
+        "skipped": [skipped[name] for name in sorted(skipped)],
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def _readable(
+    function: Callable[[str], Any], names: list[str], skipped: dict[str, str], verb: str
+) -> Iterator[tuple[str, Any]]:
+    """Yields (name, function(name)); where that is a ValueError, puts the reason in `skipped`."""
+
+    def attempt(name):
+        try:
+            return function(name), None
+        except ValueError as error:
+            return None, f"{_shown(name)}: {error}"
+
+    for name, (result, reason) in zip(names, _threaded(attempt, names, verb)):
+        if reason is None:
+            yield name, result
+        else:
+            skipped[name] = reason
+
+
+def _write_rows(
+    file: pathlib.Path, rows: Iterable[tuple[str, np.ndarray]], shape: tuple[int, ...]
+) -> list[str]:
+    """Writes rows of uint8 as a .npy file of at most this shape; returns their names."""
+    names = []
+    # Written, not mapped: on a full disk a mapped file ends the process without a word.
+    with file.open("wb") as stream:
+
+        def write_header(count):
+            stream.seek(0)
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape[1:])}
+            )
+
+        write_header(shape[0])
+        for name, row in rows:
+            stream.write(row.tobytes())
+            names.append(name)
+        write_header(len(names))  # as long as the first: numpy leaves room for any count
+    return names
+
+
+def _settle(
+    headers: dict[str, images.Header], options: Options, path: pathlib.Path
+) -> tuple[int, tuple[int, int, int]]:
+    """(resolution, shape of every image), where the options leave them open from the headers."""
+    sizes = {(header.height, header.width) for header in headers.values()}
+    side = max if options.fit == "pad" else min
+    resolution = options.resolution
+    if resolution is None:
+        if len(sizes) == 1:
+            resolution = side(*sizes)
+        else:
+            median = np.median([side(header.height, header.width) for header in headers.values()])
+            resolution = max(8, 2 ** (int(median).bit_length() - 1))
+    channels = options.channels
+    if channels is None:
+        channels = 1 if all(header.grey for header in headers.values()) else 3
+    shapes = {
+        name: images.fitted_shape(
+            header.height, header.width, resolution=resolution, fit=options.fit
+        )
+        for name, header in headers.items()
+    }
+    (common, count), *others = collections.Counter(shapes.values()).most_common()
+    if others:
+        odd = next(name for name, shape in shapes.items() if shape != common)
+        raise UserError(
+            f"data.path={path}: data.fit=keep needs images of one aspect, but {_shown(odd)} would "
+            f"become {shapes[odd][0]}x{shapes[odd][1]} and {count:,} others "
+            f"{common[0]}x{common[1]}; "
+            "pass --config.data.fit=crop or pad"
+        )
+    return resolution, (*common, channels)
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
+
+
+def _threaded(function: Callable, names: list[str], verb: str) -> Iterator:
+    """Yields function(name) for every name, in order; threads run a little ahead.
+
+    Threads suffice, since Pillow, hashing and inflating let others run meanwhile, and processes
+    cannot be forked safely once JAX has started.
+    """
+    workers = min(16, os.cpu_count() or 1)
+    blocks = (names[i : i + _BLOCK] for i in range(0, len(names), _BLOCK))
+    progress, start = Progress(len(names), unit=verb), time.monotonic()
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    ahead, done = collections.deque(), 0
+    try:
+        while done < len(names):
+            for block in itertools.islice(blocks, 2 * workers - len(ahead)):
+                ahead.append(pool.submit(lambda block: [function(name) for name in block], block))
+            results = ahead.popleft().result()
+            done += len(results)
+            seconds = time.monotonic() - start
+            if seconds > 1:
+                progress.update(done, f"{done / seconds:,.0f} images/s", seconds / done)
+            yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.end()

@@ -1,0 +1,290 @@
+"""One image file: from its bytes to pixels of a wanted size. Pure; nothing is read from disk.
+
+Whatever is wrong with a file becomes a ValueError whose message is one short reason. Colours are
+taken as they stand in the file; colour profiles are not applied. Pillow may warn about odd files:
+silence it around many calls, in the thread that starts them, since filters are of the process.
+"""
+
+import contextlib
+import dataclasses
+import io
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+# No EPS (runs Ghostscript), no PSD, WMF, FITS...; TGA last, since nothing marks a file as TGA.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "TGA")
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".avif"),
+)
+MAX_PIXELS = 2**27  # of one image: 16384 x 8192
+
+_GREY_MODES = ("1", "L", "LA", "La", "I")
+_MAX_ASPECT = 16
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What can be known without decoding pixels.
+
+    Attributes:
+      height, width: in pixels, upright.
+      mode: Pillow's, as "RGB".
+      grey: whether mode or palette can show no colour; an RGB image that shows none is not grey.
+    """
+
+    height: int
+    width: int
+    mode: str
+    grey: bool
+
+
+def inspect(content: bytes) -> Header:
+    """Reads the header of an image file; its kind is told by the content.
+
+    Raises:
+      ValueError: one short reason, if it is no image of `FORMATS`, or larger than `MAX_PIXELS`.
+    """
+    with _one_reason():
+        image = _open(content)
+        width, height = image.size
+        # The size of a TIFF is that of the upright image already.
+        if image.format != "TIFF" and _orientation(image, content) >= 5:
+            width, height = height, width
+        return Header(height, width, image.mode, _is_grey(image))
+
+
+def decode(
+    content: bytes,
+    *,
+    resolution: int,
+    channels: int,
+    fit: str = "crop",
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
+    """Decodes an image file: the first frame, upright, over the background, resized.
+
+    Args:
+      content: of the file.
+      resolution, fit: as of `resize`.
+      channels, background: as of `flatten`.
+
+    Returns:
+      uint8 [h,w,channels], where [h,w] is `fitted_shape` of the upright image.
+
+    Raises:
+      ValueError: one short reason, if it cannot be decoded to its end.
+    """
+    with _one_reason():
+        image = _open(content)
+        rawmode = image.tile[0].args if image.tile else None  # gone once loaded
+        image.load()
+        # Pillow stretches these pixels to 8 bits, but not the colour that is declared transparent.
+        transparent = image.info.get("transparency")
+        if rawmode == "RGB;16B" and transparent:
+            image.info["transparency"] = tuple(value >> 8 for value in transparent)
+        elif rawmode in ("L;2", "L;4") and transparent:
+            image.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
+        # Pillow turns a TIFF by itself while it loads.
+        orientation = 1 if image.format == "TIFF" else _orientation(image, content)
+        image = flatten(image, channels=channels, background=background)
+        if orientation > 1:
+            image = image.transpose(_UPRIGHT[orientation])
+        image = resize(image, resolution=resolution, fit=fit, background=background)
+        return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+@contextlib.contextmanager
+def _one_reason():
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise ValueError("is no image of a known kind, or is damaged") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"has far more than {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(text[:200]) from error
+
+
+def _open(content: bytes) -> Image.Image:
+    if not content:
+        raise ValueError("is empty")
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ValueError(f"has {height}x{width} pixels")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"has {height:,}x{width:,} pixels, more than {MAX_PIXELS:,}")
+    return image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    palette = image.palette
+    if image.mode == "P" and palette.mode == "RGB" and palette.rawmode in (None, "RGB"):
+        colours = np.frombuffer(palette.palette, np.uint8)
+        colours = colours[: len(colours) // 3 * 3].reshape(-1, 3)
+        return bool((colours == colours[:, :1]).all())
+    return image.mode in _GREY_MODES or image.mode.startswith("I;16")
+
+
+def _orientation(image: Image.Image, content: bytes) -> int:
+    """EXIF's 1..8; 1 if it says nothing, or nothing legible."""
+    # Pillow looks for it behind the pixels of a PNG too, and would decode them for that.
+    if image.format == "PNG" and not any(
+        chunk in content for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+    ):
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged note; the pixels are checked on their own
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def flatten(
+    image: Image.Image, *, channels: int, background: tuple[int, int, int] = (255, 255, 255)
+) -> Image.Image:
+    """Turns an image of any mode into 8 bits a channel, without transparency.
+
+    16 bits become 8 by division by 257, rounded (of 16-bit colours Pillow has kept the high byte);
+    32-bit integers count as 16 bits if they fit. What is transparent is laid over the background
+    before anything is resized, so no fringe of the colours that hide below transparency can appear.
+    Colours become grey by ITU-R 601 luma.
+
+    Args:
+      image: decoded.
+      channels: 1 (grey) or 3 (RGB).
+      background: RGB 0..255; its luma if `channels` is 1.
+
+    Returns:
+      An image of mode "L" or "RGB".
+
+    Raises:
+      ValueError: floating-point values, whose range no file states, or integers beyond 16 bits.
+    """
+    if image.mode == "F":
+        raise ValueError("holds floating-point values; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        image = _from_16_bits(image)
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")  # the only mode that Pillow converts it to
+        below = Image.new("RGBA", image.size, (*background, 255))
+        image = Image.alpha_composite(below, image.convert("RGBA"))
+    if image.mode not in ("1", "L"):
+        image = image.convert("RGB")  # Pillow has no shorter way from LAB to L
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"holds integers from {values.min():,} to {values.max():,}; save it with 8 or 16 bits "
+            "a channel"
+        )
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, alpha))
+
+
+def fit(
+    pixels: np.ndarray,
+    *,
+    resolution: int,
+    channels: int,
+    fit: str = "crop",
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
+    """Resizes an image that is an array already, uint8 [H,W,1 or 3]; arguments as of `decode`.
+
+    Returns:
+      uint8 [h,w,channels].
+
+    Raises:
+      ValueError: as `resize`.
+    """
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = flatten(image, channels=channels, background=background)
+    image = resize(image, resolution=resolution, fit=fit, background=background)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def fitted_shape(height: int, width: int, *, resolution: int, fit: str) -> tuple[int, int]:
+    """The (height, width) that `resize` makes of an upright image."""
+    if fit != "keep":
+        return resolution, resolution
+    width, height = _scaled((width, height), resolution / min(width, height))
+    return height, width
+
+
+def resize(
+    image: Image.Image,
+    *,
+    resolution: int,
+    fit: str = "crop",
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> Image.Image:
+    """Resizes an image as ADM does: halved by boxes while at least twice too large, then bicubic.
+
+    An image that has the wanted size keeps its pixels bit for bit.
+
+    Args:
+      image: of mode "L" or "RGB".
+      resolution: R, pixels.
+      fit: "crop": the shorter side becomes R and the centre R x R is kept. "pad": the longer side
+        becomes R and the background fills the square. "keep": the shorter side becomes R.
+      background: RGB 0..255.
+
+    Returns:
+      An image of `fitted_shape`.
+
+    Raises:
+      ValueError: if that has more than `MAX_PIXELS`.
+    """
+    height, width = fitted_shape(image.height, image.width, resolution=resolution, fit=fit)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"would become {height:,}x{width:,}, more than {MAX_PIXELS:,} pixels")
+    if fit == "crop" and max(image.size) > _MAX_ASPECT * min(image.size):
+        # Most of it will be cut off; enlarged first, it might not fit into memory.
+        longest = _MAX_ASPECT * min(image.size)
+        image = _centre(image, min(image.width, longest), min(image.height, longest))
+    side = max if fit == "pad" else min
+    size = image.size
+    while side(image.size) >= 2 * resolution:
+        image = image.resize([max(1, x // 2) for x in image.size], Image.Resampling.BOX)
+    # Cropped images are those of ADM's code bit for bit, which rounds after every halving; for the
+    # other fits it matters more that what had one aspect keeps one aspect.
+    size = image.size if fit == "crop" else size
+    image = image.resize(_scaled(size, resolution / side(size)), Image.Resampling.BICUBIC)
+    if fit == "crop":
+        return _centre(image, resolution, resolution)
+    if fit == "keep":
+        return image
+    colour = Image.new("RGB", (1, 1), tuple(background)).convert(image.mode).getpixel((0, 0))
+    square = Image.new(image.mode, (resolution, resolution), colour)
+    square.paste(image, ((resolution - image.width) // 2, (resolution - image.height) // 2))
+    return square
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,307 @@
+"""The data report: what a data set is, and what will go wrong with it, before any training."""
+
+import dataclasses
+import time
+
+import numpy as np
+
+from tada_jax import logs
+from tada_jax.data.base import Dataset
+from tada_jax.data.cache import digest
+
+CHUNK = 1024  # images that are looked at together
+THUMBNAIL = 16  # side of the pictures that near duplicates are compared by, pixels
+NEAR_RMS = 7.0  # of 0..255: root mean square difference of two thumbnails that look alike, ...
+NEAR_MEAN = 30.0  # ... once this much of a difference in brightness is taken off
+STEP = 4.0  # of 0..255: smaller steps are noise to the difference hash
+BANDS = 4  # of 16 bits: hashes that differ in less than 4 of 64 bits share one
+CROWD = 256  # images in one band that are all compared; of more, only neighbours in brightness
+NEIGHBOURS = 32
+NEAR_EXAMPLES = 3
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB (ITU-R 601)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found; pairs are positions in the training images followed by the held-out ones.
+
+    Attributes:
+      facts: (name, value) of each line of the report.
+      advice: one line for each thing that will go wrong, with its remedy.
+      exact: int [n,2], images with equal pixels: each with the first of its kind.
+      near: int [n,2], pairs that look alike; none of them exact.
+      crowded: whether there were so many alike that not all pairs were compared.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    advice: tuple[str, ...]
+    exact: np.ndarray
+    near: np.ndarray
+    crowded: bool
+
+    def lines(self):
+        """The report as aligned lines of text."""
+        width = max(len(name) for name, _ in self.facts)
+        return [f"{name:<{width}}  {value}" for name, value in self.facts]
+
+
+def inspect(dataset: Dataset, *, batch_size: int) -> Inspection:
+    """Looks at every image of a data set.
+
+    Args:
+      dataset: images may be memory-mapped: they are read once, in pieces.
+      batch_size: with which it will be trained on.
+
+    Returns:
+      An `Inspection`.
+    """
+    seen = _Seen(dataset)
+    exact = _exact(seen.digests)
+    near, crowded = _near(seen)
+    straddling = [int(((p < seen.train).sum(axis=1) == 1).sum()) for p in (exact, near)]
+    facts = [*_describe(dataset, seen), *_alike(exact, near, straddling, crowded)]
+    advice = _advise(dataset, seen, batch_size, exact, near, straddling)
+    return Inspection(tuple(facts), tuple(advice), exact, near, crowded)
+
+
+class _Seen:
+    """What one pass over all images leaves: a few hundred bytes each."""
+
+    def __init__(self, dataset):
+        splits = (dataset.train.images, dataset.test.images)
+        self.train = len(splits[0])
+        self.count = sum(map(len, splits))
+        h, w, self.channels = self.shape = splits[0].shape[1:]
+        small_h, small_w = min(THUMBNAIL, h), min(THUMBNAIL, w)
+        self.digests = np.empty(self.count, "U32")
+        self.hashes = np.empty(self.count, np.uint64)
+        self.thumbnails = np.empty((self.count, small_h * small_w * self.channels), np.float32)
+        self.constant = np.empty(self.count, bool)
+        self.colourless = np.empty(self.count, bool)
+        sums = np.zeros((2, self.channels))
+        rows, columns = _averaging(h, small_h), _averaging(w, small_w)
+        hash_rows, hash_columns = _averaging(h, 8), _averaging(w, 9)
+        progress = logs.Progress(self.count, unit="report: image")
+        started, at = time.monotonic(), 0
+        for images in splits:
+            for start in range(0, len(images), CHUNK):
+                x = np.ascontiguousarray(images[start : start + CHUNK])
+                here = slice(at, at + len(x))
+                self.digests[here] = [digest(image.tobytes()) for image in x]
+                self.constant[here] = (x == x[:, :1, :1]).all((1, 2, 3))
+                self.colourless[here] = (x == x[..., :1]).all((1, 2, 3))
+                values = x.astype(np.float32)
+                sums += values.mean((0, 1, 2)) * len(x), (values**2).mean((0, 1, 2)) * len(x)
+                planes = np.moveaxis(values, 3, 1)  # [n,C,H,W]
+                self.thumbnails[here] = (rows @ planes @ columns.T).reshape(len(x), -1)
+                luma = np.tensordot(values, LUMA[-self.channels :], 1)  # JPEG keeps it best
+                grey = hash_rows @ (luma / LUMA[-self.channels :].sum()) @ hash_columns.T  # [n,8,9]
+                bits = np.packbits(grey[:, :, 1:] > grey[:, :, :-1] + STEP, axis=None)
+                self.hashes[here] = bits.view(np.uint64)
+                at += len(x)
+                seconds = time.monotonic() - started
+                if seconds > 2:
+                    progress.update(at, f"{at / seconds:,.0f} images/s", seconds / at)
+        progress.end()
+        self.mean = sums[0] / self.count
+        self.std = np.sqrt(np.maximum(sums[1] / self.count - self.mean**2, 0))
+
+
+def _averaging(size, small):
+    """float32 [small,size]: means over `small` equal pieces of a line of `size` pixels."""
+    edges = np.linspace(0, size, small + 1)
+    pixels = np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.clip(overlap, 0, 1) * (small / size)).astype(np.float32)
+
+
+def _exact(digests):
+    """Pairs (first of its kind, another) of equal images."""
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    others = np.flatnonzero(first[inverse] != np.arange(len(digests)))
+    return np.stack([first[inverse[others]], others], axis=1)
+
+
+def _near(seen):
+    """(pairs that look alike, whether not all could be compared).
+
+    Candidates are images whose difference hashes (is a pixel of a 9x8 thumbnail brighter than
+    the one to its left?) share 16 bits; of these the thumbnails decide. Of exact duplicates only
+    the first takes part.
+    """
+    _, unique = np.unique(seen.digests, return_index=True)
+    unique.sort()
+    hashes, thumbnails = seen.hashes[unique], seen.thumbnails[unique]
+    brightness = thumbnails.mean(axis=1)
+    found, crowded = [np.zeros((0, 2), int)], False
+    for band in range(BANDS):
+        bits = (hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+        order = np.lexsort((brightness, bits))
+        runs = np.split(order, np.flatnonzero(np.diff(bits[order].astype(int))) + 1)
+        candidates = []
+        for run in runs:
+            if len(run) < 2:
+                continue
+            if len(run) <= CROWD:
+                i, j = np.triu_indices(len(run), 1)
+            else:
+                crowded = True
+                i = np.repeat(np.arange(len(run)), NEIGHBOURS)
+                j = i + np.tile(np.arange(1, NEIGHBOURS + 1), len(run))
+                i, j = i[j < len(run)], j[j < len(run)]
+            candidates.append(np.stack([run[i], run[j]], axis=1))
+        if not candidates:
+            continue
+        pairs = np.concatenate(candidates)
+        for start in range(0, len(pairs), 65536):
+            a, b = pairs[start : start + 65536].T
+            difference = thumbnails[a] - thumbnails[b]
+            mean = difference.mean(axis=1)
+            rms = np.sqrt(((difference - mean[:, None]) ** 2).mean(axis=1))
+            close = (rms < NEAR_RMS) & (np.abs(mean) < NEAR_MEAN)
+            found.append(np.sort(np.stack([a[close], b[close]], axis=1), axis=1))
+    pairs = np.unique(np.concatenate(found), axis=0)
+    return unique[pairs], crowded
+
+
+def _describe(dataset, seen):
+    """Facts about the whole."""
+    h, w, c = seen.shape
+    size = seen.count * h * w * c
+    yield "data", dataset.source
+    held = seen.count - seen.train
+    yield "images", f"{seen.train:,} training, {held:,} held out, {h}x{w}x{c}, {_bytes(size)}"
+    yield (
+        "values",
+        f"mean {_numbers(seen.mean)}, standard deviation {_numbers(seen.std)}, of 0..255"
+        + (f"; {seen.constant.sum():,} of a single colour" if seen.constant.any() else ""),
+    )
+    reading = dataset.reading
+    if reading is not None:
+        yield "stored as", ", ".join(f"{count:,} {mode}" for mode, count in reading.modes.items())
+        yield "stored sizes", _sizes(reading.sizes, seen.shape)
+        for line in reading.skipped[:5]:
+            yield "skipped", line
+        if len(reading.skipped) > 5:
+            yield "skipped", f"and {len(reading.skipped) - 5:,} more"
+        if reading.other_files:
+            yield "other files", f"{reading.other_files:,} passed over, by their names no images"
+    if dataset.num_classes:
+        yield "classes", _classes(dataset)
+    else:
+        yield "classes", "none"
+
+
+def _sizes(sizes, shape):
+    shorter = sizes.min(axis=1)
+    middle = np.argsort(sizes.prod(axis=1))[len(sizes) // 2]
+    small, large = sizes.min(axis=0), sizes.max(axis=0)
+    words = [f"{'x'.join(map(str, small))}"]
+    if (small != large).any():
+        words = [f"from {words[0]} to {'x'.join(map(str, large))}"]
+        words.append(f"median {'x'.join(map(str, sizes[middle]))}")
+    enlarged = int((shorter < min(shape[:2])).sum())
+    reshaped = int((sizes[:, 0] * shape[1] != sizes[:, 1] * shape[0]).sum())
+    if enlarged:
+        words.append(f"{enlarged:,} enlarged")
+    if reshaped:
+        words.append(f"{reshaped:,} cropped or padded")
+    return ", ".join(words)
+
+
+def _class_counts(dataset):
+    labels = [s.labels for s in (dataset.train, dataset.test) if s.labels is not None]
+    return np.bincount(np.concatenate(labels), minlength=dataset.num_classes)
+
+
+def _classes(dataset, shown=8):
+    counts = _class_counts(dataset)
+    names = dataset.class_names or tuple(map(str, range(len(counts))))
+    order = np.argsort(-counts, kind="stable")
+    words = [f"{names[i]} {counts[i]:,}" for i in order]
+    if len(words) > shown:
+        words = [*words[: shown - 2], "...", words[-1]]
+    return f"{dataset.num_classes}: {', '.join(words)}"
+
+
+def _alike(exact, near, straddling, crowded):
+    for name, pairs, across in zip(("equal images", "alike"), (exact, near), straddling):
+        if not len(pairs):
+            yield name, "none"
+            continue
+        some = ", ".join(f"{a}={b}" for a, b in pairs[:NEAR_EXAMPLES].tolist())
+        across = f", {across:,} of them between training and held-out images" if across else ""
+        yield name, f"{len(pairs):,} pairs{across}; as numbers {some}"
+    if crowded:
+        yield "", "more than could all be compared look the same at 9x8 pixels"
+
+
+def _advise(dataset, seen, batch_size, exact, near, straddling):
+    """What will go wrong."""
+    held = seen.count - seen.train
+    side = min(seen.shape[:2])
+    if seen.train < 50:
+        yield (
+            f"{seen.train} training images will be memorised whatever is done: collect some "
+            "hundreds, or fine-tune another run (config.init.workdir)"
+        )
+    if batch_size > seen.train:
+        yield (
+            f"a batch of {batch_size} holds every one of the {seen.train} training images more "
+            "than once: set a smaller config.train.batch_size"
+        )
+    if not held:
+        yield "no image is held out, so memorisation cannot be seen: set config.data.test_fraction"
+    elif held < 20:
+        yield (f"{held} held-out images are few: a noisy loss; set config.data.test_fraction=0.2")
+    if sum(straddling):
+        yield (
+            f"{sum(straddling):,} pairs of equal or similar images lie between training and "
+            "held-out images, whose loss will look better than it is: remove duplicates"
+        )
+    if len(exact) + len(near) > 0.1 * seen.count:
+        yield (
+            f"{len(exact) + len(near):,} pairs among {seen.count:,} images are equal or alike: the "
+            "network will see, and remember, these most"
+        )
+    if seen.constant.mean() > 0.01:
+        yield f"{seen.constant.sum():,} images are of a single colour: remove them if by mistake"
+    if seen.channels == 3 and seen.colourless.all():
+        yield "all images are grey, stored as RGB: set config.data.channels=1"
+    if side > 256:
+        yield (
+            f"{side}-pixel images need very much memory and time: set config.data.resolution=64, "
+            "or 256 on large accelerators"
+        )
+    reading = dataset.reading
+    if reading is not None:
+        enlarged = (reading.sizes.min(axis=1) < side).mean()
+        if enlarged > 0.2:
+            yield (
+                f"{100 * enlarged:.0f}% of the images are enlarged to {side} pixels and will look "
+                "soft: set a smaller config.data.resolution"
+            )
+    if dataset.num_classes:
+        splits = {"train", "training", "test", "val", "valid", "validation"}
+        if set(map(str.lower, dataset.class_names)) <= splits and dataset.class_names:
+            yield (
+                f"the classes are called {', '.join(dataset.class_names)}: if these are splits, "
+                "name one of the folders in config.data.path"
+            )
+        counts = _class_counts(dataset)
+        if counts.max() > 10 * max(1, counts.min()):
+            yield (
+                f"the largest class has {counts.max():,} images, the smallest {counts.min():,}: "
+                "config.data.order=balanced shows both equally often"
+            )
+
+
+def _bytes(size):
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.1f} {unit}" if unit != "bytes" else f"{size} bytes"
+        size /= 1024
+
+
+def _numbers(values):
+    return "/".join(f"{value:.0f}" for value in values)

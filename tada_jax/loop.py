@@ -1,0 +1,448 @@
+"""The training loop: a run from its data to its last checkpoint, through any interruption.
+
+`train(config, workdir)` is the whole of `main.py --mode=train`, `describe` that of `--dry_run`.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import time
+from typing import Any
+
+import jax
+from clu import parameter_overview
+
+from tada_jax import backend, build, data, generate, logs, memory, report, training
+from tada_jax import workdir as workdirs
+from tada_jax.checkpoint import Checkpoints, restore_one
+from tada_jax.data import inspection
+from tada_jax.data.feed import Feed
+from tada_jax.data.order import HostBatches, Order
+from tada_jax.errors import UserError
+from tada_jax.interrupt import StopRequest
+from tada_jax.run import load_run
+
+# In a run of several processes they agree every so many calls on whether one was told to stop.
+CALLS_BETWEEN_AGREEMENTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run before its first file is written: everything that follows from its configuration."""
+
+    config: Any
+    dataset: data.Dataset
+    order: Order
+    parts: build.Parts
+    mesh: jax.sharding.Mesh
+
+    @property
+    def title(self):
+        """For figures."""
+        return f"{self.dataset.name}, {self.config.method}"
+
+    @property
+    def image_bytes(self):
+        """Of the training set."""
+        return memory.size(self.dataset.train.images)
+
+    @property
+    def resident(self):
+        """Whether the training set fits the device by the stated budget."""
+        return self.image_bytes <= self.config.data.device_gib * memory.GIB
+
+
+def load_data(config):
+    """The data set that the configuration names.
+
+    Raises:
+      UserError: if it cannot be had.
+    """
+    c = config.data
+    names = [field.name for field in dataclasses.fields(data.Options)]
+    options = {name: c[name] for name in names if name in c and name != "name"}
+    return data.load(c.name, train_size=c.train_size, seed=config.seed, **options)
+
+
+def plan(config):
+    """Reads the data and builds everything that a run needs.
+
+    Raises:
+      UserError: for whatever cannot be, in one line.
+    """
+    build.check(config)
+    mesh = backend.data_mesh(config.train.batch_size)
+    dataset = backend.in_turn(lambda: load_data(config))
+    train_set = dataset.train
+    return Plan(
+        config=config,
+        dataset=dataset,
+        order=build.order(config, train_set.labels, len(train_set.images)),
+        parts=build.parts(config, train_set.images.shape[1:], dataset.num_classes),
+        mesh=mesh,
+    )
+
+
+def train(config, workdir):
+    """Trains as `config` says in the folder `workdir`, continuing the run that is there.
+
+    SIGTERM or Ctrl-C saves a checkpoint and returns; a second one ends the process at once.
+
+    Args:
+      config: a configuration as of `configs/base.py`.
+      workdir: folder for checkpoints, metrics and pictures; made if missing.
+
+    Returns:
+      The `TrainState` after the last step that was done.
+
+    Raises:
+      UserError: for a mistake of the user's or a failing disk, in one line.
+    """
+    started = time.monotonic()
+    planned = plan(config)
+    workdir_ = workdirs.absolute(workdir)
+    first = backend.is_first()
+    with contextlib.ExitStack() as stack:
+        occupy = lambda: stack.enter_context(workdirs.occupied(config, workdir_))  # noqa: E731
+        backend.in_turn(occupy if first else lambda: None)
+        stack.enter_context(_one_line_for_disk_errors(workdir_))
+        checkpoints = Checkpoints(workdir_, keep=config.log.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        progress = logs.Progress(config.train.total_steps, unit="step", active=first)
+        stack.callback(progress.end)
+        state = resume_or_init(checkpoints, planned, progress.say)
+        if first:
+            workdirs.describe(config, workdir_)
+        first_step = int(state.step)
+        log = logs.Log(workdir_, first_step=first_step, active=first)
+        stack.callback(log.close)
+        session = _Session(planned, workdir_, checkpoints, log, progress)
+        _introduce(session, state)
+        if first_step >= config.train.total_steps:
+            progress.say(f"this run has already done its {first_step:,} steps")
+            return state
+        stop = stack.enter_context(StopRequest())
+        state = _loop(session, state, stop, started)
+        checkpoints.wait()
+        if state.step < config.train.total_steps:
+            progress.say(
+                f"stopped after step {int(state.step):,}, which is saved: the same command "
+                "continues"
+            )
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Session:
+    """A plan being carried out in a folder."""
+
+    plan: Plan
+    workdir: Any
+    checkpoints: Checkpoints
+    log: logs.Log
+    progress: logs.Progress
+
+
+@contextlib.contextmanager
+def _one_line_for_disk_errors(workdir):
+    try:
+        yield
+    except OSError as e:
+        saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+        kept = f"step {max(saved):,} is saved" if saved else "nothing was saved yet"
+        what = str(e.strerror or e)
+        full = e.errno == errno.ENOSPC or "No space left" in what or "RESOURCE_EXHAUSTED" in what
+        remedy = "free some space" if full else "make it writable"
+        raise UserError(
+            f"workdir {workdir}: {'the disk is full' if full else what}; {kept}: {remedy}, and the "
+            "same command continues"
+        ) from e
+
+
+def resume_or_init(checkpoints, planned, say):
+    """The state of the newest checkpoint that is whole, or a fresh one."""
+    config, sharding = planned.config, backend.replicated(planned.mesh)
+    fresh = lambda: training.init_state(planned.parts, config.seed)  # noqa: E731
+    step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh), sharding)
+    for bad, reason in damaged.items():
+        aside = checkpoints.set_aside(bad)
+        say(f"warning: the checkpoint of step {bad:,} is damaged ({reason}): moved to {aside}")
+    if state is not None:
+        return state
+    state = jax.jit(fresh, out_shardings=sharding)()
+    if config.init.workdir is None:
+        return state
+    params = _params_of_another_run(config, state.params)
+    return dataclasses.replace(
+        state, params=params, ema_params=jax.tree.map(lambda a: a + 0, params)
+    )
+
+
+def _params_of_another_run(config, like):
+    """The parameters to begin fine-tuning with.
+
+    Raises:
+      UserError: if the other run cannot be read, or its network has other shapes.
+    """
+    c = config.init
+    run = load_run(c.workdir, checkpoint=c.checkpoint)
+    params = run.ema_params if c.use_ema else run.params
+    here, there = (
+        {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (like, params)
+    )
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise UserError(
+                f"config.init.workdir={c.workdir} has another network: {name} is "
+                f"{there.get(name, 'absent')} there and {here.get(name, 'absent')} here; make "
+                "config.model, the channels and the variance equal to those of its config.json"
+            )
+    return params
+
+
+def _introduce(session, state):
+    """Says what is about to be trained on what, and draws what augmentation will do."""
+    planned, progress = session.plan, session.progress
+    config, images = planned.config, planned.dataset.train.images
+    if not backend.is_first():
+        return
+    if state.step:
+        progress.say(planned.dataset.source)
+    else:
+        seen = inspect(planned)
+        lines = [*seen.lines(), *(f"advice: {advice}" for advice in seen.advice)]
+        for line in lines:
+            progress.say(line)
+        (session.workdir / "data.txt").write_text("\n".join(lines) + "\n")
+    progress.say(
+        f"network of {parameter_overview.count_parameters(state.params):,} parameters, "
+        f"{planned.mesh.size} x {jax.devices()[0].device_kind}, everything in {session.workdir}"
+    )
+    if state.step:
+        progress.say(f"continuing at step {int(state.step):,}")
+    elif config.init.workdir is not None:
+        progress.say(f"starting from the parameters of {config.init.workdir}")
+    report.strength_figure(
+        session.workdir / "strength.png",
+        planned.parts,
+        images,
+        title=planned.title,
+        seed=config.seed,
+    )
+    shown = images[: config.sample.count]
+    report.save_png(session.workdir / "real.png", report.grid(shown))
+
+
+def inspect(planned):
+    """The data report of a plan, an `inspection.Inspection`."""
+    return inspection.inspect(planned.dataset, batch_size=planned.config.train.batch_size)
+
+
+def steps_to_next_event(step, config):
+    """Steps until something other than training happens; at least 1."""
+    log = config.log
+    intervals = (log.every, log.eval_every, log.sample_every, log.checkpoint_every)
+    return min(config.train.total_steps - step, *(n - step % n for n in intervals))
+
+
+def check_finite(tally, step, steps, session):
+    """What to log about steps whose loss or gradient was not finite; stops the run if it must.
+
+    Args:
+      tally: of the last `steps` steps, on the host.
+      step: steps done.
+      steps: how many the tally covers.
+      session: of the run.
+    """
+    count = int(tally.nonfinite)
+    if not count:
+        return {}
+    at = int(tally.first_nonfinite) + 1
+    if session.plan.config.train.nonfinite == "skip" and count < steps:
+        session.progress.say(
+            f"warning: skipped {count} of the last {steps} steps, whose loss or gradient was not "
+            f"finite, the first at step {at:,}"
+        )
+        return {"nonfinite": float(count)}
+    saved = session.checkpoints.latest_step()
+    raise UserError(
+        f"the loss or its gradient is not finite at step {at:,} (last good checkpoint: "
+        f"{'none' if saved is None else f'step {saved:,}'}): try a smaller "
+        "config.optimizer.learning_rate, more warmup_steps, model.dtype='float32', or "
+        "train.nonfinite='skip'"
+        + ("" if saved is None else "; only the last without another --workdir")
+    )
+
+
+def _training_data(session, first_step):
+    """Where batches come from: (fetch of `training.make_steps`, arguments of the next call)."""
+    planned = session.plan
+    config, split = planned.config, planned.dataset.train
+    labels = split.labels if planned.parts.network.num_classes else None
+    over_batch = backend.over_batch(planned.mesh)
+    if planned.resident:
+        whole = tuple(backend.put_whole(a, planned.mesh) for a in (split.images, labels))
+        fetch = training.resident_batches(config, planned.order, over_batch)
+        return fetch, contextlib.nullcontext(itertools.repeat(whole))
+    key, _ = training.step_keys(config.seed)
+    batches = HostBatches(key, batch_size=config.train.batch_size, order=planned.order)
+    feed = Feed(data.Split(split.images, labels), batches, over_batch, first_step=first_step)
+    session.progress.say(
+        f"{planned.image_bytes / memory.GIB:.1f} GiB of images stay on disk, above "
+        f"config.data.device_gib={config.data.device_gib:g}"
+    )
+    return training.fed_batches, contextlib.closing(feed)
+
+
+def _loop(session, state, stop, started):
+    """Steps, and everything that happens between them, until the end or a signal."""
+    planned, log, progress = session.plan, session.log, session.progress
+    config, parts, mesh = planned.config, planned.parts, planned.mesh
+    dataset, total, first = planned.dataset, config.train.total_steps, backend.is_first()
+
+    fetch, feeding = _training_data(session, int(state.step))
+    steps = training.make_steps(parts, config, mesh, fetch)
+    evaluate = training.make_evaluation(parts, config, mesh)
+    evaluated = {
+        name: [
+            backend.put_whole(None if a is None else a[: evaluate.examples], mesh)
+            for a in (split.images, split.labels if parts.network.num_classes else None)
+        ]
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+        if len(split.images)
+    }
+    sample = generate.make_sampler(parts, mesh, batch_size=config.sample.batch_size)
+    empty_tally = jax.jit(
+        lambda: training.empty_tally(parts), out_shardings=backend.replicated(mesh)
+    )
+    on_cpu = jax.default_backend() == "cpu"
+    steps_per_call = config.train.steps_per_call or (1 if on_cpu else 10)
+    if not planned.resident:
+        steps_per_call = 1
+    meta = {
+        "image_shape": list(parts.image_shape),
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+    }
+
+    step = first_step = logged_step = timed_step = int(state.step)
+    tally, mark, calls = empty_tally(), time.monotonic(), 0
+    loss, seconds = float("nan"), 0.0
+    with feeding as batches:
+        while step < total:
+            count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
+            state, tally = steps(state, tally, *next(batches), count)
+            calls += 1
+            if on_cpu:  # several host devices deadlock when too many programs are in flight
+                jax.block_until_ready(tally)
+            if step == first_step:
+                jax.block_until_ready(tally)
+                progress.say(f"first step after {time.monotonic() - started:.1f} s")
+                timed_step, mark = step + count, time.monotonic()
+            step += count
+            stopping = stop.signal is not None
+            if jax.process_count() > 1:
+                agree = calls % CALLS_BETWEEN_AGREEMENTS == 0
+                stopping = agree and backend.any_process(stopping)
+            if steps_to_next_event(step - 1, config) > 1 and not stopping:
+                if seconds:
+                    progress.update(step, _note(loss, config, seconds), seconds)
+                continue  # nothing is due after this step: the devices run on without waiting
+
+            due = lambda every: step % every == 0 or step == total  # noqa: B023, E731
+            host_tally = jax.device_get(tally)
+            nonfinite = check_finite(host_tally, step, step - logged_step, session)
+            scalars = {k: float(v) for k, v in host_tally.means.compute().items()} | nonfinite
+            loss = scalars["loss"]
+            if step > timed_step:
+                seconds = (time.monotonic() - mark) / (step - timed_step)
+                speed = config.train.batch_size / seconds
+                scalars |= {"images_per_s": speed, "steps_per_s": 1 / seconds}
+                progress.update(step, _note(loss, config, seconds), seconds)
+            saving = due(config.log.checkpoint_every)
+            evaluating = due(config.log.eval_every) or (saving and config.log.best_metric != "")
+            if evaluating:
+                for name, arrays in evaluated.items():
+                    found = evaluate(state.ema_params, *arrays)
+                    scalars[f"{name}_mse"] = found.mean
+                    scalars[f"{name}_mse_by_logsnr"] = found.by_logsnr()
+            log.write(step, scalars)
+            if evaluating and first:
+                _draw_curves(session)
+            if due(config.log.sample_every):
+                c = config.sample
+                params = state.ema_params if c.use_ema else state.params
+                picture = report.grid(sample(params, range(c.count), seed=c.seed))
+                if first:
+                    path = session.workdir / "samples" / f"step_{step:07d}.png"
+                    report.save_png(path, picture)
+                log.image(step, "samples", picture)
+            if saving or stopping:
+                session.checkpoints.save(step, state, meta, scalars.get(config.log.best_metric))
+            if stopping:
+                break
+            tally, logged_step, timed_step, mark = empty_tally(), step, step, time.monotonic()
+    return state
+
+
+def _note(loss, config, seconds):
+    return f"loss {loss:.4f}  {config.train.batch_size / seconds:,.0f} images/s"
+
+
+def _draw_curves(session):
+    planned = session.plan
+    lines, seed = logs.read(session.workdir), planned.config.seed
+    counts = [len(split.images) for split in (planned.dataset.train, planned.dataset.test)]
+    title = f"{planned.title}: {counts[0]:,} training images, seed {seed}"
+    report.training_figure(session.workdir / "training.png", lines, title=title)
+    report.noise_level_figure(
+        session.workdir / "noise_levels.png", lines, title=planned.title, images=counts, seed=seed
+    )
+
+
+def describe(config):
+    """What a run of this configuration would be: everything but the training, and no file written.
+
+    Returns:
+      Lines of text: the configuration, the data report, the parameters, the memory, and advice.
+
+    Raises:
+      UserError: for whatever would stop the run, in one line.
+    """
+    planned = plan(config)
+    seen = inspect(planned)
+    resident = planned.image_bytes if planned.resident else 0
+    needed = memory.estimate(planned.parts, config, planned.mesh.size, resident)
+    shapes = jax.eval_shape(lambda: training.init_state(planned.parts, config.seed).params)
+    return [
+        "configuration",
+        *(f"  {name} = {value!r}" for name, value in workdirs.flatten(config.to_dict()).items()),
+        "data",
+        *(f"  {line}" for line in seen.lines()),
+        "network",
+        parameter_overview.get_parameter_overview(shapes, include_stats=False),
+        f"memory: {needed}",
+        *(f"advice: {advice}" for advice in (*seen.advice, *_memory_advice(planned, needed))),
+    ]
+
+
+def _memory_advice(planned, needed):
+    """A line if the run will not fit its device, or a common one."""
+    limit = memory.available()
+    size = limit or 16 * memory.GIB
+    if needed.total <= size:
+        return []
+    h, w, _ = planned.parts.image_shape
+    where = "this device has" if limit else "a 16 GB card has"
+    smaller = 256 if min(h, w) > 256 else 64
+    remedy = (
+        f"set config.data.resolution={smaller}"
+        if min(h, w) > smaller
+        else "take a smaller config.train.batch_size, model.remat=True or model.dtype='bfloat16'"
+    )
+    return [
+        f"training needs about {needed.total / memory.GIB:,.0f} GiB a device, more than the "
+        f"{size / memory.GIB:.0f} GiB that {where}: {remedy}"
+    ]

@@ -1,0 +1,142 @@
+"""A run that was trained, loaded from its folder in one call."""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tada_jax import backend, build, generate, training
+from tada_jax import workdir as workdirs
+from tada_jax.checkpoint import Checkpoints, Damaged, restore_one
+from tada_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained network with everything that is needed to use it.
+
+    Attributes:
+      workdir: its folder.
+      config: its configuration.
+      parts: the `build.Parts`: schedule, network, strength, augmentation, ...
+      step: of the checkpoint.
+      params, ema_params: of the network; the averaged ones are those to sample.
+      num_classes: of the data set, 0 if unlabelled.
+      class_names: of the labels, if they have names.
+    """
+
+    workdir: pathlib.Path
+    config: ConfigDict
+    parts: build.Parts
+    step: int
+    params: Any
+    ema_params: Any
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+
+    def sample(self, count, *, seed=0, use_ema=True, **options):
+        """Draws images; image i depends on (seed, i) only.
+
+        Args:
+          count: how many.
+          seed: of the samples.
+          use_ema: take the averaged parameters.
+          **options: fields of the configuration's section `sample` that differ from the run's, as
+            sampler="dpmpp_2m", steps=20.
+
+        Returns:
+          uint8 [count,H,W,C].
+
+        Raises:
+          UserError: for an option that cannot be.
+        """
+        config = self.config.copy_and_resolve_references().unlock()
+        unknown = options.keys() - config.sample.keys()
+        if unknown:
+            raise UserError(f"sample: {sorted(unknown)[0]!r} is no option of sampling")
+        try:
+            config.sample.update(options)
+        except TypeError as e:
+            raise UserError(f"sample: {' '.join(str(e).split())}") from e
+        sampler = generate.make_sampler(
+            build.sampled(self.parts, config), self.mesh, batch_size=config.sample.batch_size
+        )
+        return sampler(self.ema_params if use_ema else self.params, range(count), seed=seed)
+
+    @functools.cached_property
+    def mesh(self):
+        """All devices, axis "data"."""
+        return backend.data_mesh(jax.device_count())
+
+
+def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
+    """Loads the run in a folder.
+
+    Args:
+      workdir: folder of the run.
+      checkpoint: "latest", "best", or a step as "5000".
+      config: a configuration that must fit the run, for its free sections (`sample`, `log`); by
+        default the one that was saved with it.
+      warn: called with a line of text about each damaged checkpoint that is passed over; by default
+        the line goes to stderr.
+
+    Returns:
+      A `Run`.
+
+    Raises:
+      UserError: if the folder holds no run, no such checkpoint, or none that can be read; or if
+        `config` does not fit.
+    """
+    path = workdirs.existing(workdir)
+    if config is None:
+        config = workdirs.read_config(path)
+    build.check(config)
+    workdirs.check_same(config, path)
+    if not (path / "checkpoints").is_dir():
+        raise UserError(f"{path} holds no checkpoint yet: train first, with --mode=train")
+    checkpoints = Checkpoints(path, read_only=True)
+    try:
+        meta = _any_meta(checkpoints)
+        if meta is None:
+            raise UserError(f"{path} holds no checkpoint yet: train first, with --mode=train")
+        parts = build.parts(config, meta["image_shape"], meta["num_classes"])
+        mesh = backend.data_mesh(jax.device_count())
+        like = jax.eval_shape(lambda: training.init_state(parts, config.seed))
+        step, state, damaged = restore_one(
+            checkpoints, str(checkpoint), like, backend.replicated(mesh)
+        )
+    finally:
+        checkpoints.close()
+    warn = warn or functools.partial(print, file=sys.stderr)
+    for bad, reason in damaged.items():
+        warn(f"warning: the checkpoint of step {bad} is damaged ({reason}): using step {step}")
+    return Run(
+        workdir=path,
+        config=config,
+        parts=parts,
+        step=step,
+        params=state.params,
+        ema_params=state.ema_params,
+        num_classes=meta["num_classes"],
+        class_names=tuple(meta["class_names"]),
+    )
+
+
+def _any_meta(checkpoints):
+    """The `meta` of the newest checkpoint in which it can be read; None if there is none."""
+    error = None
+    for step in checkpoints.steps():
+        try:
+            return checkpoints.meta(step)
+        except Damaged as e:
+            error = e
+    if error:
+        raise UserError(
+            f"no checkpoint in {checkpoints.path} can be read ({error}): restore one from a copy, "
+            "or train again in another --workdir"
+        ) from error
+    return None

@@ -1,0 +1,269 @@
+"""Training: the state, the objective, one step of it, and its evaluation; no files.
+
+The loop around it is in `loop.py`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+
+from tada_jax import backend, diffusion
+from tada_jax.augment import augment_batch
+from tada_jax.data.order import batch_indices
+
+# Independent streams of the run's seed; `sampling.STREAM` is another.
+INITIALISATION, STEPS, EVALUATION = 0, 1, 2
+
+
+def stream(seed, number):
+    """The key of one of the streams of a seed."""
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What changes from step to step; arrays only."""
+
+    step: jax.Array  # int32 [], steps done
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def init_state(parts, seed):
+    """A fresh state; equal for equal parts and seed."""
+    params = parts.init_params(stream(seed, INITIALISATION))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=jax.tree.map(jnp.copy, params),
+        opt_state=parts.optimizer.init(params),
+    )
+
+
+def to_float(images):
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def loss_fn(params, rng, x0, labels, parts):
+    """The objective of TADA on a batch of clean images.
+
+    Args:
+      params: of the network.
+      rng: the key of this step.
+      x0: images in [-1, 1], [B,H,W,C].
+      labels: int32 [B], or None for an unconditional network.
+      parts: the `build.Parts`.
+
+    Returns:
+      Unreduced terms, a dict of [B]: "loss", "mse", "strength", and "vlb" with a learned variance.
+    """
+    rng_t, rng_aug, rng_noise, rng_dropout = jax.random.split(rng, 4)
+    schedule = parts.schedule
+
+    t = jax.random.randint(rng_t, x0.shape[:1], 0, len(schedule))  # [B]
+    w = parts.strength(schedule.logsnr(t))  # [B]
+    x0 = augment_batch(rng_aug, x0, w, parts.policy)  # [B,H,W,C]
+    eps = jax.random.normal(rng_noise, x0.shape)
+    z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
+    output = parts.network.apply(
+        params, z, t, labels, deterministic=False, rngs={"dropout": rng_dropout}
+    )
+    terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
+    return terms | {"strength": w}
+
+
+def ema_decay(step, decay, *, warmup):
+    """Decay of the parameter average after `step` steps; with `warmup` it grows towards `decay`.
+
+    Without it, early averages consist mostly of the random initial parameters.
+    """
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """What training steps add up on the device between two lines of the log."""
+
+    means: clu_metrics.Collection  # of the loss terms and the gradient's norm
+    nonfinite: jax.Array  # int32 [], steps whose loss or gradient was not a finite number
+    first_nonfinite: jax.Array  # int32 [], number of the first of them
+
+
+def empty_tally(parts):
+    """A `Tally` of no steps."""
+    names = ["loss", "mse", "strength", "grad_norm"]
+    if parts.loss_options["variance"] == "learned_range":
+        names.append("vlb")
+    means = clu_metrics.Collection.create(
+        **{name: clu_metrics.Average.from_output(name) for name in names}
+    )
+    return Tally(means.empty(), jnp.zeros((), jnp.int32), jnp.int32(2**31 - 1))
+
+
+def train_step(state, tally, images, labels, *, parts, config):
+    """One step: draw t, strength, augment, noise, network, loss, Adam, EMA.
+
+    Args:
+      state: a `TrainState`.
+      tally: what steps have added up so far.
+      images: the batch, uint8 [B,H,W,C].
+      labels: int32 [B], or None.
+      parts: the `build.Parts`.
+      config: the run's, for its seed, its EMA and what to do about numbers that are not finite.
+
+    Returns:
+      (state, tally).
+    """
+    _, key_step = step_keys(config.seed)
+    rng = jax.random.fold_in(key_step, state.step)
+
+    def mean_loss(params):
+        terms = loss_fn(params, rng, to_float(images), labels, parts)
+        return terms["loss"].mean(), terms
+
+    grads, terms = jax.grad(mean_loss, has_aux=True)(state.params)
+    updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay(state.step, config.train.ema_decay, warmup=config.train.ema_warmup)
+    ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+    new_state = TrainState(state.step + 1, params, ema_params, opt_state)
+
+    scalars = {name: value.mean() for name, value in terms.items()}
+    scalars["grad_norm"] = optax.tree.norm(grads)
+    finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
+    means = tally.means.merge(type(tally.means).single_from_model_output(**scalars))
+    if config.train.nonfinite == "skip":
+        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        stayed = dataclasses.replace(state, step=new_state.step)
+        new_state = jax.tree.map(keep, new_state, stayed)
+        means = jax.tree.map(keep, means, tally.means)
+    first = jnp.where(finite, tally.first_nonfinite, jnp.minimum(state.step, tally.first_nonfinite))
+    return new_state, Tally(means, tally.nonfinite + ~finite, first)
+
+
+def step_keys(seed):
+    """The keys of the order of the examples, and of everything random inside a step."""
+    return jax.random.split(stream(seed, STEPS))
+
+
+def resident_batches(config, order, sharding):
+    """`fetch(step, images, labels)` for sets that are whole on every device; to be traced."""
+    key_order, _ = step_keys(config.seed)
+
+    def fetch(step, images, labels):
+        batch = batch_indices(key_order, step, batch_size=config.train.batch_size, order=order)
+        batch = jax.lax.with_sharding_constraint(batch, sharding)
+        return images[batch], None if labels is None else labels[batch]
+
+    return fetch
+
+
+def fed_batches(step, images, labels):
+    """`fetch` for batches that come from the host as they are."""
+    return images, labels
+
+
+def make_steps(parts, config, mesh, fetch):
+    """Compiled `steps(state, tally, images, labels, count)`: `count` steps in one call.
+
+    The state and the tally are donated. `fetch(step, images, labels)` takes the batch of a step
+    from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
+    """
+
+    def step(state, tally, images, labels):
+        batch = fetch(state.step, images, labels)
+        return train_step(state, tally, *batch, parts=parts, config=config)
+
+    def steps(state, tally, images, labels, count):
+        if count == 1:  # convolutions inside a loop run on fewer threads on CPUs
+            return step(state, tally, images, labels)
+        body = lambda carry, _: (step(*carry, images, labels), None)  # noqa: E731
+        return jax.lax.scan(body, (state, tally), length=count)[0]
+
+    return jax.jit(
+        steps,
+        static_argnames="count",
+        donate_argnums=(0, 1),
+        out_shardings=backend.replicated(mesh),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Squared errors of the target, a pixel, on images that were not augmented.
+
+    Attributes:
+      mse: float32 [n], of each noised image.
+      logsnr: float64 [n], of its noise level, in nats.
+    """
+
+    mse: np.ndarray
+    logsnr: np.ndarray
+
+    @property
+    def mean(self):
+        """Over the whole schedule."""
+        return float(self.mse.mean())
+
+    def by_logsnr(self, width=2.0):
+        """Means over bins of log SNR: {centre of the bin: mean}, from noise to image.
+
+        Bins are `width` nats wide, and one of them starts at 0.
+        """
+        bins = np.floor(self.logsnr / width).astype(int)
+        return {
+            float((b + 0.5) * width): float(self.mse[bins == b].mean()) for b in np.unique(bins)
+        }
+
+
+def make_evaluation(parts, config, mesh, examples=1024):
+    """`evaluate(params, images, labels) -> Evaluation`, over all devices.
+
+    The same noise, and timesteps spread evenly over the schedule, at every call, so that values at
+    different steps compare. Images are used as often as it takes to see `examples` of them, rounded
+    up to whole batches; `evaluate.examples` is that number, and no image beyond it is needed.
+    """
+    size = config.train.batch_size
+    batches = -(-examples // size)
+    stride = next(s for s in itertools.count(61) if math.gcd(s, size * batches) == 1)
+    schedule = parts.schedule
+    # A stride coprime to the count visits every level once, unrelated to the image's number.
+    levels = (np.arange(size * batches) * stride + 0.5) % (size * batches) / (size * batches)
+    timesteps = (levels * len(schedule)).astype(np.int32).reshape(batches, size)
+
+    def batch_mse(params, images, labels, i):
+        number = i * size + jnp.arange(size)
+        number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
+        x0 = to_float(images[number % len(images)])
+        y = None if labels is None else labels[number % len(images)]
+        t = jnp.asarray(timesteps)[i]
+        rng = jax.random.fold_in(stream(config.seed, EVALUATION), i)
+        eps = jax.random.normal(rng, x0.shape)
+        z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
+        output = parts.network.apply(params, z, t, y)
+        terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
+        return terms["mse"]
+
+    @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
+    def all_batches(params, images, labels):
+        one = lambda i: batch_mse(params, images, labels, i)  # noqa: E731
+        return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
+
+    def evaluate(params, images, labels):
+        mse = jax.device_get(all_batches(params, images, labels))
+        return Evaluation(mse, schedule.log_snr_table[timesteps.reshape(-1)])
+
+    evaluate.examples = size * batches
+    return evaluate

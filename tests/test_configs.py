@@ -1,0 +1,76 @@
+"""Every configuration file: it builds, and its figures are those of the paper."""
+
+import importlib
+import math
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base, ffhq64_tada
+from tada_jax import build, memory, training
+
+NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*_*.py"))
+
+
+def get_config(name, *variant):
+    return importlib.import_module(f"configs.{name}").get_config(*variant)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_configuration_builds(name):
+    config = get_config(name)
+    side = config.data.resolution or {"cifar10": 32, "digits": 8}.get(config.data.name, 64)
+    channels = 1 if config.data.name == "digits" else 3
+    parts = build.parts(config, (side, side, channels), 10)
+    assert parts.policy.p == 0.8
+    assert set(config.to_dict()) == set(base.get_config().to_dict())  # nothing invented
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "side", "count"),
+    [
+        ("ffhq64_tada", "17m", 64, 17_060_934),
+        ("ffhq64_tada", "", 64, 68_159_622),
+        ("ffhq64_tada", "1k-95m-hflip", 64, 95_091_078),
+        ("ffhq256_tada", "tada", 256, 93_563_910),
+        ("afhq256_finetune", "tada", 256, 93_563_910),
+    ],
+)
+def test_the_papers_networks(name, variant, side, count):
+    parts = build.parts(get_config(name, variant), (side, side, 3))
+    params = jax.eval_shape(lambda: parts.init_params(jax.random.key(0)))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
+
+
+def test_variants_combine_in_any_order():
+    config = ffhq64_tada.get_config("hflip-30k")
+    assert (config.method, config.data.train_size, config.model.channels) == ("hflip", 30_000, 128)
+    assert ffhq64_tada.get_config().data.train_size == 5000
+    for wrong in ("3k", "1k-2k", "tada-none", "1k-17m-tada-x"):
+        with pytest.raises(ValueError, match="unknown, choose of"):
+            ffhq64_tada.get_config(wrong)
+
+
+def test_the_band_of_256_pixels():
+    strength = build.parts(get_config("ffhq256_tada"), (256, 256, 3)).strength
+    r = np.array([-5.7726, -4.2726, -2.7726], np.float32)  # thresholds and middle, - 2 ln 4
+    np.testing.assert_allclose(strength(r), [0.1, 0.0, 0.1], atol=1e-4)
+
+
+def test_the_memory_estimate_counts_what_it_says():
+    config = get_config("digits_tada")
+    parts = build.parts(config, (8, 8, 1), 10)
+    found = memory.estimate(parts, config, 1, 1000)
+    state = jax.eval_shape(lambda: training.init_state(parts, 0))
+    assert found.state == memory.size(state)
+    assert found.gradients == 2 * memory.size(state.params)
+    assert found.images == 1000 and found.total == found.state + found.gradients + 1000 + (
+        found.activations
+    )
+    halves = memory.estimate(parts, config, 2, 1000)
+    assert halves.activations == pytest.approx(found.activations / 2, rel=0.1)
+    config.model.remat = True
+    less = memory.estimate(build.parts(config, (8, 8, 1), 10), config, 1, 1000)
+    assert less.activations < 0.8 * found.activations

@@ -1,0 +1,140 @@
+"""The data report, on data with known faults."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tada_jax.data import Dataset, Reading, Split, inspection
+
+
+def smooth(count, seed=0, channels=3):
+    """Random images of 32x32 pixels with structure at 8x8."""
+    coarse = np.random.default_rng(seed).normal(128, 15, (count, 8, 8, channels))
+    return np.clip(coarse.repeat(4, 1).repeat(4, 2), 0, 255).astype(np.uint8)
+
+
+def dataset(images, held_out=0, **fields):
+    count = len(images) - held_out
+    fields = {"num_classes": 0, "source": "made up", "labels": None} | fields
+    labels = fields.pop("labels")
+    parts = (slice(None, count), slice(count, None))
+    train, test = (Split(images[p], None if labels is None else labels[p]) for p in parts)
+    return Dataset("set", train, test, **fields)
+
+
+def jpeg(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=85)
+    return np.asarray(Image.open(file))
+
+
+def test_planted_duplicates_are_found_and_nothing_else():
+    images = smooth(300)
+    images[250] = images[17]
+    images[251] = images[17]
+    images[260] = jpeg(images[30])
+    images[290] = np.clip(images[40].astype(int) + 6, 0, 255)  # held out
+    images[291] = images[41]  # held out
+    found = inspection.inspect(dataset(images, held_out=30), batch_size=8)
+    assert found.exact.tolist() == [[17, 250], [17, 251], [41, 291]]
+    assert found.near.tolist() == [[30, 260], [40, 290]]
+    assert not found.crowded
+    text = "\n".join(found.lines())
+    assert "270 training, 30 held out, 32x32x3" in text
+    assert "3 pairs, 1 of them between" in text and "2 pairs, 1 of them between" in text
+    assert any("2 pairs" in a and "held-out" in a for a in found.advice)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 1), (8, 8, 1), (33, 20, 3)])
+def test_small_and_odd_images(shape):
+    images = np.random.default_rng(0).integers(0, 256, (40, *shape), np.uint8)
+    images[39] = images[3]
+    found = inspection.inspect(dataset(images, held_out=20), batch_size=8)
+    assert found.exact.tolist() == [[3, 39]] and not len(found.near)
+
+
+def test_memory_mapped_images_give_the_same_report(tmp_path):
+    images = smooth(60)
+    np.save(tmp_path / "images.npy", images)
+    mapped = dataset(images)
+    order = np.arange(60)
+    rows = Split(np.load(tmp_path / "images.npy", mmap_mode="r"), None).take(order)
+    on_disk = Dataset("set", rows, Split(rows.images[:0], None), 0, "made up")
+    a, b = (inspection.inspect(d, batch_size=8) for d in (mapped, on_disk))
+    assert a.lines() == b.lines() and a.advice == b.advice
+
+
+def test_thousands_that_look_the_same_do_not_take_forever():
+    images = np.full((3000, 16, 16, 1), 128, np.uint8)
+    images[:, 0, 0, 0] = np.arange(3000) % 251
+    images[:, 0, 1, 0] = np.arange(3000) // 251
+    found = inspection.inspect(dataset(images), batch_size=8)
+    assert found.crowded and len(found.near) > 1000
+    assert "more than could all be compared" in "\n".join(found.lines())
+
+
+def advice(images, batch_size=8, **fields):
+    return " | ".join(inspection.inspect(dataset(images, **fields), batch_size=batch_size).advice)
+
+
+def test_a_sound_set_needs_no_advice():
+    assert advice(smooth(300), held_out=30) == ""
+
+
+GREY = smooth(300, channels=1).repeat(3, 3)
+FLAT = smooth(300)
+FLAT[:10] = np.arange(10)[:, None, None, None] * 20
+LABELS = np.array([0] * 280 + [1] * 20)
+SIZES = np.full((300, 2), 20)
+
+
+@pytest.mark.parametrize(
+    ("message", "images", "fields"),
+    [
+        ("20 training images will be memorised", smooth(40), {"held_out": 20}),
+        ("a batch of 512", smooth(300), {"held_out": 30, "batch_size": 512}),
+        ("test_fraction", smooth(300), {}),
+        ("5 held-out images are few", smooth(300), {"held_out": 5}),
+        ("channels=1", GREY, {"held_out": 30}),
+        ("10 images are of a single colour", FLAT, {"held_out": 30}),
+        ("order=balanced", smooth(300), {"held_out": 30, "num_classes": 2, "labels": LABELS}),
+        (
+            "if these are splits",
+            smooth(300),
+            {"held_out": 30, "num_classes": 2, "labels": LABELS, "class_names": ("test", "train")},
+        ),
+        ("resolution=64", np.zeros((60, 300, 300, 1), np.uint8), {"held_out": 20}),
+        ("enlarged", smooth(300), {"held_out": 30, "reading": Reading(SIZES, {"RGB": 300})}),
+        ("equal or alike", smooth(150).repeat(2, 0), {"held_out": 30}),
+    ],
+)
+def test_advice(message, images, fields):
+    assert message in advice(images, **fields)
+
+
+def test_what_was_read_is_told():
+    sizes = np.array([[32, 32]] * 298 + [[64, 48], [10, 90]])
+    reading = Reading(sizes, {"RGB": 290, "P": 10}, tuple(f"{i}.png: torn" for i in range(7)), 3)
+    found = inspection.inspect(
+        dataset(
+            smooth(300),
+            held_out=30,
+            reading=reading,
+            num_classes=2,
+            labels=LABELS,
+            class_names=("cat", "dog"),
+        ),
+        batch_size=8,
+    )
+    text = "\n".join(found.lines())
+    for part in (
+        "290 RGB, 10 P",
+        "from 10x32 to 64x90, median 32x32, 1 enlarged, 2 cropped",
+        "4.png: torn",
+        "and 2 more",
+        "3 passed over",
+        "2: cat 280, dog 20",
+    ):
+        assert part in text, text

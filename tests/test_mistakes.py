@@ -1,0 +1,432 @@
+"""A zoo of bad inputs: each ends in one line that names culprit and remedy, and spoils nothing.
+
+Every case is `main.py` in a process of its own, exactly as a user types it. To be quick, the
+processes are forked from one that has imported everything and started nothing.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_run import damage
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+HARNESS = """
+import json, os, runpy, sys, warnings
+warnings.filterwarnings("ignore", message=".*fork.*")
+import tada_jax.loop, tada_jax.generate, tada_jax.data.folder, tada_jax.data.arrays
+for line in sys.stdin:
+    case = json.loads(line)
+    child = os.fork()
+    if not child:
+        out = os.open(case["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(out, 1), os.dup2(out, 2)
+        os.environ.update(case["environment"])
+        for limit, value in case["limits"].items():
+            import resource
+            resource.setrlimit(getattr(resource, limit), (value, value))
+        sys.argv = ["main.py", *case["arguments"]]
+        code = 0
+        try:
+            runpy.run_path("main.py", run_name="__main__")
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1 if e.code else 0
+            if isinstance(e.code, str):
+                print(e.code, file=sys.stderr)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            code = 70
+        sys.stderr.flush()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def harness():
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    process = subprocess.Popen(
+        [sys.executable, "-c", HARNESS],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture
+def refuse(harness, tmp_path):
+    """refuse(message, *arguments): main.py fails with one line that matches; returns the line."""
+
+    def refuse(message, *arguments, limits=(), **environment):
+        workdir = next(
+            (a.partition("=")[2] for a in arguments if a.startswith("--workdir=")),
+            str(tmp_path / "no_run"),
+        )
+        before = contents(workdir)
+        case = {
+            "arguments": [*map(str, arguments)],
+            "environment": {"TADA_JAX_CACHE": str(tmp_path / "cache")} | environment,
+            "limits": dict(limits),
+            "output": str(tmp_path / "output"),
+        }
+        if not any(a.startswith("--workdir=") for a in case["arguments"]):
+            case["arguments"].append(f"--workdir={workdir}")
+        harness.stdin.write(json.dumps(case) + "\n")
+        harness.stdin.flush()
+        code = int(harness.stdout.readline())
+        output = (tmp_path / "output").read_text()
+        assert code not in (0, 70), output
+        assert "Traceback" not in output
+        (line,) = (line for line in output.splitlines() if line.startswith("error: "))
+        assert output.rstrip().endswith(line)
+        assert re.search(message, line), line
+        assert contents(workdir) == before
+        return line
+
+    return refuse
+
+
+def contents(folder):
+    """Every file of a folder with a hash of what it holds."""
+    folder = pathlib.Path(folder)
+    return {
+        str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
+
+
+# Images
+
+FOLDER = "--config=configs/folder_tada.py"
+
+
+def png(size=(12, 12), mode="RGB"):
+    file = io.BytesIO()
+    Image.new(mode, size, 120).save(file, "PNG")
+    return file.getvalue()
+
+
+def huge_png():
+    """A header that promises 100,000 x 100,000 pixels."""
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def float_tiff():
+    file = io.BytesIO()
+    Image.fromarray(np.full((12, 12), -7.5, np.float32)).save(file, "TIFF")
+    return file.getvalue()
+
+
+BAD_FILES = {
+    "truncated.png": png((64, 64))[:80],
+    "truncated.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+    "empty.png": b"",
+    "text.png": b"This is a poem, not an image.\n",
+    "renamed.jpg": b"%PDF-1.4 a document that was renamed",
+    "script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+    "huge.png": huge_png(),
+    "damaged.png": png((64, 64)).replace(b"IDAT", b"IDAU", 1),
+    "damaged.gif": b"GIF89a\x10\x00\x10\x00",
+    "measurement.tiff": float_tiff(),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_image_is_named(name, refuse, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        (folder / f"{i}.png").write_bytes(png())
+    (folder / name).write_bytes(BAD_FILES[name])
+    line = refuse(re.escape(name), FOLDER, f"--config.data.path={folder}")
+    assert "data.unreadable" in line
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def encrypted(path):
+    content = zipped(path, {"a.png": png()}).read_bytes()
+    at = content.index(b"PK\x01\x02")
+    path.write_bytes(content[:6] + b"\x01" + content[7 : at + 8] + b"\x01" + content[at + 9 :])
+
+
+def bad_checksum(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", png())
+    content = bytearray(path.read_bytes())
+    content[60] ^= 255
+    path.write_bytes(bytes(content))
+
+
+ARCHIVES = {
+    "escape": (lambda p: zipped(p, {"a.png": png(), "../b.png": png()}), r"\.\./b\.png"),
+    "absolute": (lambda p: zipped(p, {"/etc/b.png": png()}), "/etc/b.png"),
+    "truncated": (lambda p: p.write_bytes(zipped(p, {"a.png": png()}).read_bytes()[:60]), "zip"),
+    "no zip": (lambda p: p.write_bytes(b"Rar!\x1a\x07\x00"), "zip"),
+    "empty": (lambda p: zipped(p, {}), "no image"),
+    "no images": (lambda p: zipped(p, {"readme.txt": b"hello"}), "no image"),
+    "encrypted": (encrypted, "a.png"),
+    "checksum": (bad_checksum, "a.png"),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_a_bad_zip_is_named(kind, refuse, tmp_path):
+    make, message = ARCHIVES[kind]
+    make(tmp_path / "set.zip")
+    line = refuse(message, FOLDER, f"--config.data.path={tmp_path / 'set.zip'}")
+    assert "set.zip" in line
+
+
+def save_npz(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+IMAGES = np.zeros((6, 8, 8, 3), np.uint8)
+ARRAYS = {
+    "floats": (save_npz(images=IMAGES / 255), "uint8"),
+    "channels first": (save_npz(images=IMAGES.transpose(0, 3, 1, 2)), "transpose"),
+    "five channels": (save_npz(images=np.zeros((6, 8, 8, 5), np.uint8)), "channels|5"),
+    "no images": (save_npz(labels=np.arange(6)), "images"),
+    "labels": (save_npz(images=IMAGES, labels=np.arange(5)), "labels"),
+    "negative labels": (save_npz(images=IMAGES, labels=np.arange(6) - 2), "labels"),
+    "none": (save_npz(images=IMAGES[:0]), "set.npz"),
+    "objects": (save_npz(images=np.array([{}, 1], object)), "set.npz"),
+    "damaged": (lambda path: path.write_bytes(b"PK\x03\x04 nonsense"), "set.npz"),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_a_bad_array_is_named(kind, refuse, tmp_path):
+    make, message = ARRAYS[kind]
+    make(tmp_path / "set.npz")
+    line = refuse(message, FOLDER, f"--config.data.path={tmp_path / 'set.npz'}")
+    assert "set.npz" in line
+
+
+# Paths and permissions
+
+
+def one_image(folder, size=(12, 12)):
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i}.png").write_bytes(png(size))
+    return f"--config.data.path={folder}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "data.path is missing"),
+        (("--config.data.path=/nowhere",), "/nowhere"),
+        (("--config.data.path=/dev/null",), "/dev/null"),
+        (("--config.data.path=/proc/self/mem",), "/proc/self/mem"),
+        (("--config.data.name=tfds:nothing_like_it",), "nothing_like_it"),
+        (("--config.data.name=tfds:",), "tfds"),
+    ],
+)
+def test_data_that_are_not_there(arguments, message, refuse):
+    refuse(message, FOLDER, *arguments)
+
+
+def test_an_empty_folder(refuse, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    refuse("pictures.*no image", FOLDER, f"--config.data.path={tmp_path / 'pictures'}")
+
+
+def test_images_that_fit_no_network(refuse, tmp_path):
+    line = refuse("multiples of 8", FOLDER, one_image(tmp_path / "pictures", (21, 21)))
+    assert "data.resolution" in line
+
+
+def test_a_cache_that_cannot_be_written(refuse, tmp_path):
+    path = one_image(tmp_path / "pictures")
+    refuse("cache /proc.*TADA_JAX_CACHE", FOLDER, path, TADA_JAX_CACHE="/proc/nowhere")
+
+
+@pytest.mark.parametrize("workdir", ["/proc/run", "/dev/null/run", "/dev/null"])
+def test_a_workdir_that_cannot_be_written(workdir, refuse):
+    refuse(f"{workdir}.*--workdir", DIGITS, *TINY, f"--workdir={workdir}")
+
+
+# Configurations and flags
+
+DIGITS = "--config=configs/digits_tada.py"
+TINY = (
+    "--config.schedule.total_timesteps=20",
+    "--config.model.channels=8",
+    "--config.model.channel_mult=(1,)",
+    "--config.model.head_channels=8",
+    "--config.model.norm_groups=4",
+    "--config.model.attention_resolutions=()",
+    "--config.train.batch_size=8",
+    "--config.train.total_steps=3",
+    "--config.sample.steps=4",
+    "--config.sample.count=4",
+)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.data.fit=stretch", "data.fit='stretch'.*crop"),
+        ("--config.data.unreadable=ignore", "data.unreadable"),
+        ("--config.data.order=sorted", "data.order"),
+        ("--config.data.device_gib=-1", "device_gib"),
+        ("--config.data.channels=2", "channels"),
+        ("--config.data.resolution=0", "resolution"),
+        ("--config.data.background=(0,0)", "background"),
+        ("--config.data.background=(0,0,300)", "background"),
+        ("--config.train.nonfinite=ignore", "nonfinite"),
+        ("--config.log.best_metric=fid", "best_metric.*test_mse"),
+        ("--config.sample.checkpoint=first", "sample.checkpoint"),
+        ("--config.init.workdir=/nowhere", "/nowhere holds no run"),
+        ("--config.train.batch_size=0", "batch_size=0"),
+        ("--config.train.ema_decay=1.5", "ema_decay"),
+        ("--config.seed=-1", "seed"),
+        ("--config.train.batch_size", "batch_size"),
+        ("--process_id=1", "coordinator"),
+        ("--coordinator=host:1", "num_processes"),
+        ("--mode=dream", "dream"),
+        ("--steps=5", "steps"),
+    ],
+)
+def test_a_bad_field_or_flag(argument, message, refuse):
+    refuse(message, DIGITS, *TINY, argument)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(:\n", "SyntaxError"),
+        ("import nowhere_to_be_found\n", "nowhere_to_be_found"),
+        ("x = 1\n", "get_config"),
+        ("def get_config():\n    return None\n", "configuration"),
+        ("def get_config():\n    return {'train': 3}\n", "configuration"),
+    ],
+)
+def test_a_bad_configuration_file(content, message, refuse, tmp_path):
+    (tmp_path / "mine.py").write_text(content)
+    refuse(message, f"--config={tmp_path / 'mine.py'}")
+
+
+def test_a_bad_variant(refuse):
+    refuse("3k.*choose of.*1k", "--config=configs/ffhq64_tada.py:3k")
+
+
+# Runs and checkpoints
+
+
+@pytest.fixture(scope="module")
+def trained(harness, tmp_path_factory):
+    """A run of three steps by main.py."""
+    folder = tmp_path_factory.mktemp("trained")
+    case = {
+        "arguments": [DIGITS, *TINY, f"--workdir={folder / 'run'}", "--config.log.every=1"],
+        "environment": {},
+        "limits": {},
+        "output": str(folder / "output"),
+    }
+    harness.stdin.write(json.dumps(case) + "\n")
+    harness.stdin.flush()
+    assert harness.stdout.readline() == "0\n", (folder / "output").read_text()
+    return folder / "run"
+
+
+def every_checkpoint_damaged(run):
+    for step in (run / "checkpoints").iterdir():
+        damage(step)
+
+
+def without_meta(run):
+    shutil.rmtree(run / "checkpoints" / "3" / "meta")
+
+
+RUNS = {
+    "damaged": (every_checkpoint_damaged, "can be read"),
+    "incomplete": (without_meta, "can be read"),
+    "config": (lambda run: (run / "config.json").write_text("{"), "config.json is damaged"),
+    "list": (lambda run: (run / "config.json").write_text("[1]"), "config.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("mode", ["train", "sample"])
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_damaged_run(kind, mode, refuse, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    change, message = RUNS[kind]
+    change(tmp_path / "run")
+    refuse(message, DIGITS, *TINY, f"--workdir={tmp_path / 'run'}", f"--mode={mode}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config.model.channels=16",), "model.channels 8 -> 16"),
+        (("--config.data.resolution=16",), "data.resolution None -> 16"),
+        (("--mode=sample", "--config.sample.checkpoint=2"), "one of 3"),
+        (("--mode=sample", "--config.sample.steps=99"), "99"),
+        (("--mode=sample", "--config.model.channels=16"), "model.channels 8 -> 16"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_run(arguments, message, refuse, trained):
+    refuse(message, DIGITS, *TINY, f"--workdir={trained}", *arguments)
+
+
+def test_fine_tuning_from_another_network(refuse, trained):
+    line = refuse(
+        "another network", DIGITS, *TINY, f"--config.init.workdir={trained}",
+        "--config.model.channels=16",
+    )  # fmt: skip
+    assert "config.model" in line
+
+
+@pytest.mark.parametrize("size", [60_000, 100_000], ids=["picture", "checkpoint"])
+def test_a_disk_on_which_files_cannot_grow(size, harness, tmp_path):
+    """RLIMIT_FSIZE is the full disk that a test can have: writing fails in the middle."""
+    case = {
+        "arguments": [DIGITS, *TINY, f"--workdir={tmp_path / 'run'}"],
+        "environment": {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        "limits": {"RLIMIT_FSIZE": size},
+        "output": str(tmp_path / "output"),
+    }
+    harness.stdin.write(json.dumps(case) + "\n")
+    harness.stdin.flush()
+    code = int(harness.stdout.readline())
+    output = (tmp_path / "output").read_text()
+    assert code not in (0, 70) and "Traceback" not in output, output
+    assert len(output.splitlines()) < 60  # the report, progress, and one line
+    (line,) = (line for line in output.splitlines() if line.startswith("error: "))
+    assert str(tmp_path / "run") in line and "same command continues" in line

@@ -1,0 +1,155 @@
+"""The order of batches, on the device and on the host, and the thread that reads ahead."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tada_jax import backend
+from tada_jax.data import Split
+from tada_jax.data.base import Rows
+from tada_jax.data.feed import Feed
+from tada_jax.data.order import HostBatches, balanced, batch_indices, make, shuffled
+
+KEY = jax.random.key(7)
+
+
+def epochs(key, num_examples, count):
+    orders = [
+        jax.random.permutation(jax.random.fold_in(key, e), num_examples) for e in range(count)
+    ]
+    return np.concatenate(orders)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_examples"), [(4, 12), (5, 12), (12, 12), (7, 3), (9, 3), (1, 5), (3, 1)]
+)
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_batches_cut_the_sequence_of_epochs(batch_size, num_examples, impl):
+    key = jax.random.key(7, impl=impl)
+    num_epochs = batch_size  # so that num_examples steps are whole epochs
+    batch = jax.jit(
+        lambda step: batch_indices(key, step, batch_size=batch_size, order=shuffled(num_examples))
+    )
+    seen = np.concatenate([batch(jnp.int32(step)) for step in range(num_examples)])
+    assert seen.dtype == np.int32
+    np.testing.assert_array_equal(seen, epochs(key, num_examples, num_epochs))
+    for epoch in seen.reshape(num_epochs, num_examples):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
+
+
+def test_jit_equals_eager_and_compiles_once():
+    traces = []
+
+    def batch(key, step):
+        traces.append(1)
+        return batch_indices(key, step, batch_size=5, order=shuffled(12))
+
+    jitted = jax.jit(batch)
+    for step in (0, 1, 2, 1000):
+        expected = batch_indices(KEY, step, batch_size=5, order=shuffled(12))
+        np.testing.assert_array_equal(jitted(KEY, jnp.int32(step)), expected)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(("batch_size", "num_examples"), [(128, 10), (100, 50_000), (7, 1797)])
+def test_late_steps_do_not_overflow(batch_size, num_examples):
+    for step in (2_000_000_000, 2**31 - 1):
+        start = step * batch_size
+        expected = []
+        while len(expected) < batch_size:
+            epoch, offset = divmod(start + len(expected), num_examples)
+            key = jax.random.fold_in(KEY, jnp.uint32(epoch % 2**32))
+            order = np.asarray(jax.random.permutation(key, num_examples))
+            expected.extend(order[offset : offset + batch_size - len(expected)])
+        actual = batch_indices(
+            KEY, jnp.int32(step), batch_size=batch_size, order=shuffled(num_examples)
+        )
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(("batch_size", "num_examples"), [(0, 5), (5, 0), (2**16, 2**15)])
+def test_impossible_batches(batch_size, num_examples):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} and the {num_examples}"):
+        batch_indices(KEY, 0, batch_size=batch_size, order=shuffled(num_examples))
+
+
+LABELS = np.array([0] * 7 + [2] * 3 + [5] * 1)
+
+
+def test_a_balanced_epoch_has_every_class_equally_often_in_random_rounds():
+    order = balanced(LABELS)
+    assert order.length == 21
+    epochs = [np.asarray(order.draw(jax.random.fold_in(KEY, i))) for i in range(20)]
+    for epoch in epochs:
+        rounds = LABELS[epoch].reshape(7, 3)
+        np.testing.assert_array_equal(np.sort(rounds, 1), [[0, 2, 5]] * 7)
+        times = np.bincount(epoch, minlength=11)
+        assert (times[:7] == 1).all()  # the largest class: every member once
+        assert sorted(times[7:10]) == [2, 2, 3] and times[10] == 7
+    assert len({tuple(epoch) for epoch in epochs}) == 20
+    first = LABELS[[epoch[0] for epoch in epochs]]
+    assert set(first) == {0, 2, 5}  # no class always comes first
+
+
+@pytest.mark.parametrize("order", [shuffled(11), balanced(LABELS)], ids=["shuffled", "balanced"])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_the_host_draws_the_same_batches(order, impl):
+    key = jax.random.key(3, impl=impl)
+    host = HostBatches(key, batch_size=16, order=order)
+    device = jax.jit(lambda step: batch_indices(key, step, batch_size=16, order=order))
+    for step in (0, 1, 2, 40, 7, 2**31 - 1):
+        np.testing.assert_array_equal(host(step), device(jnp.int32(step)))
+
+
+def test_orders_that_cannot_be():
+    with pytest.raises(ValueError, match="needs labels"):
+        make("balanced", 5, None)
+    with pytest.raises(ValueError, match="sorted"):
+        make("sorted", 5, None)
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """31 images of a memory-mapped file, of which every second is in the split."""
+    images = np.random.default_rng(0).integers(0, 256, (31, 3, 5, 1), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    rows = Split(mapped, np.arange(31)).take(np.arange(0, 31, 2))
+    assert isinstance(rows.images, Rows)
+    return rows, images[::2]
+
+
+def test_rows_of_a_file_are_like_an_array(on_disk):
+    split, images = on_disk
+    assert split.images.shape == images.shape and len(split.images) == 16
+    np.testing.assert_array_equal(split.images[3:6], images[3:6])
+    np.testing.assert_array_equal(split.images[np.array([5, 1])], images[[5, 1]])
+    np.testing.assert_array_equal(np.asarray(split.images), images)
+    np.testing.assert_array_equal(split.take(np.array([2, 0])).images[:], images[[2, 0]])
+
+
+def test_the_feed_gives_the_batches_of_its_steps_over_all_devices(on_disk):
+    split, images = on_disk
+    batches = HostBatches(KEY, batch_size=8, order=shuffled(16))
+    mesh = backend.data_mesh(8)
+    feed = Feed(split, batches, backend.over_batch(mesh), first_step=5)
+    for step in (5, 6, 7, 8, 9):
+        x, y = next(feed)
+        assert len(x.sharding.device_set) == 8
+        np.testing.assert_array_equal(x, images[batches(step)])
+        np.testing.assert_array_equal(y, np.arange(0, 31, 2)[batches(step)])
+    feed.close()
+    assert not feed._thread.is_alive()
+
+
+def test_the_feed_hands_on_an_error_instead_of_hanging(on_disk):
+    split, _ = on_disk
+
+    def broken(step):
+        raise OSError("the disk is gone")
+
+    feed = Feed(split, broken, backend.over_batch(backend.data_mesh(8)))
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(feed)
+    feed.close()

@@ -1,0 +1,161 @@
+"""The objective, one step of it, and its evaluation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tada_jax import backend, build, loop, training
+from tests import tiny
+
+
+def run_steps(config, count, devices, steps_per_call=1):
+    """Trains `count` steps on some devices; returns (state, losses, number of compilations)."""
+    dataset = loop.load_data(config)
+    parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
+    mesh = backend.data_mesh(config.train.batch_size, devices)
+    whole = backend.replicated(mesh)
+    state = jax.jit(lambda: training.init_state(parts, config.seed), out_shardings=whole)()
+    labels = dataset.train.labels if parts.network.num_classes else None
+    images, labels = jax.device_put((dataset.train.images, labels), whole)
+    order = build.order(config, dataset.train.labels, len(images))
+    fetch = training.resident_batches(config, order, backend.over_batch(mesh))
+    steps = training.make_steps(parts, config, mesh, fetch)
+    empty = jax.jit(lambda: training.empty_tally(parts), out_shardings=whole)
+    losses = []
+    for _ in range(0, count, steps_per_call):
+        state, tally = steps(state, empty(), images, labels, steps_per_call)
+        losses.append(float(tally.means.compute()["loss"]))
+    return state, losses, steps._cache_size()
+
+
+def test_one_and_eight_devices_give_the_same_losses():
+    config = tiny.config()
+    one, losses_1, _ = run_steps(config, 5, jax.devices()[:1])
+    eight, losses_8, _ = run_steps(config, 5, jax.devices()[:8])
+    assert len(jax.devices()) >= 8
+    np.testing.assert_allclose(losses_1, losses_8, rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params)):
+        np.testing.assert_allclose(a, b, atol=2e-3)  # Adam divides tiny gradients by themselves
+
+
+def test_one_compilation_and_the_same_numbers_every_time():
+    config = tiny.config(model__class_conditional=True, model__dropout=0.3)
+    first, losses, compilations = run_steps(config, 4, jax.devices()[:1])
+    again, losses_again, _ = run_steps(config, 4, jax.devices()[:1])
+    assert compilations == 1
+    assert losses == losses_again
+    tiny.assert_trees_equal(first, again)
+    scanned, _, _ = run_steps(config, 4, jax.devices()[:1], steps_per_call=2)
+    for a, b in zip(jax.tree.leaves(scanned.params), jax.tree.leaves(first.params)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameterisation", "variance"),
+    [
+        *((method, "eps", "learned_range") for method in build.METHODS),
+        ("tada", "x0", "fixed_small"),
+        ("tada", "v", "fixed_large"),
+    ],
+)
+def test_every_method_and_parameterisation_lowers_its_loss(method, parameterisation, variance):
+    config = tiny.config(
+        method,
+        diffusion__parameterisation=parameterisation,
+        diffusion__variance=variance,
+        optimizer__learning_rate=3e-3,
+    )
+    _, losses, _ = run_steps(config, 40, jax.devices()[:1])
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize(
+    ("method", "strength", "changed"),
+    [("none", None, 0.0), ("hflip", None, 0.5), ("constant", 0.7, 0.8), ("tada", None, 0.8)],
+)
+def test_methods_are_what_they_say(method, strength, changed):
+    """Share of images that augmentation changes at a noise level far from the band."""
+    config = tiny.config(method, constant_strength=0.7)
+    parts = build.parts(config, (8, 8, 1))
+    x = training.to_float(
+        jnp.asarray(loop.load_data(tiny.config(data__train_size=1000)).train.images)
+    )
+    w = parts.strength(jnp.full(len(x), -15.0))
+    if strength:
+        np.testing.assert_allclose(w, strength)
+    y = jax.jit(training.augment_batch)(jax.random.key(0), x, w, parts.policy)
+    assert np.mean(np.any(np.asarray(x != y), (1, 2, 3))) == pytest.approx(changed, abs=0.06)
+    if method == "hflip":
+        either = (np.asarray(x == y) | np.asarray(x[:, :, ::-1] == y)).all()
+        assert either
+
+
+def test_ema_follows_its_decay_after_a_warmup():
+    assert float(training.ema_decay(0, 0.999, warmup=True)) == pytest.approx(0.1)
+    assert float(training.ema_decay(89, 0.999, warmup=True)) == pytest.approx(90 / 99)
+    assert float(training.ema_decay(10**6, 0.999, warmup=True)) == pytest.approx(0.999)
+    assert training.ema_decay(0, 0.999, warmup=False) == 0.999
+
+
+def finite_but(step, monkeypatch):
+    """Makes the loss of one step a NaN."""
+    real = training.loss_fn
+    _, key_step = training.step_keys(0)
+    bad = jax.random.key_data(jax.random.fold_in(key_step, step))
+
+    def loss_fn(params, rng, *args):
+        terms = real(params, rng, *args)
+        poison = jnp.where((jax.random.key_data(rng) == bad).all(), jnp.nan, 1.0)
+        return terms | {"loss": terms["loss"] * poison}
+
+    monkeypatch.setattr(training, "loss_fn", loss_fn)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
+    config = tiny.config(train__nonfinite="skip")
+    dataset = loop.load_data(config)
+    parts = build.parts(config, (8, 8, 1))
+    finite_but(1, monkeypatch)
+    step = jax.jit(
+        lambda state, tally: training.train_step(
+            state, tally, dataset.train.images[:16], None, parts=parts, config=config
+        )
+    )
+    states = [training.init_state(parts, 0)]
+    tally = training.empty_tally(parts)
+    losses = []
+    for _ in range(3):
+        state, tally = step(states[-1], tally)
+        states.append(state)
+        losses.append(float(tally.means.compute()["loss"]))
+    assert (int(tally.nonfinite), int(tally.first_nonfinite)) == (1, 1)
+    assert np.isfinite(losses).all() and losses[0] == losses[1] != losses[2]
+    assert [int(s.step) for s in states] == [0, 1, 2, 3]
+    for name in ("params", "ema_params", "opt_state"):
+        tiny.assert_trees_equal(getattr(states[1], name), getattr(states[2], name))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), states[2].params, states[3].params)
+    assert (
+        any(jax.tree.leaves(moved))
+        and np.isfinite(np.concatenate([np.ravel(a) for a in jax.tree.leaves(states[3])])).all()
+    )
+
+
+def test_evaluation_sees_every_noise_level_and_sorts_by_it():
+    config = tiny.config(schedule__total_timesteps=200)
+    dataset = loop.load_data(config)
+    parts = build.parts(config, (8, 8, 1))
+    mesh = backend.data_mesh(16)
+    evaluate = training.make_evaluation(parts, config, mesh, examples=1000)
+    assert evaluate.examples == 1008
+    state = training.init_state(parts, 0)
+    found = evaluate(state.params, dataset.train.images, None)
+    assert found.mse.shape == found.logsnr.shape == (1008,)
+    levels = np.unique(found.logsnr)
+    np.testing.assert_allclose(levels, np.sort(parts.schedule.log_snr_table))
+    # A fresh network predicts 0, so the squared error is that of the noise: 1 at every level.
+    by_level = found.by_logsnr()
+    assert list(by_level) == sorted(by_level) and len(by_level) > 8
+    np.testing.assert_allclose(list(by_level.values()), 1.0, atol=0.25)
+    assert found.mean == pytest.approx(np.mean(found.mse))
+    assert all(centre % 2 == 1 for centre in by_level)
