@@ -26,9 +26,7 @@ def make_sampler(parts, mesh, *, batch_size):
         numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
         labels = numbers % classes if classes else None
         predict = lambda z, t: parts.network.apply(params, z, t, labels)  # noqa: E731
-        root = jax.random.fold_in(jax.random.key(seed), sampling.STREAM)
-        keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(numbers)
-        return sampling.to_uint8(parts.sample(predict, keys))
+        return sampling.to_uint8(parts.sample(predict, sampling.sample_keys(seed, numbers)))
 
     def sample(params, numbers, *, seed):
         numbers = np.asarray(numbers, np.int32)

@@ -2,8 +2,10 @@
 
 A sample depends on its own key only: its noise is drawn from that key and the step, never from the
 batch, so batch size and device count do not matter. A shorter schedule (`schedule.respace`) makes
-a shorter sampler.
+a shorter sampler. `docs/sampling.md` says which to choose.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,10 @@ from tada_jax.diffusion import expand
 STREAM = 3  # of a seed: training has its own ones (`train.py`)
 
 
-def sample_keys(seed, start, count):
-    """Keys of the samples start .. start+count-1 of a seed, [count]."""
+def sample_keys(seed, numbers):
+    """Keys of the samples of a seed with the given numbers, int32 [n]; both may be traced."""
     root = jax.random.fold_in(jax.random.key(seed), STREAM)
-    return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(start, start + count))
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(numbers)
 
 
 def _noise(keys, number, shape):
@@ -107,7 +109,118 @@ def ddim(
     return _scan(reverse_step, schedule, keys, shape)
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+# Second-order solvers of the probability-flow ODE, which in lambda = ln(alpha / sigma) reads
+# d(z / alpha)/d lambda = x0_hat - z / alpha. Its linear part is solved exactly, so that they
+# are walks, one row a network evaluation,
+#   z <- keep z + new x0_hat(z, t) + last (the x0_hat of the row before),
+# with coefficients of the order of 1 even where alpha is tiny.
+
+
+class _Rows(NamedTuple):
+    """What each evaluation does, in order; arrays [evaluations], coefficients float64."""
+
+    t: np.ndarray  # step of the (respaced) schedule at which the network is asked
+    keep: np.ndarray
+    new: np.ndarray
+    last: np.ndarray
+
+
+def _walk(predict, keys, rows, *, schedule, shape, parameterisation, variance, clip_x0):
+    """Runs z_T -> z_0 through the rows; float32 [B,H,W,C]."""
+
+    def body(carry, row):
+        z, last = carry
+        t = jnp.broadcast_to(row.t, keys.shape)
+        x0, _ = _predict_x0(predict, schedule, z, t, parameterisation, variance, clip_x0)
+        return (row.keep * z + row.new * x0 + row.last * last, x0), None
+
+    rows = _Rows(jnp.asarray(rows.t), *(jnp.asarray(c, jnp.float32) for c in rows[1:]))
+    z = _noise(keys, 0, shape)
+    (z, _), _ = jax.lax.scan(body, (z, jnp.zeros_like(z)), rows)
+    return z
+
+
+def _first_order(schedule):
+    """keep and new, float64 [T], of the step t -> t-1 under a constant x0_hat, which is DDIM's.
+
+    At t = 0 they are 0 and 1: the step to sigma = 0 returns x0_hat.
+    """
+    keep = np.sqrt((1.0 - schedule.alpha_bar_prev) / (1.0 - schedule.alpha_bar))
+    return keep, np.sqrt(schedule.alpha_bar_prev) - np.sqrt(schedule.alpha_bar) * keep
+
+
+def _step_lengths(schedule):
+    """Float64 [T-1]: element t is the length in lambda of the step t+1 -> t."""
+    return -np.diff(schedule.log_snr_table) / 2.0
+
+
+def _dpmpp_2m_rows(schedule):
+    """x0_hat is extrapolated linearly to the middle, in lambda, of each step."""
+    keep, new = _first_order(schedule)
+    h = _step_lengths(schedule)
+    ahead = np.zeros(len(schedule))  # none in the first step and in the one to sigma = 0
+    ahead[1:-1] = h[:-1] / (2.0 * h[1:])
+    t = np.arange(len(schedule))[::-1]
+    return _Rows(t, keep[t], (new * (1.0 + ahead))[t], (-new * ahead)[t])
+
+
+def dpmpp_2m(
+    predict, keys, *, schedule, shape, parameterisation="eps", variance="fixed_large", clip_x0=True
+):
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): one evaluation a step.
+
+    Second order; the first step and the last, to sigma = 0, are DDIM's. Deterministic given z_T.
+    Arguments as `ddpm`; a learned variance is ignored.
+    """
+    return _walk(
+        predict,
+        keys,
+        _dpmpp_2m_rows(schedule),
+        schedule=schedule,
+        shape=shape,
+        parameterisation=parameterisation,
+        variance=variance,
+        clip_x0=clip_x0,
+    )
+
+
+def _heun_rows(schedule):
+    """A first-order step t+1 -> t and its correction at t, by turns; at last one to sigma = 0."""
+    keep, new = _first_order(schedule)
+    h = _step_lengths(schedule)
+    # What a change of x0_hat by 1, linear in lambda over the step, adds to z.
+    slope = np.sqrt(schedule.alpha_bar[:-1]) * (h + np.expm1(-h)) / h
+    t = np.arange(len(schedule))[::-1].repeat(2)[1:]
+    rows = _Rows(t, *np.zeros((3, len(t))))
+    rows.keep[0::2], rows.new[0::2] = keep[::-1], new[::-1]
+    rows.keep[1::2], rows.new[1::2], rows.last[1::2] = 1.0, slope[::-1], -slope[::-1]
+    return rows
+
+
+def heun(
+    predict, keys, *, schedule, shape, parameterisation="eps", variance="fixed_large", clip_x0=True
+):
+    """Heun's method with the linear part solved exactly (ETD2RK, Cox & Matthews 2002).
+
+    Second order, without a history: two evaluations a step, one in the last, to sigma = 0.
+    EDM's Heun (Karras et al. 2022, algorithm 1) has the variables z / alpha and sigma / alpha,
+    where corrections grow like exp(h) with the step h in lambda: few steps down a schedule that
+    begins far above EDM's sigma of 80 end in noise (`benchmarks/solvers.py`).
+    Deterministic given z_T. Arguments as `ddpm`; a learned variance is ignored.
+    """
+    return _walk(
+        predict,
+        keys,
+        _heun_rows(schedule),
+        schedule=schedule,
+        shape=shape,
+        parameterisation=parameterisation,
+        variance=variance,
+        clip_x0=clip_x0,
+    )
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
 
 
 def to_uint8(x):

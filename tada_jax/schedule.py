@@ -155,8 +155,9 @@ def respace(schedule, steps, *, stride="even"):
     Args:
       schedule: the full schedule.
       steps: how many timesteps to keep, 2 .. T.
-      stride: "even" spreads round(i (T-1)/(steps-1)) over the whole range; "ddim" takes the
-        integer stride that gives exactly `steps` indices from 0 (DDIM's choice).
+      stride: "even" spreads round(i (T-1)/(steps-1)) over the whole range; "logsnr" takes the
+        timesteps nearest to an even grid in log SNR, both ends included; "ddim" takes the integer
+        stride that gives exactly `steps` indices from 0 (DDIM's choice).
 
     Raises:
       ValueError: if no such subset exists.
@@ -166,12 +167,34 @@ def respace(schedule, steps, *, stride="even"):
         raise ValueError(f"cannot keep {steps} of {total} timesteps, only 2 .. {total}")
     if stride == "even":
         kept = [round(i * (total - 1) / (steps - 1)) for i in range(steps)]
+    elif stride == "logsnr":
+        kept = _even_in_logsnr(schedule.log_snr_table, steps)
     elif stride == "ddim":
         fits = (range(0, total, s) for s in range(1, total) if len(range(0, total, s)) == steps)
         kept = next(fits, None)
         if kept is None:
             raise ValueError(f"no integer stride over {total} timesteps gives {steps} of them")
     else:
-        raise ValueError(f'stride must be "even" or "ddim", got {stride!r}')
+        raise ValueError(f'stride must be "even", "logsnr" or "ddim", got {stride!r}')
     kept = np.asarray(kept, np.int32)
     return Schedule(schedule.alpha_bar[kept], schedule.timesteps[kept], schedule.total_timesteps)
+
+
+def _even_in_logsnr(log_snr_table, steps):
+    """`steps` distinct indices whose log SNRs are about evenly spaced, ends included.
+
+    Where neighbours are farther apart than the grid's spacing, as at a schedule's ends, several
+    points of the grid would find the same timestep. Such a gap counts as one step, and the points
+    that this saves make the rest of the grid finer.
+    """
+    gaps = -np.diff(log_snr_table)
+    widest = np.sort(gaps)[::-1]
+    rest = np.cumsum(widest[::-1])[::-1]  # [k]: the range without its k widest gaps
+    spacings = rest[: steps - 1] / np.arange(steps - 1, 0, -1)  # if these are single steps
+    spacing = spacings[np.argmax(widest[: steps - 1] <= spacings)]
+    position = np.append(0.0, np.cumsum(np.minimum(gaps, spacing)))
+    grid = np.linspace(0.0, position[-1], steps)
+    kept = np.rint(np.interp(grid, position, np.arange(len(position)))).astype(np.int64)
+    # Ties of the rounding could still share a timestep: the later one takes the next.
+    i = np.arange(steps)
+    return np.minimum(np.maximum.accumulate(kept - i) + i, len(position) - steps + i)

@@ -68,6 +68,39 @@ def test_respacing_keeps_ends_noise_levels_and_original_indices():
     np.testing.assert_allclose(schedule.respace(full, 1000).betas, full.betas, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("total", [50, 1000, 4000])
+def test_logsnr_stride_keeps_exactly_so_many_timesteps_and_both_ends(name, total):
+    full = schedule.make(name, total)
+    for steps in (2, 3, 7, 20, total // 3, total - 1, total):
+        short = schedule.respace(full, steps, stride="logsnr")
+        assert len(short) == steps
+        assert short.timesteps[0] == 0 and short.timesteps[-1] == total - 1
+        assert (np.diff(short.timesteps) > 0).all()
+        np.testing.assert_array_equal(short.alpha_bar, full.alpha_bar[short.timesteps])
+        again = schedule.respace(full, steps, stride="logsnr")
+        np.testing.assert_array_equal(again.timesteps, short.timesteps)
+
+
+def test_logsnr_stride_keeps_timesteps_apart_at_ties():
+    """Points of the grid fall in the middle of two wide gaps, both as near to index 2."""
+    kept = schedule._even_in_logsnr(np.array([5.0, 4.0, 0.0, -4.0, -5.0]), 4)
+    assert len(set(kept.tolist())) == 4 and kept[0] == 0 and kept[-1] == 4
+
+
+def test_logsnr_stride_is_even_in_log_snr():
+    fine = schedule.respace(schedule.make("linear", 20_000), 12, stride="logsnr")
+    lengths = -np.diff(fine.log_snr_table)
+    np.testing.assert_allclose(lengths, lengths.mean(), rtol=0.1)
+    # The cosine schedule ends in leaps of 6.9, 1.4, ..: one step each, and the rest is even.
+    full = schedule.make("cosine", 1000)
+    lengths = -np.diff(schedule.respace(full, 20, stride="logsnr").log_snr_table)
+    leap = -np.diff(full.log_snr_table)[-1]
+    assert leap > 6 and lengths[-1] == leap
+    even = (full.log_snr_table[0] - full.log_snr_table[-2]) / 18
+    np.testing.assert_allclose(lengths[:-1], even, rtol=0.25)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
