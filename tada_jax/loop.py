@@ -6,17 +6,20 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import time
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 
 from tada_jax import backend, build, data, generate, logs, memory, report, training
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, restore_one
 from tada_jax.data import inspection
+from tada_jax.data.cache import digest
 from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
@@ -46,6 +49,13 @@ class Plan:
     def image_bytes(self):
         """Of the training set."""
         return memory.size(self.dataset.train.images)
+
+    @functools.cached_property
+    def image_digest(self):
+        """A name for the training images: their number, size, and some of the pixels."""
+        images = self.dataset.train.images
+        some = images[:64], images[len(images) // 2 :][:64], images[-64:]
+        return digest(str(images.shape), *(np.ascontiguousarray(a).tobytes() for a in some))
 
     @property
     def resident(self):
@@ -151,7 +161,7 @@ def _one_line_for_disk_errors(workdir):
     except OSError as e:
         saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
         kept = f"step {max(saved):,} is saved" if saved else "nothing was saved yet"
-        what = str(e.strerror or e)
+        what = ": ".join(str(part) for part in (e.filename, e.strerror or e) if part)
         full = e.errno == errno.ENOSPC or "No space left" in what or "RESOURCE_EXHAUSTED" in what
         remedy = "free some space" if full else "make it writable"
         raise UserError(
@@ -165,6 +175,8 @@ def resume_or_init(checkpoints, planned, say):
     config, sharding = planned.config, backend.replicated(planned.mesh)
     fresh = lambda: training.init_state(planned.parts, config.seed)  # noqa: E731
     step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh), sharding)
+    if state is not None:
+        _check_data(checkpoints, step, planned)
     for bad, reason in damaged.items():
         aside = checkpoints.set_aside(bad)
         say(f"warning: the checkpoint of step {bad:,} is damaged ({reason}): moved to {aside}")
@@ -177,6 +189,17 @@ def resume_or_init(checkpoints, planned, say):
     return dataclasses.replace(
         state, params=params, ema_params=jax.tree.map(lambda a: a + 0, params)
     )
+
+
+def _check_data(checkpoints, step, planned):
+    """Refuses to go on with other images than those of a checkpoint."""
+    saved = checkpoints.meta(step)
+    if saved["image_digest"] != planned.image_digest:
+        raise UserError(
+            f"{planned.dataset.source}: these are not the images that the run in "
+            f"{checkpoints.path.parent} was trained on, {saved['num_images']:,} of them: restore "
+            "them, or choose another --workdir"
+        )
 
 
 def _params_of_another_run(config, like):
@@ -325,6 +348,8 @@ def _loop(session, state, stop, started):
         "image_shape": list(parts.image_shape),
         "num_classes": dataset.num_classes,
         "class_names": list(dataset.class_names),
+        "num_images": len(dataset.train.images),
+        "image_digest": planned.image_digest,
     }
 
     step = first_step = logged_step = timed_step = int(state.step)

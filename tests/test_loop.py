@@ -1,5 +1,6 @@
 """Whole runs: what they leave, how they end, and how they go on."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tada_jax import checkpoint, logs, loop, report, training, workdir
+from tada_jax import checkpoint, data, logs, loop, report, training, workdir
 from tada_jax.data import feed
 from tada_jax.errors import UserError
 from tada_jax.run import load_run
@@ -128,6 +129,17 @@ def test_refuses_in_one_line_that_names_the_field(fields, message, tmp_path):
         loop.train(tiny.config(**fields), tmp_path / "run")
     assert "\n" not in str(e.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_other_images_are_refused(finished, monkeypatch):
+    config, folder, _ = finished
+    real = loop.load_data(config)
+    changed = real.train.images.copy()
+    changed[3, 0, 0] ^= 1
+    other = dataclasses.replace(real, train=data.Split(changed, real.train.labels))
+    monkeypatch.setattr(loop, "load_data", lambda config: other)
+    with pytest.raises(UserError, match="not the images.*50 of them.*--workdir"):
+        loop.train(config, folder)
 
 
 # Interruptions

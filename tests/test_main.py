@@ -11,18 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import tiny
+
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = (
-    "--config.schedule.total_timesteps=20",
-    "--config.model.channels=8",
-    "--config.model.head_channels=8",
-    "--config.model.norm_groups=4",
-    "--config.model.attention_resolutions=()",
-    "--config.train.batch_size=8",
-    "--config.train.total_steps=3",
-    "--config.sample.steps=4",
-    "--config.sample.count=4",
-)
 
 
 def main(*args, **env):
@@ -41,7 +32,7 @@ def main(*args, **env):
 
 
 def test_trains_and_samples(tmp_path):
-    args = ("--config=configs/digits_tada.py:constant", f"--workdir={tmp_path}", *TINY)
+    args = ("--config=configs/digits_tada.py:constant", f"--workdir={tmp_path}", *tiny.FLAGS)
     code, out, err = main(*args)
     assert code == 0, err
     assert str(tmp_path) in out
@@ -71,7 +62,7 @@ def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
         f"--workdir={tmp_path / 'run'}",
         "--config.model.channel_mult=(1, 1)",
         "--config.model.num_res_blocks=1",
-        *TINY,
+        *tiny.FLAGS,
     )
     assert code == 0, err
     assert "20 training, 4 held out, 32x32x3" in err

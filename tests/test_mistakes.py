@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import tiny
 from tests.test_run import damage
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -278,24 +279,12 @@ def test_a_cache_that_cannot_be_written(refuse, tmp_path):
 
 @pytest.mark.parametrize("workdir", ["/proc/run", "/dev/null/run", "/dev/null"])
 def test_a_workdir_that_cannot_be_written(workdir, refuse):
-    refuse(f"{workdir}.*--workdir", DIGITS, *TINY, f"--workdir={workdir}")
+    refuse(f"{workdir}.*--workdir", DIGITS, *tiny.FLAGS, f"--workdir={workdir}")
 
 
 # Configurations and flags
 
 DIGITS = "--config=configs/digits_tada.py"
-TINY = (
-    "--config.schedule.total_timesteps=20",
-    "--config.model.channels=8",
-    "--config.model.channel_mult=(1,)",
-    "--config.model.head_channels=8",
-    "--config.model.norm_groups=4",
-    "--config.model.attention_resolutions=()",
-    "--config.train.batch_size=8",
-    "--config.train.total_steps=3",
-    "--config.sample.steps=4",
-    "--config.sample.count=4",
-)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +313,7 @@ TINY = (
     ],
 )
 def test_a_bad_field_or_flag(argument, message, refuse):
-    refuse(message, DIGITS, *TINY, argument)
+    refuse(message, DIGITS, *tiny.FLAGS, argument)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +343,7 @@ def trained(harness, tmp_path_factory):
     """A run of three steps by main.py."""
     folder = tmp_path_factory.mktemp("trained")
     case = {
-        "arguments": [DIGITS, *TINY, f"--workdir={folder / 'run'}", "--config.log.every=1"],
+        "arguments": [DIGITS, *tiny.FLAGS, f"--workdir={folder / 'run'}", "--config.log.every=1"],
         "environment": {},
         "limits": {},
         "output": str(folder / "output"),
@@ -388,7 +377,7 @@ def test_a_damaged_run(kind, mode, refuse, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     change, message = RUNS[kind]
     change(tmp_path / "run")
-    refuse(message, DIGITS, *TINY, f"--workdir={tmp_path / 'run'}", f"--mode={mode}")
+    refuse(message, DIGITS, *tiny.FLAGS, f"--workdir={tmp_path / 'run'}", f"--mode={mode}")
 
 
 @pytest.mark.parametrize(
@@ -402,12 +391,12 @@ def test_a_damaged_run(kind, mode, refuse, trained, tmp_path):
     ],
 )
 def test_a_configuration_that_does_not_fit_the_run(arguments, message, refuse, trained):
-    refuse(message, DIGITS, *TINY, f"--workdir={trained}", *arguments)
+    refuse(message, DIGITS, *tiny.FLAGS, f"--workdir={trained}", *arguments)
 
 
 def test_fine_tuning_from_another_network(refuse, trained):
     line = refuse(
-        "another network", DIGITS, *TINY, f"--config.init.workdir={trained}",
+        "another network", DIGITS, *tiny.FLAGS, f"--config.init.workdir={trained}",
         "--config.model.channels=16",
     )  # fmt: skip
     assert "config.model" in line
@@ -417,7 +406,7 @@ def test_fine_tuning_from_another_network(refuse, trained):
 def test_a_disk_on_which_files_cannot_grow(size, harness, tmp_path):
     """RLIMIT_FSIZE is the full disk that a test can have: writing fails in the middle."""
     case = {
-        "arguments": [DIGITS, *TINY, f"--workdir={tmp_path / 'run'}"],
+        "arguments": [DIGITS, *tiny.FLAGS, f"--workdir={tmp_path / 'run'}"],
         "environment": {"JAX_ENABLE_COMPILATION_CACHE": "false"},
         "limits": {"RLIMIT_FSIZE": size},
         "output": str(tmp_path / "output"),

@@ -5,6 +5,20 @@ import numpy as np
 
 from configs import digits_tada
 
+# A run of three steps, by main.py.
+FLAGS = (
+    "--config.schedule.total_timesteps=20",
+    "--config.model.channels=8",
+    "--config.model.channel_mult=(1,)",
+    "--config.model.head_channels=8",
+    "--config.model.norm_groups=4",
+    "--config.model.attention_resolutions=()",
+    "--config.train.batch_size=8",
+    "--config.train.total_steps=3",
+    "--config.sample.steps=4",
+    "--config.sample.count=4",
+)
+
 
 def config(method="tada", **fields):
     """A tiny configuration; `section__field=value` overrides."""

@@ -1,18 +1,22 @@
 """Images that are arrays already: .npy and .npz files, and fitting arrays to a stated size."""
 
 import pathlib
+import time
 import zipfile
-import zlib
+from collections.abc import Iterable
 
 import numpy as np
 
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest
 from tada_jax.errors import UserError
+from tada_jax.logs import Progress
 
 IMAGES = ("images", "x_train", "train_images", "x", "arr_0")
 LABELS = ("labels", "y_train", "train_labels", "y", "label", "arr_1")
 TEST_IMAGES, TEST_LABELS = ("x_test", "test_images"), ("y_test", "test_labels")
+
+_CHUNK = 256  # images that are hashed together
 
 
 def load(options: Options) -> Dataset:
@@ -20,7 +24,8 @@ def load(options: Options) -> Dataset:
 
     Images are uint8 [N,H,W,C] or [N,H,W]; a .npy stays on disk, memory-mapped. In a .npz they are
     called as in `IMAGES` or are the only array that can be images; labels as in `LABELS`, any
-    whole numbers.
+    whole numbers from 0; a test split as in `TEST_IMAGES` and `TEST_LABELS`. RGBA is laid over
+    `options.background` and kept in the cache.
 
     Raises:
       UserError: naming the file and what is wrong with it.
@@ -30,64 +35,91 @@ def load(options: Options) -> Dataset:
         raise UserError(f"data.path={options.path} does not exist or is no file")
     try:
         if path.suffix.lower() == ".npy":
-            return _dataset(path, options, np.load(path, mmap_mode="r", allow_pickle=False))
+            return _dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))
+        if not zipfile.is_zipfile(path):
+            np.load(path, allow_pickle=False)  # says what is wrong, if it is no array either
+            raise ValueError("it holds a single array: call it .npy")
         with np.load(path, allow_pickle=False) as archive:
-            arrays = _Members(path, archive)
-            return _from_archive(path, options, arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
+            return _from_archive(path, options, archive)
+    except UserError:
+        raise
+    except Exception as error:  # damaged archives and headers raise almost anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"data.path={path} cannot be read ({reason[:200]}): it must be a whole .npy or .npz "
             "file of plain numbers"
-        ) from e
+        ) from error
 
 
-class _Members:
-    """The arrays of an open .npz by any of several names; what is asked for is read."""
-
-    def __init__(self, path, archive):
-        self.path, self.archive, self.names = path, archive, archive.files
-
-    def find(self, names):
-        return next((self.archive[name] for name in names if name in self.names), None)
+def _plain(array):
+    if not isinstance(array, np.ndarray):  # an archive, or a member of one that is no array
+        raise ValueError("what should be an array is none")
+    return array
 
 
-def _from_archive(path, options, arrays):
-    found = arrays.find(IMAGES)
+def _from_archive(path, options, archive):
+    def find(names, what):
+        present = [name for name in names if name in archive.files]
+        if len(present) > 1:
+            raise UserError(
+                f"data.path={path}: which of its arrays {' and '.join(present)} are the {what}? "
+                f"Save only one of them (it holds {', '.join(archive.files)})"
+            )
+        return _plain(archive[present[0]]) if present else None
+
+    found = find(IMAGES, "images")
     if found is None:
         # A name of its own is fine as long as only one array can be meant.
-        candidates = [n for n in arrays.names if arrays.archive[n].ndim in (3, 4)]
+        known = {*LABELS, *TEST_IMAGES, *TEST_LABELS}
+        candidates = {n: _plain(archive[n]) for n in archive.files if n not in known}
+        candidates = [array for array in candidates.values() if array.ndim in (3, 4)]
         if len(candidates) != 1:
             raise UserError(
-                f"data.path={path}: which of its arrays ({', '.join(arrays.names) or 'none'}) are "
+                f"data.path={path}: which of its arrays ({', '.join(archive.files) or 'none'}) are "
                 f"the images? Name them images, uint8 [N,H,W,C]"
             )
-        found = arrays.archive[candidates[0]]
-    test = arrays.find(TEST_IMAGES), arrays.find(TEST_LABELS)
-    return _dataset(path, options, found, arrays.find(LABELS), *test)
+        found = candidates[0]
+    return _dataset(
+        path,
+        options,
+        found,
+        find(LABELS, "labels"),
+        find(TEST_IMAGES, "test images"),
+        find(TEST_LABELS, "test labels"),
+    )
 
 
 def _dataset(path, options, found, labels=None, test_images=None, test_labels=None):
     found = _checked(path, found, options)
-    names, numbers = _classes(path, labels, len(found))
+    labels = _whole_numbers(path, labels, len(found))
+    values, numbers = _classes(labels)
     if test_images is None:
         train, test = hold_out(Split(found, numbers), options.test_fraction, options.seed)
     else:
         test_images = _checked(path, test_images, options)
         if test_images.shape[1:] != found.shape[1:]:
             raise UserError(f"data.path={path}: its test images have another size than the others")
-        test_names, test_numbers = _classes(path, test_labels, len(test_images))
-        if (numbers is None) != (test_numbers is None) or not set(test_names) <= set(names):
-            raise UserError(f"data.path={path}: its test labels are not of the same classes")
-        if test_numbers is not None:
-            place = np.array([names.index(name) for name in test_names], np.int32)
-            test_numbers = place[test_numbers]
+        test_labels = _whole_numbers(path, test_labels, len(test_images))
+        if (labels is None) != (test_labels is None):
+            raise UserError(
+                f"data.path={path}: only one of its two splits has labels: save both, or none"
+            )
+        test_numbers = None
+        if labels is not None:
+            strange = np.setdiff1d(test_labels, labels)
+            if len(strange):
+                raise UserError(
+                    f"data.path={path}: its test labels are not of the same classes: no training "
+                    f"image has the label {strange[0]}"
+                )
+            if numbers is not None:
+                test_numbers = np.searchsorted(values, test_labels).astype(np.int32)
         train, test = Split(found, numbers), Split(test_images, test_numbers)
     source = (
         f"{path.name}: {len(train.images):,} training + {len(test.images):,} held-out images, "
         f"{'x'.join(map(str, found.shape[1:]))}"
     )
-    return Dataset(path.stem, train, test, len(names), source, tuple(names))
+    return Dataset(path.stem, train, test, len(values), source, tuple(map(str, values)))
 
 
 def _checked(path, found, options):
@@ -104,23 +136,25 @@ def _checked(path, found, options):
     if found.dtype != np.uint8:
         refuse(kind, "save them as uint8, 0..255")
     if found.ndim == 3:
+        if found.shape[-1] in (3, 4):
+            refuse(kind, "that looks like a single one [H,W,C]; they must be [N,H,W,C] or [N,H,W]")
         return found[..., None]
     if found.shape[-1] in (1, 3):
         return found
     if found.shape[1] in (1, 3):
         refuse(kind, "channels come last: save x.transpose(0, 2, 3, 1)")
     if found.shape[-1] == 4:  # RGBA
-        alpha = found[..., 3:].astype(np.float32) / 255
-        colour = found[..., :3] * alpha + np.asarray(options.background, np.float32) * (1 - alpha)
-        return np.round(colour).astype(np.uint8)
+        h, w = found.shape[1:3]
+        return _fitted(found, options, resolution=min(h, w), fit="keep", channels=3)
     return refuse(kind, "1 (grey), 3 (RGB) or 4 (RGBA) channels are known")
 
 
-def _classes(path, labels, count):
-    """(names, int32 [N] or None): labels 0..K-1 by sorted value."""
+def _whole_numbers(path, labels, count):
+    """Labels as an array of integers [count], checked; None if there are none."""
     if labels is None:
-        return [], None
-    labels = np.squeeze(labels)
+        return None
+    if labels.shape == (count, 1):
+        labels = labels[:, 0]
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"data.path={path}: its labels are {labels.dtype} {list(labels.shape)}, not whole "
@@ -128,10 +162,15 @@ def _classes(path, labels, count):
         )
     if labels.min() < 0:
         raise UserError(f"data.path={path}: its labels go down to {labels.min()}: count from 0")
-    values, numbers = np.unique(labels, return_inverse=True)
-    if len(values) < 2:
+    return labels
+
+
+def _classes(labels):
+    """(sorted values, int32 [N]); ([], None) if there are fewer than two classes."""
+    if labels is None:
         return [], None
-    return [str(value) for value in values], numbers.astype(np.int32)
+    values, numbers = np.unique(labels, return_inverse=True)
+    return (values, numbers.astype(np.int32)) if len(values) > 1 else ([], None)
 
 
 def conform(found, options: Options):
@@ -141,6 +180,9 @@ def conform(found, options: Options):
 
     Returns:
       The same array, or a memory-mapped one from the cache.
+
+    Raises:
+      UserError: if the resolution is far too large.
     """
     h, w, c = found.shape[1:]
     channels = options.channels or c
@@ -150,6 +192,13 @@ def conform(found, options: Options):
     there = min(h, w) == resolution and (h == w or fit == "keep")
     if there and channels == c:
         return found
+    return _fitted(found, options, resolution=resolution, fit=fit, channels=channels)
+
+
+def _fitted(found, options, *, resolution, fit, channels):
+    """Every image through `images.fit`, memory-mapped from the cache."""
+    import PIL
+
     from tada_jax.data import images  # here, because Pillow takes a while to import
 
     def fitted(image):
@@ -161,18 +210,53 @@ def conform(found, options: Options):
             background=options.background,
         )
 
+    try:
+        fitted(found[0])
+    except ValueError as error:
+        raise UserError(f"data.resolution={resolution}: an image {error}; lower it") from error
+
     settings = repr((found.shape, resolution, fit, channels, tuple(options.background)))
-    chunks = range(0, len(found), 256)
-    content = [digest(np.ascontiguousarray(found[i : i + 256]).tobytes()) for i in chunks]
+    chunks = range(0, len(found), _CHUNK)
+    content = [digest(np.ascontiguousarray(found[i : i + _CHUNK]).tobytes()) for i in chunks]
 
     def make(folder):
-        shape = (len(found), *fitted(found[0]).shape)
-        made = np.lib.format.open_memmap(
-            folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape
-        )
-        for i in range(len(found)):
-            made[i] = fitted(found[i])
-        made.flush()
+        rows = (fitted(image) for i in chunks for image in found[i : i + _CHUNK])
+        write(folder / "images.npy", rows, len(found))
 
-    folder = cached(digest("conform 1", settings, *content), make)
-    return np.load(folder / "images.npy", mmap_mode="r")
+    return read(cached(digest("conform 2", PIL.__version__, settings, *content), make))
+
+
+def write(file: pathlib.Path, rows: Iterable[np.ndarray], count: int) -> None:
+    """Writes `count` images uint8 [H,W,C] of one shape, as they come, as a .npy [N,H,W,C].
+
+    Raises:
+      ValueError: if their shapes differ.
+    """
+    progress, started, shape = Progress(count, unit="fitting image"), time.monotonic(), None
+    # Written, not mapped: on a full disk a mapped file ends the process without a word.
+    with file.open("wb") as stream:
+        for done, row in enumerate(rows, 1):
+            if shape is None:
+                shape = row.shape
+                np.lib.format.write_array_header_1_0(
+                    stream, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+                )
+            if row.shape != shape:
+                raise ValueError(f"images become {row.shape} and {shape}")
+            stream.write(row.tobytes())
+            seconds = time.monotonic() - started
+            if seconds > 2:
+                progress.update(done, f"{done / seconds:,.0f} images/s", seconds / done)
+    progress.end()
+
+
+def read(folder: pathlib.Path) -> np.ndarray:
+    """Maps what `write` has written as images.npy in a folder of the cache.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"the cache folder {folder} is damaged; delete it") from error
