@@ -1,9 +1,13 @@
 """Images that are arrays already: .npy, .npz, and what tensorflow-datasets has prepared."""
 
+import io
 import pathlib
+import re
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tada_jax import data
 from tada_jax.data.base import Rows
@@ -69,6 +73,101 @@ def test_a_npz_with_a_test_split(tmp_path):
     np.testing.assert_array_equal(dataset.test.labels, [2, 2, 0, 0, 2])
 
 
+def test_a_test_split_need_not_have_every_class(tmp_path):
+    labels, test_labels = np.array([5, 7, 9] * 5), np.array([9, 9])
+    np.savez(tmp_path / "set.npz", x=IMAGES[:15], y=labels, x_test=IMAGES[:2], y_test=test_labels)
+    dataset = data.load("images", path=str(tmp_path / "set.npz"))
+    assert dataset.class_names == ("5", "7", "9") and dataset.test.labels.tolist() == [2, 2]
+
+
+def test_a_name_of_its_own_beside_a_test_split(tmp_path):
+    np.savez(tmp_path / "set.npz", mine=IMAGES[:15], x_test=IMAGES[15:])
+    dataset = data.load("images", path=str(tmp_path / "set.npz"))
+    np.testing.assert_array_equal(dataset.train.images, IMAGES[:15])
+
+
+def test_a_single_label_in_a_column(tmp_path):
+    np.savez(tmp_path / "set.npz", images=IMAGES[:1], labels=np.zeros((1, 1), int))
+    assert data.load("images", path=str(tmp_path / "set.npz")).num_classes == 0
+
+
+TWENTY = np.arange(20) % 3
+REFUSED = {
+    "floats": ({"images": IMAGES / 255}, "float64.*astype"),
+    "whole numbers of 64 bits": ({"images": IMAGES.astype(int)}, "int64.*uint8"),
+    "channels first": ({"images": IMAGES.transpose(0, 3, 1, 2)}, "transpose"),
+    "two channels": ({"images": IMAGES[..., :2]}, "RGBA"),
+    "a single image": ({"images": IMAGES[0]}, "single one"),
+    "no images": ({"images": IMAGES[:0]}, "at least one"),
+    "nothing": ({}, "none"),
+    "two that may be meant": ({"a": IMAGES, "b": IMAGES}, r"\(a, b\)"),
+    "two usual names": ({"images": IMAGES, "x": IMAGES}, "images and x"),
+    "objects": ({"images": np.array([{}, 1], object)}, "cannot be read"),
+    "too few labels": ({"images": IMAGES, "labels": TWENTY[:5]}, "labels"),
+    "negative labels": ({"images": IMAGES, "labels": TWENTY - 1}, "-1"),
+    "labels with fractions": ({"images": IMAGES, "labels": TWENTY / 2}, "whole numbers"),
+    "test images of another size": ({"x": IMAGES, "x_test": IMAGES[:, :4]}, "another size"),
+    "labels of one split": ({"x": IMAGES, "y": TWENTY, "x_test": IMAGES}, "only one of its two"),
+    "a class of the test split alone": (
+        {"x": IMAGES, "y": TWENTY, "x_test": IMAGES, "y_test": TWENTY + 5},
+        "no training image has the label",
+    ),
+}
+
+
+def refused(path, **options):
+    with pytest.raises(UserError) as caught:
+        data.load("images", path=str(path), **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_archive_that_cannot_be_is_refused_in_one_line(kind, tmp_path):
+    arrays, expected = REFUSED[kind]
+    np.savez(tmp_path / "set.npz", **arrays)
+    message = refused(tmp_path / "set.npz")
+    assert re.search(expected, message) and "set.npz" in message
+
+
+def test_a_resolution_that_no_machine_can_hold_is_refused(tmp_path):
+    np.save(tmp_path / "set.npy", IMAGES)
+    assert "data.resolution=100000" in refused(tmp_path / "set.npy", resolution=100_000)
+
+
+def test_files_with_the_wrong_ending_are_refused(tmp_path):
+    np.save(tmp_path / "set.npy", IMAGES)
+    (tmp_path / "set.npy").rename(tmp_path / "single.npz")
+    assert "call it .npy" in refused(tmp_path / "single.npz")
+    np.savez(tmp_path / "set.npz", images=IMAGES)
+    (tmp_path / "set.npz").rename(tmp_path / "several.npy")
+    assert "cannot be read" in refused(tmp_path / "several.npy")
+    with zipfile.ZipFile(tmp_path / "photos.npz", "w") as archive:
+        archive.writestr("images.npy", b"a photo")
+    assert "cannot be read" in refused(tmp_path / "photos.npz")
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_damage_is_a_line_or_harmless(ending, tmp_path):
+    path, rng = tmp_path / f"set.{ending}", np.random.default_rng(0)
+    np.save(path, IMAGES) if ending == "npy" else np.savez_compressed(path, x=IMAGES, y=TWENTY)
+    whole = path.read_bytes()
+    for cut in (0, 5, 90, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        refused(path)
+    # Headers lie at the beginning of a .npy, and at the end of a .npz too.
+    for trial in range(200):
+        damaged = bytearray(whole)
+        place = rng.integers(128) * (-1) ** (trial if ending == "npz" else 0)
+        damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            data.load("images", path=str(path))
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
 def test_transparent_pixels_show_the_background(tmp_path):
     images = np.zeros((4, 8, 8, 4), np.uint8)
     images[:, :4] = (10, 20, 30, 255)
@@ -76,8 +175,9 @@ def test_transparent_pixels_show_the_background(tmp_path):
     dataset = data.load(
         "images", path=str(tmp_path / "set.npz"), background=(1, 2, 3), test_fraction=0.0
     )
-    assert dataset.train.images[0, 0, 0].tolist() == [10, 20, 30]
-    assert dataset.train.images[0, 7, 0].tolist() == [1, 2, 3]
+    made = dataset.train.images[:]
+    assert made.shape == (4, 8, 8, 3)
+    assert made[0, 0, 0].tolist() == [10, 20, 30] and made[0, 7, 0].tolist() == [1, 2, 3]
 
 
 def test_stated_sizes(tmp_path):
@@ -103,7 +203,9 @@ def prepare(tmp_path):
     """prepare(examples by split, **features) writes a prepared data set "flowers" 1.0.0."""
     import tensorflow_datasets as tfds
 
-    def prepare(splits, labelled=True, file_format="array_record"):
+    def prepare(
+        splits, labelled=True, file_format="array_record", label=lambda i: i % 2, config=None
+    ):
         features = {"picture": tfds.features.Image()}
         if labelled:
             features["species"] = tfds.features.ClassLabel(names=["rose", "tulip"])
@@ -113,6 +215,11 @@ def prepare(tmp_path):
             class Flowers(tfds.core.GeneratorBasedBuilder):
                 VERSION = tfds.core.Version("1.0.0")
                 pkg_dir_path = pathlib.Path(tmp_path)
+                BUILDER_CONFIGS = [  # noqa: RUF012
+                    tfds.core.BuilderConfig(name=name, version=tfds.core.Version("1.0.0"))
+                    for name in [config]
+                    if name
+                ]
 
                 def _info(self):
                     return tfds.core.DatasetInfo(
@@ -124,7 +231,10 @@ def prepare(tmp_path):
 
                 def _generate_examples(self, examples):
                     for i, image in enumerate(examples):
-                        yield i, {"picture": png(image)} | ({"species": i % 2} if labelled else {})
+                        yield (
+                            i,
+                            {"picture": png(image)} | ({"species": label(i)} if labelled else {}),
+                        )
 
         builder = Flowers(data_dir=str(tmp_path / "tfds"), file_format=file_format)
         builder.download_and_prepare()
@@ -134,10 +244,6 @@ def prepare(tmp_path):
 
 
 def png(image):
-    import io
-
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return io.BytesIO(file.getvalue())
@@ -162,6 +268,75 @@ def test_a_prepared_set_without_labels_or_test_split(prepare):
     dataset = data.load("tfds:flowers", test_fraction=0.2)
     assert dataset.num_classes == 0 and dataset.train.labels is None
     np.testing.assert_array_equal(together(dataset), in_order(np.stack(examples)))
+
+
+def refused_tfds(name="tfds:flowers", **options):
+    with pytest.raises(UserError) as caught:
+        data.load(name, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def squares(count, size=16):
+    return [RNG.integers(0, 256, (size, size, 3), np.uint8) for _ in range(count)]
+
+
+def test_the_training_images_settle_the_size_of_the_others(prepare):
+    small = [RNG.integers(0, 256, (40, 50, 3), np.uint8), *squares(2, 45)]
+    prepare({"train": small, "test": squares(3, 200)})
+    dataset = data.load("tfds:flowers")
+    assert dataset.train.images.shape == (3, 32, 32, 3)
+    assert dataset.test.images.shape == (3, 32, 32, 3)
+    assert "fit=crop" in refused_tfds(fit="keep")
+    assert "data.resolution=100000" in refused_tfds(resolution=100_000)
+
+
+def test_only_train_or_a_single_split_is_trained_on(prepare):
+    prepare({"day": squares(3), "night": squares(3)})
+    assert "splits day, night" in refused_tfds()
+
+
+def test_labels_that_are_kept_secret(prepare):
+    prepare({"train": squares(6), "test": squares(2)}, label=lambda i: -1 if i < 2 else 1)
+    dataset = data.load("tfds:flowers")  # of both splits
+    assert (
+        dataset.num_classes == 0 and dataset.train.labels is None and "left out" in dataset.source
+    )
+
+
+def test_a_test_split_without_labels_is_not_held_out(prepare):
+    secret = iter([0, 1, 0, 1, -1, -1, 1, 0, 1])
+    prepare(
+        {"train": squares(4), "test": squares(2), "validation": squares(3)},
+        label=lambda i: next(secret),
+    )
+    assert sorted(data.load("tfds:flowers").test.labels) == [0, 1, 1]
+
+
+def test_names_with_configuration_and_version(prepare):
+    prepare({"train": squares(3)}, config="small")
+    for name in ("tfds:flowers/small", "tfds:flowers/small:1.0.0"):
+        dataset = data.load(name, test_fraction=0.0)
+        assert len(dataset.train.images) == 3 and set(dataset.name) & {"/", ":"} == set()
+    assert "there is flowers/small:1.0.0" in refused_tfds()
+    assert "there is flowers/small:1.0.0" in refused_tfds("tfds:flowers/small:2.0.0")
+    for name in ("tfds:", "tfds:/etc", "tfds:../x"):
+        assert "needs the name" in refused_tfds(name)
+
+
+def test_damaged_copies_are_a_line(prepare):
+    folder = prepare({"train": squares(3)})
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        # Without a file of names the classes are numbered; half of it may name only roses.
+        for cut in (4,) if file.name.endswith("labels.txt") else (0, len(whole) // 2):
+            file.write_bytes(whole[:cut])
+            assert "tfds" in refused_tfds()
+        file.unlink()
+        if not file.name.endswith("labels.txt"):  # then the classes have no names
+            assert "prepare it" in refused_tfds()
+        file.write_bytes(whole)
+    data.load("tfds:flowers")
 
 
 def test_a_set_that_nobody_has_prepared():

@@ -55,6 +55,53 @@ def test_small_and_odd_images(shape):
     assert found.exact.tolist() == [[3, 39]] and not len(found.near)
 
 
+def test_mirrored_copies_are_told_apart():
+    images = smooth(300)
+    images[280] = images[20][:, ::-1]
+    images[281] = jpeg(images[21][:, ::-1])
+    images[50] = images[50][:, ::-1] // 2 + images[50] // 2  # symmetric
+    images[282] = jpeg(images[50])
+    found = inspection.inspect(dataset(images, held_out=30), batch_size=8)
+    assert found.mirrored.tolist() == [[20, 280], [21, 281]]
+    assert found.near.tolist() == [[50, 282]]
+    assert not len(found.exact)
+    assert "mirrored" in "\n".join(found.lines())
+
+
+@pytest.mark.parametrize("value", [10, 255])
+def test_statistics_of_many_equal_pixels_are_exact(value):
+    # Sums of so many values in float32 are wrong by per cents.
+    images = np.full((70, 300, 300, 3), value, np.uint8)
+    images[:, :, :150, 1] = 0
+    line = dict(inspection.inspect(dataset(images), batch_size=8).facts)["values"]
+    half = f"{value / 2:.0f}"
+    assert f"mean {value}/{half}/{value}, standard deviation 0/{half}/0" in line
+
+
+def test_large_images_are_read_in_small_pieces():
+    class Watched(np.ndarray):
+        most = 0
+
+        def __getitem__(self, index):
+            taken = np.asarray(super().__getitem__(index))
+            Watched.most = max(Watched.most, taken.nbytes)
+            return taken
+
+    images = np.zeros((200, 256, 256, 3), np.uint8).view(Watched)
+    split = Split(images, None)
+    empty = Split(np.zeros((0, 256, 256, 3), np.uint8), None)
+    inspection.inspect(Dataset("set", split, empty, 0, "made up"), batch_size=8)
+    assert 0 < Watched.most <= inspection.CHUNK_BYTES
+
+
+def test_a_few_alike_are_no_advice_however_many_pairs_they_make():
+    images = smooth(300)
+    images[:15] = images[0]
+    images[:15, 0, 0, 0] = np.arange(15)  # 105 pairs
+    found = inspection.inspect(dataset(images, held_out=30), batch_size=8)
+    assert len(found.near) == 105 and not found.advice
+
+
 def test_memory_mapped_images_give_the_same_report(tmp_path):
     images = smooth(60)
     np.save(tmp_path / "images.npy", images)

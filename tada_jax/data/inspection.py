@@ -9,14 +9,18 @@ from tada_jax import logs
 from tada_jax.data.base import Dataset
 from tada_jax.data.cache import digest
 
-CHUNK = 1024  # images that are looked at together
+CHUNK = 1024  # images that are looked at together, ...
+CHUNK_BYTES = 2**24  # ... if they are small enough
 THUMBNAIL = 16  # side of the pictures that near duplicates are compared by, pixels
 NEAR_RMS = 7.0  # of 0..255: root mean square difference of two thumbnails that look alike, ...
 NEAR_MEAN = 30.0  # ... once this much of a difference in brightness is taken off
+NEAR_BITS = 16  # of 64 that the hashes of images that look alike may differ in
 STEP = 4.0  # of 0..255: smaller steps are noise to the difference hash
 BANDS = 4  # of 16 bits: hashes that differ in less than 4 of 64 bits share one
 CROWD = 256  # images in one band that are all compared; of more, only neighbours in brightness
 NEIGHBOURS = 32
+WAITING = 2**18  # candidates that are collected before they are compared, ...
+COMPARED = 4096  # ... this many at once
 NEAR_EXAMPLES = 3
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB (ITU-R 601)
 
@@ -30,6 +34,7 @@ class Inspection:
       advice: one line for each thing that will go wrong, with its remedy.
       exact: int [n,2], images with equal pixels: each with the first of its kind.
       near: int [n,2], pairs that look alike; none of them exact.
+      mirrored: int [n,2], other pairs that look alike once one of them is mirrored.
       crowded: whether there were so many alike that not all pairs were compared.
     """
 
@@ -37,9 +42,10 @@ class Inspection:
     advice: tuple[str, ...]
     exact: np.ndarray
     near: np.ndarray
+    mirrored: np.ndarray
     crowded: bool
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """The report as aligned lines of text."""
         width = max(len(name) for name, _ in self.facts)
         return [f"{name:<{width}}  {value}" for name, value in self.facts]
@@ -57,54 +63,79 @@ def inspect(dataset: Dataset, *, batch_size: int) -> Inspection:
     """
     seen = _Seen(dataset)
     exact = _exact(seen.digests)
-    near, crowded = _near(seen)
-    straddling = [int(((p < seen.train).sum(axis=1) == 1).sum()) for p in (exact, near)]
-    facts = [*_describe(dataset, seen), *_alike(exact, near, straddling, crowded)]
-    advice = _advise(dataset, seen, batch_size, exact, near, straddling)
-    return Inspection(tuple(facts), tuple(advice), exact, near, crowded)
+    near, mirrored, complete = _near(seen)
+    facts = [*_describe(dataset, seen), *_alike(seen, exact, near, mirrored, complete)]
+    advice = _advise(dataset, seen, batch_size, exact, near)
+    return Inspection(tuple(facts), tuple(advice), exact, near, mirrored, not complete)
+
+
+def _straddling(seen, pairs):
+    """How many pairs lie between training and held-out images."""
+    return int(((pairs < seen.train).sum(axis=1) == 1).sum())
 
 
 class _Seen:
-    """What one pass over all images leaves: a few hundred bytes each."""
+    """What one pass over all images leaves: about a kilobyte each."""
 
     def __init__(self, dataset):
         splits = (dataset.train.images, dataset.test.images)
         self.train = len(splits[0])
         self.count = sum(map(len, splits))
-        h, w, self.channels = self.shape = splits[0].shape[1:]
+        h, w, channels = self.shape = splits[0].shape[1:]
+        self.channels = channels
         small_h, small_w = min(THUMBNAIL, h), min(THUMBNAIL, w)
         self.digests = np.empty(self.count, "U32")
         self.hashes = np.empty(self.count, np.uint64)
-        self.thumbnails = np.empty((self.count, small_h * small_w * self.channels), np.float32)
+        self.mirrored = np.empty(self.count, np.uint64)  # hashes of the mirrored images
+        self.thumbnails = np.empty((self.count, channels, small_h, small_w), np.uint8)
         self.constant = np.empty(self.count, bool)
         self.colourless = np.empty(self.count, bool)
-        sums = np.zeros((2, self.channels))
+        histogram = np.zeros((channels, 256), np.int64)
         rows, columns = _averaging(h, small_h), _averaging(w, small_w)
         hash_rows, hash_columns = _averaging(h, 8), _averaging(w, 9)
+        luma = LUMA[-channels:] / LUMA[-channels:].sum()
+        chunk = max(1, min(CHUNK, CHUNK_BYTES // (h * w * channels)))
         progress = logs.Progress(self.count, unit="report: image")
         started, at = time.monotonic(), 0
         for images in splits:
-            for start in range(0, len(images), CHUNK):
-                x = np.ascontiguousarray(images[start : start + CHUNK])
+            for start in range(0, len(images), chunk):
+                x = np.ascontiguousarray(images[start : start + chunk])
                 here = slice(at, at + len(x))
                 self.digests[here] = [digest(image.tobytes()) for image in x]
                 self.constant[here] = (x == x[:, :1, :1]).all((1, 2, 3))
                 self.colourless[here] = (x == x[..., :1]).all((1, 2, 3))
-                values = x.astype(np.float32)
-                sums += values.mean((0, 1, 2)) * len(x), (values**2).mean((0, 1, 2)) * len(x)
-                planes = np.moveaxis(values, 3, 1)  # [n,C,H,W]
-                self.thumbnails[here] = (rows @ planes @ columns.T).reshape(len(x), -1)
-                luma = np.tensordot(values, LUMA[-self.channels :], 1)  # JPEG keeps it best
-                grey = hash_rows @ (luma / LUMA[-self.channels :].sum()) @ hash_columns.T  # [n,8,9]
-                bits = np.packbits(grey[:, :, 1:] > grey[:, :, :-1] + STEP, axis=None)
-                self.hashes[here] = bits.view(np.uint64)
+                planes = np.ascontiguousarray(np.moveaxis(x, 3, 1))  # [n,C,H,W]
+                for c in range(channels):  # exact, which sums of float32 are not
+                    histogram[c] += np.bincount(planes[:, c].ravel(), minlength=256)
+                planes = planes.astype(np.float32)
+                self.thumbnails[here] = np.round(_means(planes, rows, columns))
+                grey = _means(planes, hash_rows, hash_columns)  # [n,C,8,9]
+                grey = np.tensordot(grey, luma, (1, 0))  # [n,8,9]; JPEG keeps brightness best
+                self.hashes[here] = _hash(grey)
+                self.mirrored[here] = _hash(grey[:, :, ::-1])
                 at += len(x)
                 seconds = time.monotonic() - started
                 if seconds > 2:
                     progress.update(at, f"{at / seconds:,.0f} images/s", seconds / at)
         progress.end()
-        self.mean = sums[0] / self.count
-        self.std = np.sqrt(np.maximum(sums[1] / self.count - self.mean**2, 0))
+        values = np.arange(256)
+        pixels = self.count * h * w
+        self.mean = histogram @ values / pixels
+        self.std = np.sqrt(np.maximum(histogram @ values**2 / pixels - self.mean**2, 0))
+
+
+def _means(planes, rows, columns):
+    """[n,C,h,w] of [n,C,H,W]: means over pieces, by two plain products; batched ones are slow."""
+    n, c, h, w = planes.shape
+    x = (planes.reshape(-1, w) @ columns.T).reshape(n, c, h, -1)
+    x = np.ascontiguousarray(x.swapaxes(2, 3)).reshape(-1, h) @ rows.T
+    return x.reshape(n, c, len(columns), -1).swapaxes(2, 3)
+
+
+def _hash(grey):
+    """uint64 [n] of [n,8,9]: whether a pixel is brighter than the one to its left."""
+    bits = np.packbits(grey[:, :, 1:] > grey[:, :, :-1] + STEP, axis=None)
+    return bits.view(np.uint64)
 
 
 def _averaging(size, small):
@@ -123,45 +154,74 @@ def _exact(digests):
 
 
 def _near(seen):
-    """(pairs that look alike, whether not all could be compared).
+    """(pairs that look alike, other pairs that do once one is mirrored, whether all were compared).
 
     Candidates are images whose difference hashes (is a pixel of a 9x8 thumbnail brighter than
-    the one to its left?) share 16 bits; of these the thumbnails decide. Of exact duplicates only
-    the first takes part.
+    the one to its left?) share 16 bits and differ in few; of these the thumbnails decide. Of exact
+    duplicates only the first takes part.
     """
     _, unique = np.unique(seen.digests, return_index=True)
     unique.sort()
-    hashes, thumbnails = seen.hashes[unique], seen.thumbnails[unique]
-    brightness = thumbnails.mean(axis=1)
-    found, crowded = [np.zeros((0, 2), int)], False
+    count = len(unique)
+    # Every image takes part twice, the second time mirrored: entry i + count.
+    hashes = np.concatenate([seen.hashes[unique], seen.mirrored[unique]])
+    thumbnails = seen.thumbnails[unique]
+    brightness = thumbnails.mean(axis=(1, 2, 3), dtype=np.float32)
+    brightness = np.concatenate([brightness, brightness])
+    plain, mirrored, complete = [np.zeros((0, 2), int)], [np.zeros((0, 2), int)], True
+
+    def compare(candidates):
+        a, b = np.sort(np.concatenate(candidates), axis=1).T
+        possible = (
+            (a < count)  # two mirrored images are as alike as the two themselves
+            & (a != b - count)
+            & (np.bitwise_count(hashes[a] ^ hashes[b]) <= NEAR_BITS)
+            & (np.abs(brightness[a] - brightness[b]) < NEAR_MEAN)
+        )
+        a, b = a[possible], b[possible]
+        for found, chosen in ((plain, b < count), (mirrored, b >= count)):
+            i, j = a[chosen], b[chosen] % count
+            close = np.zeros(len(i), bool)
+            for start in range(0, len(i), COMPARED):
+                here = slice(start, start + COMPARED)
+                close[here] = _close(thumbnails[i[here]], thumbnails[j[here]], found is mirrored)
+            found.append(np.sort(np.stack([i[close], j[close]], axis=1), axis=1))
+
     for band in range(BANDS):
         bits = (hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = np.lexsort((brightness, bits))
         runs = np.split(order, np.flatnonzero(np.diff(bits[order].astype(int))) + 1)
-        candidates = []
+        candidates, waiting = [], 0
         for run in runs:
-            if len(run) < 2:
+            if run.min() >= count or len(run) < 2:
                 continue
-            if len(run) <= CROWD:
+            if len(run) <= 2 * CROWD:
                 i, j = np.triu_indices(len(run), 1)
             else:
-                crowded = True
-                i = np.repeat(np.arange(len(run)), NEIGHBOURS)
-                j = i + np.tile(np.arange(1, NEIGHBOURS + 1), len(run))
+                complete = False
+                i = np.repeat(np.arange(len(run)), 2 * NEIGHBOURS)
+                j = i + np.tile(np.arange(1, 2 * NEIGHBOURS + 1), len(run))
                 i, j = i[j < len(run)], j[j < len(run)]
             candidates.append(np.stack([run[i], run[j]], axis=1))
-        if not candidates:
-            continue
-        pairs = np.concatenate(candidates)
-        for start in range(0, len(pairs), 65536):
-            a, b = pairs[start : start + 65536].T
-            difference = thumbnails[a] - thumbnails[b]
-            mean = difference.mean(axis=1)
-            rms = np.sqrt(((difference - mean[:, None]) ** 2).mean(axis=1))
-            close = (rms < NEAR_RMS) & (np.abs(mean) < NEAR_MEAN)
-            found.append(np.sort(np.stack([a[close], b[close]], axis=1), axis=1))
-    pairs = np.unique(np.concatenate(found), axis=0)
-    return unique[pairs], crowded
+            waiting += len(i)
+            if waiting > WAITING:
+                compare(candidates)
+                candidates, waiting = [], 0
+        if candidates:
+            compare(candidates)
+    plain, mirrored = (np.unique(np.concatenate(pairs), axis=0) for pairs in (plain, mirrored))
+    # Symmetric images that look alike do so mirrored as well.
+    known = np.isin(mirrored @ (count, 1), plain @ (count, 1))
+    return unique[plain], unique[mirrored[~known]], complete
+
+
+def _close(a, b, mirrored):
+    """Whether thumbnails, uint8 [n,C,h,w], look alike, but for a little brightness."""
+    difference = a.astype(np.float32) - (b[..., ::-1] if mirrored else b)
+    difference = difference.reshape(len(a), -1)
+    mean = difference.mean(axis=1)
+    square = np.einsum("ni,ni->n", difference, difference) / difference.shape[1]
+    return square - mean**2 < NEAR_RMS**2
 
 
 def _describe(dataset, seen):
@@ -224,19 +284,20 @@ def _classes(dataset, shown=8):
     return f"{dataset.num_classes}: {', '.join(words)}"
 
 
-def _alike(exact, near, straddling, crowded):
-    for name, pairs, across in zip(("equal images", "alike"), (exact, near), straddling):
+def _alike(seen, exact, near, mirrored, complete):
+    for name, pairs in (("equal images", exact), ("alike", near), ("mirrored", mirrored)):
         if not len(pairs):
             yield name, "none"
             continue
+        across = _straddling(seen, pairs)
         some = ", ".join(f"{a}={b}" for a, b in pairs[:NEAR_EXAMPLES].tolist())
         across = f", {across:,} of them between training and held-out images" if across else ""
         yield name, f"{len(pairs):,} pairs{across}; as numbers {some}"
-    if crowded:
+    if not complete:
         yield "", "more than could all be compared look the same at 9x8 pixels"
 
 
-def _advise(dataset, seen, batch_size, exact, near, straddling):
+def _advise(dataset, seen, batch_size, exact, near):
     """What will go wrong."""
     held = seen.count - seen.train
     side = min(seen.shape[:2])
@@ -254,15 +315,17 @@ def _advise(dataset, seen, batch_size, exact, near, straddling):
         yield "no image is held out, so memorisation cannot be seen: set config.data.test_fraction"
     elif held < 20:
         yield (f"{held} held-out images are few: a noisy loss; set config.data.test_fraction=0.2")
-    if sum(straddling):
+    straddling = _straddling(seen, exact) + _straddling(seen, near)
+    if straddling:
         yield (
-            f"{sum(straddling):,} pairs of equal or similar images lie between training and "
+            f"{straddling:,} pairs of equal or similar images lie between training and "
             "held-out images, whose loss will look better than it is: remove duplicates"
         )
-    if len(exact) + len(near) > 0.1 * seen.count:
+    repeated = len(np.unique(np.concatenate([exact, near])))  # images, since pairs grow faster
+    if repeated > 0.1 * seen.count:
         yield (
-            f"{len(exact) + len(near):,} pairs among {seen.count:,} images are equal or alike: the "
-            "network will see, and remember, these most"
+            f"{repeated:,} of {seen.count:,} images are equal or alike to another: the network "
+            "will see, and remember, these most"
         )
     if seen.constant.mean() > 0.01:
         yield f"{seen.constant.sum():,} images are of a single colour: remove them if by mistake"

@@ -40,8 +40,9 @@ def read(folder: pathlib.Path, split: str) -> tuple[Split, int]:
     """
     with _one_line(folder):
         image, label = _features(folder)
-        found = _source(folder, split)
-        found = [found[i] for i in _order(folder, split)]
+        found = list(_source(folder, split))
+        if "id" in found[0]:
+            found.sort(key=lambda example: example["id"])
         images = np.stack([example[image] for example in found])
         labels = np.array([example[label] for example in found], np.int32)
         return Split(images, labels), len(class_names(folder))
