@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tada_jax import checkpoint, data, logs, loop, report, training, workdir
+from tada_jax import backend, checkpoint, data, logs, loop, report, training, workdir
 from tada_jax.data import feed
 from tada_jax.errors import UserError
 from tada_jax.run import load_run
@@ -58,6 +58,18 @@ def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path):
     assert steps == sorted(set(steps))
     a, b = (np.asarray(Image.open(p / "samples/step_0000006.png")) for p in (tmp_path, folder))
     np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(finished, tmp_path, monkeypatch):
+    _, _, whole = finished
+    loop.train(tiny.config(train__total_steps=3), tmp_path)
+    real = backend.data_mesh
+    two = lambda batch_size, devices=None: real(batch_size, jax.devices()[:2])  # noqa: E731
+    monkeypatch.setattr(backend, "data_mesh", two)
+    resumed = loop.train(tiny.config(), tmp_path)
+    assert len(jax.tree.leaves(resumed)[0].sharding.device_set) == 2
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole)):
+        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_events_happen_when_they_are_due_whatever_the_other_intervals(tmp_path):

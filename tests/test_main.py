@@ -48,6 +48,32 @@ def test_trains_and_samples(tmp_path):
     assert "train.batch_size = 8" in out and "GiB a device" in out
 
 
+def test_a_folder_of_grey_pictures_that_are_not_square(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        folder = tmp_path / "pictures" / ("tall" if i % 2 else "dotted")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (24, 16), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    args = (
+        "--config=configs/folder_tada.py",
+        f"--config.data.path={tmp_path / 'pictures'}",
+        "--config.data.fit=keep",
+        "--config.data.order=balanced",
+        "--config.model.class_conditional=True",
+        f"--workdir={tmp_path / 'run'}",
+        *tiny.FLAGS,
+    )
+    cache = {"TADA_JAX_CACHE": str(tmp_path / "cache")}
+    code, _, err = main(*args, **cache)
+    assert code == 0, err
+    assert "22 training, 2 held out, 24x16x1" in err and "dotted 12, tall 12" in err
+    code, out, err = main("--mode=sample", *args, **cache)
+    assert code == 0, err
+    with Image.open(pathlib.Path(out.split()[0]) / "000003.png") as picture:
+        assert picture.size == (16, 24) and picture.mode == "L"
+
+
 def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
