@@ -19,7 +19,10 @@ from tada_jax.errors import UserError
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file and variant, as configs/digits_tada.py:constant."
 )
-MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "Train a model, or draw from it.")
+MODES = ("train", "sample", "evaluate", "compare")
+MODE = flags.DEFINE_enum(
+    "mode", "train", MODES, "Train a model, draw from it, measure it, or train and compare many."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (runs/<config>-<variant>).")
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what a run would be (data, network, memory, advice); write nothing."
@@ -85,9 +88,14 @@ def main():
     elif MODE.value == "train":
         tada_jax.train(CONFIG.value, workdir)
         print(f"samples, checkpoints and metrics: {workdir}")
-    else:
+    elif MODE.value == "sample":
         for path in tada_jax.sample(CONFIG.value, workdir):
             print(path)
+    elif MODE.value == "evaluate":
+        result = tada_jax.evaluate(CONFIG.value, workdir)
+        print(f"\n{result.table()}\n{result.folder}")
+    else:
+        tada_jax.compare(CONFIG.value, workdir)
 
 
 if __name__ == "__main__":

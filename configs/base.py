@@ -144,13 +144,21 @@ def get_config(method="tada"):
     c.train.nonfinite = "stop"  # at a loss that is not finite: "stop", or "skip" that step's update
     c.train.ema_warmup = True  # shorter averages early on: decay at most (1 + step) / (10 + step)
 
+    c.ema = ConfigDict()  # averages from which others follow after training, see ema.py
+    c.ema.widths = ()  # tracked relative widths, as (0.05, 0.1); (): none
+    c.ema.snapshot_every = 1000  # steps between those that are kept, all of them
+
     c.log = ConfigDict()
     c.log.every = 100  # steps between lines of metrics.jsonl
     c.log.eval_every = 5000  # steps between losses on held-out images
     c.log.sample_every = 5000  # steps between grids of samples
     c.log.checkpoint_every = 5000  # steps between checkpoints
     c.log.keep_checkpoints = 2  # latest checkpoints that are kept
-    c.log.best_metric = "test_mse"  # the checkpoint with the smallest is kept too; "": none is
+    # The best checkpoint is kept too, by "test_mse", "train_mse", "fd", "leak", "copies" (each the
+    # smaller the better) or "copy_margin" (the larger); "": none is
+    c.log.best_metric = "test_mse"
+    c.log.metrics_every = 0  # steps between quick metrics of samples; 0: never
+    c.log.metrics_count = 256  # samples that they are taken of
 
     c.sample = ConfigDict()
     c.sample.sampler = "ddim"  # "ddpm" (ancestral), "ddim", "dpmpp_2m" or "heun"
@@ -162,5 +170,21 @@ def get_config(method="tada"):
     c.sample.batch_size = 64  # images sampled at once
     c.sample.seed = 0  # image i depends on (seed, i) only
     c.sample.use_ema = True  # sample the averaged parameters
+    c.sample.ema_width = placeholder(float)  # instead: a post-hoc EMA of this relative width,
+    c.sample.ema_step = placeholder(int)  # as of this step; None: that of the checkpoint
     c.sample.checkpoint = "latest"  # of --mode=sample: "latest", "best", or a step as "5000"
+
+    c.evaluate = ConfigDict()  # of --mode=evaluate, and of the quick metrics while training
+    c.evaluate.count = 1000  # samples
+    # Of features: "classifier" (a small network fitted to the data set), "pixels", "inception", or
+    # a function uint8 [N,H,W,C] -> [N,D] as "my_features.py:extract"
+    c.evaluate.extractor = "classifier"
+    c.evaluate.weights = placeholder(str)  # of "inception": pt_inception-2015-12-05-6726825d.pth
+    c.evaluate.fit_steps = 1000  # of the small networks that are fitted to the data set
+    c.evaluate.convention = "clean-fid"  # of its input: "clean-fid" or "pytorch-fid"
+
+    c.compare = ConfigDict()  # of --mode=compare: every combination is a run of its own
+    c.compare.methods = ("none", "constant", "tada")  # "constant:0.3" is that strength
+    c.compare.train_sizes = ()  # numbers of training images; (): data.train_size alone
+    c.compare.seeds = (0, 1, 2)
     return c

@@ -4,6 +4,8 @@
     run = tada_jax.load_run("runs/mine")          # network, schedule, configuration
     images = run.sample(16, seed=1)               # uint8 [16,H,W,C]
     tada_jax.sample(config, "runs/mine")          # to files
+    tada_jax.evaluate(config, "runs/mine")        # quality, memorisation, leakage
+    tada_jax.compare(config, "runs/grid")         # the same for a grid of runs
 
 The method alone, for another JAX project: `tada_jax.tada.strength`, `tada_jax.augment.augment`.
 """
@@ -15,6 +17,8 @@ _WHERE = {
     "train": "loop",
     "describe": "loop",
     "sample": "generate",
+    "evaluate": "evaluation",
+    "compare": "comparison",
     "load_run": "run",
     "Run": "run",
     "UserError": "errors",

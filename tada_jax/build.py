@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tada_jax import augment, data, diffusion, sampling, schedule, tada, unet
+from tada_jax import augment, data, diffusion, ema, sampling, schedule, tada, unet
 from tada_jax.data import order as orders
 from tada_jax.errors import UserError
 
 METHODS = ("tada", "constant", "hflip", "none")
+BEST_METRICS = ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,8 @@ def check(config):
     _one_of(config, "data.fit", data.FITS)
     _one_of(config, "data.unreadable", data.UNREADABLE)
     _one_of(config, "train.nonfinite", ("stop", "skip"))
-    _one_of(config, "log.best_metric", ("", "test_mse", "train_mse"))
+    _one_of(config, "log.best_metric", BEST_METRICS)
+    _one_of(config, "evaluate.convention", ("clean-fid", "pytorch-fid"))
     for field in ("sample.checkpoint", "init.checkpoint"):
         value = _value(config, field)
         if value not in ("latest", "best") and not value.isdigit():
@@ -115,6 +117,10 @@ def check(config):
         "log.keep_checkpoints",
         "sample.count",
         "sample.batch_size",
+        "log.metrics_count",
+        "evaluate.count",
+        "evaluate.fit_steps",
+        "ema.snapshot_every",
         "model.num_res_blocks",
         "model.head_channels",
         "model.norm_groups",
@@ -133,6 +139,11 @@ def check(config):
     for field in ("seed", "sample.seed"):
         _in_range(config, field, 0, 2**32 - 1)
     _in_range(config, "sample.eta", 0, 1)
+    _in_range(config, "log.metrics_every", 0, math.inf)
+    for width in (*config.ema.widths, config.sample.ema_width):
+        if width is not None:
+            with _blame("ema.widths"):
+                ema.exponent(width)
     _in_range(config, "data.device_gib", 0, math.inf)
     for field in ("optimizer.b1", "optimizer.b2", "train.ema_decay", "model.dropout"):
         _in_range(config, field, 0, math.nextafter(1, 0))
@@ -198,12 +209,18 @@ def strength(config, image_shape):
 
 def policy(config):
     """The `augment.Policy` of the method: what may happen to a training image."""
+    full = augmentation(config)
+    if config.method in ("none", "hflip"):
+        return dataclasses.replace(full, ops=(), xflip_p={"none": 0.0, "hflip": 0.5}[config.method])
+    return full
+
+
+def augmentation(config):
+    """The `augment.Policy` of the section `augment`, whatever the method makes of it."""
     options = dict(config.augment)
     options["ops"] = tuple(options["ops"])
     options["magnitude"] = dict(options["magnitude"])
     options["max_ops"] = options["max_ops"] or None
-    if config.method in ("none", "hflip"):
-        options |= {"ops": (), "xflip_p": {"none": 0.0, "hflip": 0.5}[config.method]}
     with _blame("augment"):
         return augment.Policy(**options)
 

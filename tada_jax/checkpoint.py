@@ -64,14 +64,15 @@ def _names(tree):
 
 
 class Checkpoints:
-    """Saves and restores train states under `<workdir>/checkpoints`, asynchronously.
+    """Saves and restores train states under `<workdir>/<folder>`, asynchronously.
 
-    The state is any pytree of arrays; `meta` is a small dict that goes with it as JSON. A save that
-    was interrupted leaves no checkpoint; one that was damaged later is found out when it is read.
+    The newest `keep` of them are kept (None: all), and the best. The state is any pytree of arrays;
+    `meta` is a small dict that goes with it as JSON. A save that was interrupted leaves no
+    checkpoint; one that was damaged later is found out when it is read.
     """
 
-    def __init__(self, workdir, *, keep=2, read_only=False):
-        self.path = pathlib.Path(workdir).resolve() / "checkpoints"
+    def __init__(self, workdir, *, keep=2, read_only=False, folder="checkpoints"):
+        self.path = pathlib.Path(workdir).resolve() / folder
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(

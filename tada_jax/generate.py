@@ -1,11 +1,13 @@
 """Drawing samples from a trained network: in batches, over all devices, to files."""
 
+import contextlib
 import functools
 import os
 import time
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -13,11 +15,15 @@ from tada_jax import backend, logs, report, sampling
 from tada_jax.errors import UserError
 
 
+class NotFinite(UserError):
+    """Samples with NaN or infinite pixels."""
+
+
 def make_sampler(parts, mesh, *, batch_size):
     """`sample(params, numbers, *, seed)` -> uint8 [n,H,W,C] on the host, for image numbers [n].
 
     Image i depends on (seed, i) only, however large the batches are; in a conditional network its
-    class is i modulo the number of classes.
+    class is i modulo the number of classes. It raises `NotFinite` rather than return black images.
     """
     classes = parts.network.num_classes
 
@@ -26,7 +32,8 @@ def make_sampler(parts, mesh, *, batch_size):
         numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
         labels = numbers % classes if classes else None
         predict = lambda z, t: parts.network.apply(params, z, t, labels)  # noqa: E731
-        return sampling.to_uint8(parts.sample(predict, sampling.sample_keys(seed, numbers)))
+        x = parts.sample(predict, sampling.sample_keys(seed, numbers))
+        return sampling.to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
 
     def sample(params, numbers, *, seed):
         numbers = np.asarray(numbers, np.int32)
@@ -35,8 +42,14 @@ def make_sampler(parts, mesh, *, batch_size):
         for start in range(0, len(numbers), batch):
             chunk = numbers[start : start + batch]
             padded = np.resize(chunk, batch)  # one compiled shape
-            drawn = sample_batch(params, padded, np.uint32(seed))
-            images.append(jax.device_get(drawn)[: len(chunk)])
+            drawn, finite = jax.device_get(sample_batch(params, padded, np.uint32(seed)))
+            if not finite.all():
+                raise NotFinite(
+                    f"sample {padded[finite.argmin()]} is not finite: the parameters have diverged "
+                    "or the sampler has; take an earlier checkpoint, another sampler, or "
+                    "config.sample.clip_x0=True"
+                )
+            images.append(drawn[: len(chunk)])
         return np.concatenate(images)
 
     return sample
@@ -62,13 +75,68 @@ def sample(config, workdir):
     from tada_jax.run import load_run  # which samples too
 
     run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
-    c = config.sample
-    kind = "ema" if c.use_ema else "raw"
+    paths = to_files(run, config.sample.count)
+    folder = paths[0].parent
+    grid, npz = folder / "grid.png", folder / f"samples_n{len(paths)}.npz"
+    with _one_line_for_disk_errors(folder):
+        if backend.is_first():
+            report.save_png(grid, report.grid(read(paths[:256])))
+            _save_npz(npz, paths, run.parts.image_shape)
+    return folder, grid, npz
+
+
+def to_files(run, count):
+    """Draws the samples 0 .. count-1 of a run, as its configuration says, to a PNG each.
+
+    Those that are there already are not drawn again.
+
+    Args:
+      run: a `run.Run`.
+      count: how many.
+
+    Returns:
+      The paths of the PNGs, in order.
+
+    Raises:
+      UserError: if they cannot be written, or are not finite.
+    """
+    c = run.config.sample
     sampler = f"{c.sampler}{c.steps}{c.stride}" + (f"_eta{c.eta:g}" if c.sampler == "ddim" else "")
     sampler += "" if c.clip_x0 else "_unclipped"
-    folder = run.workdir / "samples" / f"{sampler}_{kind}_step{run.step:07d}_seed{c.seed}"
+    name = f"{sampler}_{run.weights_name}_step{run.sampled_step:07d}_seed{c.seed}"
+    folder = run.workdir / "samples" / name
+    paths = [folder / f"{i:06d}.png" for i in range(count)]
+    with _one_line_for_disk_errors(folder):
+        backend.in_turn(lambda: folder.mkdir(parents=True, exist_ok=True))
+        missing = backend.in_turn(lambda: [i for i in range(count) if not paths[i].exists()])
+        progress = logs.Progress(len(missing), unit="image", active=backend.is_first())
+        if len(missing) < count:
+            progress.say(f"{count - len(missing):,} of {count:,} images are there already")
+        if missing:
+            _draw_missing(run, paths, missing, progress)
+    return paths
+
+
+def _draw_missing(run, paths, missing, progress):
+    c, params = run.config.sample, run.sampled_params
+    draw = make_sampler(run.parts, run.mesh, batch_size=c.batch_size)
+    started = time.monotonic()
+    for start in range(0, len(missing), c.batch_size):
+        numbers = missing[start : start + c.batch_size]
+        images = draw(params, numbers, seed=c.seed)
+        if backend.is_first():
+            for i, image in zip(numbers, images):
+                report.save_png(paths[i], image)
+        done = start + len(numbers)
+        each = (time.monotonic() - started) / done
+        progress.update(done, f"{1 / each:,.1f} images/s", each)
+    progress.end()
+
+
+@contextlib.contextmanager
+def _one_line_for_disk_errors(folder):
     try:
-        return _to_files(run, c, folder)
+        yield
     except OSError as e:
         raise UserError(
             f"samples cannot be written to {folder} ({e.strerror or e}): free some space or "
@@ -76,33 +144,7 @@ def sample(config, workdir):
         ) from e
 
 
-def _to_files(run, c, folder):
-    path = lambda i: folder / f"{i:06d}.png"  # noqa: E731
-    grid, npz = folder / "grid.png", folder / f"samples_n{c.count}.npz"
-    backend.in_turn(lambda: folder.mkdir(parents=True, exist_ok=True))
-    missing = backend.in_turn(lambda: [i for i in range(c.count) if not path(i).exists()])
-    draw = make_sampler(run.parts, run.mesh, batch_size=c.batch_size)
-    progress = logs.Progress(len(missing), unit="image", active=backend.is_first())
-    if len(missing) < c.count:
-        progress.say(f"{c.count - len(missing):,} of {c.count:,} images are there already")
-    started = time.monotonic()
-    for start in range(0, len(missing), c.batch_size):
-        numbers = missing[start : start + c.batch_size]
-        images = draw(run.ema_params if c.use_ema else run.params, numbers, seed=c.seed)
-        if backend.is_first():
-            for i, image in zip(numbers, images):
-                report.save_png(path(i), image)
-        done = start + len(numbers)
-        each = (time.monotonic() - started) / done
-        progress.update(done, f"{1 / each:,.1f} images/s", each)
-    progress.end()
-    if backend.is_first():
-        report.save_png(grid, report.grid(_read([path(i) for i in range(min(c.count, 256))])))
-        _save_npz(npz, [path(i) for i in range(c.count)], run.parts.image_shape)
-    return folder, grid, npz
-
-
-def _read(paths):
+def read(paths):
     """The images in PNG files, uint8 [N,H,W,C]."""
     images = []
     for path in paths:
@@ -123,5 +165,5 @@ def _save_npz(path, pictures, shape, chunk=256):
             }
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(pictures), chunk):
-                file.write(_read(pictures[start : start + chunk]).tobytes())
+                file.write(read(pictures[start : start + chunk]).tobytes())
     os.replace(partial, path)

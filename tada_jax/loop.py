@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import functools
 import itertools
+import operator
 import time
 from typing import Any
 
@@ -24,6 +25,7 @@ from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
 from tada_jax.interrupt import StopRequest
+from tada_jax.judge import GLANCES, Judge, copying
 from tada_jax.run import load_run
 
 # In a run of several processes they agree every so many calls on whether one was told to stop.
@@ -56,6 +58,22 @@ class Plan:
         images = self.dataset.train.images
         some = images[:64], images[len(images) // 2 :][:64], images[-64:]
         return digest(str(images.shape), *(np.ascontiguousarray(a).tobytes() for a in some))
+
+    def judge(self, say=None, extractor=None):
+        """What samples of the run are measured against, a `judge.Judge`.
+
+        Raises:
+          UserError: if the data set has too few held-out images, or the extractor cannot be had.
+        """
+        pool = self.dataset
+        if self.config.data.train_size is not None:
+            whole = self.config.copy_and_resolve_references().unlock()
+            whole.data.train_size = None
+            pool = load_data(whole)
+        make = lambda: Judge(  # noqa: E731
+            self.config, self.dataset, pool, extractor=extractor, say=say
+        )
+        return backend.in_turn(make)
 
     @property
     def resident(self):
@@ -119,6 +137,10 @@ def train(config, workdir):
         stack.enter_context(_one_line_for_disk_errors(workdir_))
         checkpoints = Checkpoints(workdir_, keep=config.log.keep_checkpoints)
         stack.callback(checkpoints.close)
+        snapshots = None
+        if config.ema.widths:
+            snapshots = Checkpoints(workdir_, keep=None, folder="ema")
+            stack.callback(snapshots.close)
         progress = logs.Progress(config.train.total_steps, unit="step", active=first)
         stack.callback(progress.end)
         state = resume_or_init(checkpoints, planned, progress.say)
@@ -127,7 +149,7 @@ def train(config, workdir):
         first_step = int(state.step)
         log = logs.Log(workdir_, first_step=first_step, active=first)
         stack.callback(log.close)
-        session = _Session(planned, workdir_, checkpoints, log, progress)
+        session = _Session(planned, workdir_, checkpoints, snapshots, log, progress)
         _introduce(session, state)
         if first_step >= config.train.total_steps:
             progress.say(f"this run has already done its {first_step:,} steps")
@@ -135,6 +157,8 @@ def train(config, workdir):
         stop = stack.enter_context(StopRequest())
         state = _loop(session, state, stop, started)
         checkpoints.wait()
+        if snapshots:
+            snapshots.wait()
         if state.step < config.train.total_steps:
             progress.say(
                 f"stopped after step {int(state.step):,}, which is saved: the same command "
@@ -150,6 +174,7 @@ class _Session:
     plan: Plan
     workdir: Any
     checkpoints: Checkpoints
+    snapshots: Checkpoints | None  # of the post-hoc averages
     log: logs.Log
     progress: logs.Progress
 
@@ -173,7 +198,8 @@ def _one_line_for_disk_errors(workdir):
 def resume_or_init(checkpoints, planned, say):
     """The state of the newest checkpoint that is whole, or a fresh one."""
     config, sharding = planned.config, backend.replicated(planned.mesh)
-    fresh = lambda: training.init_state(planned.parts, config.seed)  # noqa: E731
+    widths = config.ema.widths
+    fresh = lambda: training.init_state(planned.parts, config.seed, widths=widths)  # noqa: E731
     step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh), sharding)
     if state is not None:
         _check_data(checkpoints, step, planned)
@@ -186,8 +212,9 @@ def resume_or_init(checkpoints, planned, say):
     if config.init.workdir is None:
         return state
     params = _params_of_another_run(config, state.params)
+    copy = lambda: jax.tree.map(lambda a: a + 0, params)  # noqa: E731
     return dataclasses.replace(
-        state, params=params, ema_params=jax.tree.map(lambda a: a + 0, params)
+        state, params=params, ema_params=copy(), power_emas=tuple(copy() for _ in widths)
     )
 
 
@@ -266,7 +293,9 @@ def inspect(planned):
 def steps_to_next_event(step, config):
     """Steps until something other than training happens; at least 1."""
     log = config.log
-    intervals = (log.every, log.eval_every, log.sample_every, log.checkpoint_every)
+    intervals = [log.every, log.eval_every, log.sample_every, log.checkpoint_every]
+    intervals += [log.metrics_every] if log.metrics_every else []
+    intervals += [config.ema.snapshot_every] if config.ema.widths else []
     return min(config.train.total_steps - step, *(n - step % n for n in intervals))
 
 
@@ -327,16 +356,7 @@ def _loop(session, state, stop, started):
 
     fetch, feeding = _training_data(session, int(state.step))
     steps = training.make_steps(parts, config, mesh, fetch)
-    evaluate = training.make_evaluation(parts, config, mesh)
-    evaluated = {
-        name: [
-            backend.put_whole(None if a is None else a[: evaluate.examples], mesh)
-            for a in (split.images, split.labels if parts.network.num_classes else None)
-        ]
-        for name, split in (("train", dataset.train), ("test", dataset.test))
-        if len(split.images)
-    }
-    sample = generate.make_sampler(parts, mesh, batch_size=config.sample.batch_size)
+    observe = _observer(session)
     empty_tally = jax.jit(
         lambda: training.empty_tally(parts), out_shardings=backend.replicated(mesh)
     )
@@ -387,29 +407,89 @@ def _loop(session, state, stop, started):
                 scalars |= {"images_per_s": speed, "steps_per_s": 1 / seconds}
                 progress.update(step, _note(loss, config, seconds), seconds)
             saving = due(config.log.checkpoint_every)
-            evaluating = due(config.log.eval_every) or (saving and config.log.best_metric != "")
-            if evaluating:
-                for name, arrays in evaluated.items():
-                    found = evaluate(state.ema_params, *arrays)
-                    scalars[f"{name}_mse"] = found.mean
-                    scalars[f"{name}_mse_by_logsnr"] = found.by_logsnr()
-            log.write(step, scalars)
-            if evaluating and first:
+            seen = observe(state, step, saving)
+            log.write(step, scalars | seen)
+            if seen and first:
+                warning = copying(logs.read(session.workdir))
+                if warning:
+                    progress.say(f"warning: {warning}")
                 _draw_curves(session)
-            if due(config.log.sample_every):
-                c = config.sample
-                params = state.ema_params if c.use_ema else state.params
-                picture = report.grid(sample(params, range(c.count), seed=c.seed))
-                if first:
-                    path = session.workdir / "samples" / f"step_{step:07d}.png"
-                    report.save_png(path, picture)
-                log.image(step, "samples", picture)
+            if config.ema.widths and due(config.ema.snapshot_every):
+                widths = list(config.ema.widths)
+                session.snapshots.save(step, state.power_emas, {"widths": widths})
             if saving or stopping:
-                session.checkpoints.save(step, state, meta, scalars.get(config.log.best_metric))
+                session.checkpoints.save(step, state, meta, _rank(seen, config.log.best_metric))
             if stopping:
                 break
             tally, logged_step, timed_step, mark = empty_tally(), step, step, time.monotonic()
     return state
+
+
+def _observer(session):
+    """`observe(state, step, saving) -> scalars`: what is looked at between steps, where it is due.
+
+    Losses on training and held-out images, quick metrics of samples, and a grid of them.
+    """
+    planned, log = session.plan, session.log
+    config, parts, mesh, dataset = planned.config, planned.parts, planned.mesh, planned.dataset
+    best, c = config.log.best_metric, config.sample
+
+    evaluate = training.make_evaluation(parts, config, mesh)
+    evaluated = {
+        name: [
+            backend.put_whole(None if a is None else a[: evaluate.examples], mesh)
+            for a in (split.images, split.labels if parts.network.num_classes else None)
+        ]
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+        if len(split.images)
+    }
+    draw = generate.make_sampler(parts, mesh, batch_size=c.batch_size)
+    judged = config.log.metrics_every or best in GLANCES
+    judge = planned.judge(session.progress.say) if judged else None
+
+    def losses(state):
+        scalars = {}
+        for name, arrays in evaluated.items():
+            found = evaluate(state.ema_params, *arrays)
+            scalars[f"{name}_mse"] = found.mean
+            scalars[f"{name}_mse_by_logsnr"] = found.by_logsnr()
+        return scalars
+
+    def observe(state, step, saving):
+        due = lambda every: every and (step % every == 0 or step == config.train.total_steps)  # noqa: E731
+        scalars = {}
+        if due(config.log.eval_every) or (saving and best in ("test_mse", "train_mse")):
+            scalars |= losses(state)
+        glancing = due(config.log.metrics_every) or (saving and best in GLANCES)
+        wanted = c.count if due(config.log.sample_every) else 0
+        count = max(wanted, config.log.metrics_count if glancing else 0)
+        if not count:
+            return scalars
+        try:
+            params = state.ema_params if c.use_ema else state.params
+            samples = draw(params, range(count), seed=c.seed)
+        except generate.NotFinite as e:
+            session.progress.say(f"warning: step {step:,}: {e}")
+            return scalars
+        if glancing:
+            scalars |= judge.glance(samples[: config.log.metrics_count])
+        if wanted:
+            picture = report.grid(samples[:wanted])
+            if backend.is_first():
+                path = session.workdir / "samples" / f"step_{step:07d}.png"
+                report.save_png(path, picture)
+            log.image(step, "samples", picture)
+        return scalars
+
+    return observe
+
+
+def _rank(scalars, name):
+    """The number by which checkpoints are ranked, the smaller the better; None if there is none."""
+    value = scalars.get(name)
+    if value is None:
+        return None
+    return {"leak": abs, "copy_margin": operator.neg}.get(name, float)(value)
 
 
 def _note(loss, config, seconds):

@@ -49,7 +49,7 @@ def estimate(parts, config, devices, image_bytes):
       devices: over which a batch is spread.
       image_bytes: of the training set on each device; 0 if it stays on disk.
     """
-    state = jax.eval_shape(lambda: training.init_state(parts, 0))
+    state = jax.eval_shape(lambda: training.init_state(parts, 0, widths=config.ema.widths))
     batch = (max(1, config.train.batch_size // devices),)
     labels = jax.ShapeDtypeStruct(batch, jnp.int32) if parts.network.num_classes else None
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tada_jax import backend, build, generate, training
+from tada_jax import backend, build, ema, generate, training
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, Damaged, restore_one
 from tada_jax.errors import UserError
@@ -25,6 +25,7 @@ class Run:
       parts: the `build.Parts`: schedule, network, strength, augmentation, ...
       step: of the checkpoint.
       params, ema_params: of the network; the averaged ones are those to sample.
+      meta: what was saved with the checkpoint about the data.
       num_classes: of the data set, 0 if unlabelled.
       class_names: of the labels, if they have names.
     """
@@ -37,6 +38,7 @@ class Run:
     ema_params: Any
     num_classes: int
     class_names: tuple[str, ...] = ()
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def sample(self, count, *, seed=0, use_ema=True, **options):
         """Draws images; image i depends on (seed, i) only.
@@ -66,6 +68,84 @@ class Run:
             build.sampled(self.parts, config), self.mesh, batch_size=config.sample.batch_size
         )
         return sampler(self.ema_params if use_ema else self.params, range(count), seed=seed)
+
+    @property
+    def weights_name(self):
+        """Which parameters its configuration samples, for the names of files."""
+        c = self.config.sample
+        if c.ema_width is not None:
+            return f"ema{c.ema_width:g}"
+        return "ema" if c.use_ema else "raw"
+
+    @property
+    def weights_title(self):
+        """The same in words."""
+        c, t = self.config.sample, self.config.train
+        if c.ema_width is not None:
+            return f"post-hoc EMA of width {c.ema_width:g}"
+        return f"EMA of decay {t.ema_decay:g}" if c.use_ema else "raw parameters"
+
+    @property
+    def sampled_step(self):
+        """The training step of those parameters."""
+        c = self.config.sample
+        return self.step if c.ema_width is None or c.ema_step is None else c.ema_step
+
+    @functools.cached_property
+    def sampled_params(self):
+        """Those parameters.
+
+        Raises:
+          UserError: if they are a post-hoc EMA that was not prepared in training.
+        """
+        c = self.config.sample
+        if c.ema_width is not None:
+            return self.posthoc_ema(c.ema_width, c.ema_step)
+        return self.ema_params if c.use_ema else self.params
+
+    def posthoc_ema(self, width, step=None):
+        """Parameters averaged over training with another length, from the stored snapshots.
+
+        Args:
+          width: relative, above 0 and below 0.289, see `ema.py`.
+          step: as of which; None: that of the checkpoint.
+
+        Returns:
+          A pytree as `params`.
+
+        Raises:
+          UserError: if there are no snapshots, or the width or the step cannot be.
+        """
+        step = self.step if step is None else step
+        if not (self.workdir / "ema").is_dir():
+            raise UserError(
+                f"{self.workdir} has no snapshots for a post-hoc EMA: train with "
+                "--config.ema.widths='(0.05,0.1)'"
+            )
+        widths = self.config.ema.widths
+        snapshots = Checkpoints(self.workdir, keep=None, folder="ema", read_only=True)
+        try:
+            gamma = ema.exponent(width)
+            steps = [s for s in sorted(snapshots.steps()) if s <= step]
+            if not steps or step > max(snapshots.steps()):
+                raise UserError(
+                    f"sample.ema_step={step} is not covered by the snapshots in {snapshots.path}, "
+                    f"of the steps {', '.join(map(str, sorted(snapshots.steps())))}"
+                )
+            like = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (self.params,) * len(widths)
+            )
+            sharding = backend.replicated(self.mesh)
+            stored = (tree for s in steps for tree in snapshots.restore(s, like, sharding))
+            gammas = [ema.exponent(w) for w in widths]
+            factors = ema.coefficients(
+                [s for s in steps for _ in widths], gammas * len(steps), step, gamma
+            )
+            return ema.combine(stored, factors)
+        except (ValueError, Damaged) as e:
+            raise UserError(f"post-hoc EMA of {self.workdir}: {e}") from e
+        finally:
+            snapshots.close()
 
     @functools.cached_property
     def mesh(self):
@@ -105,7 +185,8 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
             raise UserError(f"{path} holds no checkpoint yet: train first, with --mode=train")
         parts = build.parts(config, meta["image_shape"], meta["num_classes"])
         mesh = backend.data_mesh(jax.device_count())
-        like = jax.eval_shape(lambda: training.init_state(parts, config.seed))
+        widths = config.ema.widths
+        like = jax.eval_shape(lambda: training.init_state(parts, config.seed, widths=widths))
         step, state, damaged = restore_one(
             checkpoints, str(checkpoint), like, backend.replicated(mesh)
         )
@@ -123,6 +204,7 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
         ema_params=state.ema_params,
         num_classes=meta["num_classes"],
         class_names=tuple(meta["class_names"]),
+        meta=meta,
     )
 
 

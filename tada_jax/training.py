@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from clu import metrics as clu_metrics
 
-from tada_jax import backend, diffusion
+from tada_jax import backend, diffusion, ema
 from tada_jax.augment import augment_batch
 from tada_jax.data.order import batch_indices
 
@@ -37,16 +37,18 @@ class TrainState:
     params: Any
     ema_params: Any
     opt_state: Any
+    power_emas: tuple[Any, ...] = ()  # one for each of config.ema.widths
 
 
-def init_state(parts, seed):
-    """A fresh state; equal for equal parts and seed."""
+def init_state(parts, seed, *, widths=()):
+    """A fresh state with post-hoc averages of `widths`; equal for equal parts and seed."""
     params = parts.init_params(stream(seed, INITIALISATION))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=parts.optimizer.init(params),
+        power_emas=tuple(jax.tree.map(jnp.copy, params) for _ in widths),
     )
 
 
@@ -138,7 +140,11 @@ def train_step(state, tally, images, labels, *, parts, config):
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay(state.step, config.train.ema_decay, warmup=config.train.ema_warmup)
     ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
-    new_state = TrainState(state.step + 1, params, ema_params, opt_state)
+    power_emas = tuple(
+        ema.update(average, params, state.step, ema.exponent(width))
+        for average, width in zip(state.power_emas, config.ema.widths)
+    )
+    new_state = TrainState(state.step + 1, params, ema_params, opt_state, power_emas)
 
     scalars = {name: value.mean() for name, value in terms.items()}
     scalars["grad_norm"] = optax.tree.norm(grads)

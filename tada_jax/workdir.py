@@ -21,8 +21,11 @@ FREE = (
     "train.nonfinite",
     "data.path",
     "data.device_gib",
+    "ema.snapshot_every",
     "log.",
     "sample.",
+    "evaluate.",
+    "compare.",
 )
 CONFIG = "config.json"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")

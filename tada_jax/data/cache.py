@@ -1,4 +1,4 @@
-"""Decoded images on disk, made once and found again by the hash of what they were made from."""
+"""What is made once and kept on disk, found again by the hash of what it was made from."""
 
 import errno
 import hashlib
@@ -7,9 +7,12 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable
+from typing import TypeVar
 
 from tada_jax.errors import UserError
 from tada_jax.paths import cache_dir
+
+T = TypeVar("T")
 
 
 def digest(*parts: bytes | str) -> str:
@@ -21,15 +24,15 @@ def digest(*parts: bytes | str) -> str:
     return total.hexdigest()
 
 
-def cached(key: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
-    """The folder in the cache that `make(folder)` fills, filled once for each `key`.
+def cached(key: str, make: Callable[[pathlib.Path], None], *, kind: str = "images") -> pathlib.Path:
+    """The folder in the cache that `make(folder)` fills, filled once for each `key` of a kind.
 
     It appears whole or not at all, also when several processes make it at the same time.
 
     Raises:
       UserError: if the cache cannot be written.
     """
-    target = cache_dir() / "images" / key
+    target = cache_dir() / kind / key
     if target.is_dir():
         return target
     try:
@@ -46,6 +49,28 @@ def cached(key: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def load_cached(
+    key: str,
+    make: Callable[[pathlib.Path], None],
+    load: Callable[[pathlib.Path], T],
+    *,
+    kind: str = "images",
+) -> T:
+    """`load(folder)` of a `cached` folder; one that it cannot read is made anew, once.
+
+    Raises:
+      UserError: if the cache cannot be written, or a damaged folder cannot be deleted.
+    """
+    folder = cached(key, make, kind=kind)
+    try:
+        return load(folder)
+    except Exception:  # what a damaged file of any kind may raise
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            raise UserError(f"the cache folder {folder} is damaged; delete it") from None
+        return load(cached(key, make, kind=kind))
 
 
 def _unwritable(error: OSError) -> UserError:

@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import stat
 import time
 import warnings
@@ -26,7 +25,7 @@ import PIL
 
 from tada_jax.data import images
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
-from tada_jax.data.cache import cached, digest
+from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
 from tada_jax.logs import Progress
 
@@ -263,14 +262,7 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
     def make(folder):
         _decode(dataclasses.replace(files, read=read_the_same), options, path, folder)
 
-    folder = cached(key, make)
-    try:
-        return _read_decoded(folder)
-    except Exception:  # what a damaged file of numpy or JSON may raise
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():
-            raise UserError(f"the cache folder {folder} is damaged; delete it") from None
-        return _read_decoded(cached(key, make))
+    return load_cached(key, make, _read_decoded)
 
 
 def _read_decoded(folder: pathlib.Path) -> tuple[np.ndarray, dict]:

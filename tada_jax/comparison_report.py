@@ -1,0 +1,360 @@
+"""The result of a comparison in files: table.md, comparison.json, figures, and one HTML page."""
+
+import base64
+import html
+import json
+import shlex
+import sys
+
+import numpy as np
+
+from tada_jax import comparison, evaluation
+from tada_jax import workdir as workdirs
+from tada_jax.judge import MEASURES
+from tada_jax.logs import duration
+from tada_jax.paths import write_whole
+
+# Each method keeps its look in every figure: colour (Okabe & Ito), marker, line style.
+_LOOKS = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", ":"),
+    ("#CC79A7", "D", "-."),
+    ("#E69F00", "v", (0, (5, 1))),
+    ("#56B4E9", "P", (0, (1, 1))),
+    ("#000000", "X", (0, (3, 1, 1, 1))),
+)
+
+_DEFINITIONS = {
+    "fd": "Frechet distance of two Gaussians fitted to features, of the samples and of real "
+    "images. Biased upwards with few images, so comparable at equal numbers only.",
+    "kid": "Squared maximum mean discrepancy of the same features under a cubic kernel; unbiased.",
+    "precision": "Share of samples within the k-nearest-neighbour balls of the real images.",
+    "recall": "Share of real images within those of the samples.",
+    "leak": "P(augmented) by a classifier that was fitted to held-out real images against T(x, 1), "
+    "averaged over the samples: 0% as for real images, 100% as for images that were all augmented. "
+    "It counts as a leak whatever looks more like an augmented image than like a real one, so "
+    "that bad samples score above 0 too: read it together with the Frechet distance.",
+    "copies": "Share of samples that are nearer to one training image than a third of the distance "
+    "to the next one.",
+    "copy_margin": "Mean distance to the nearest training image over that to the nearest of as "
+    "many held-out images: 1 if the model knows nothing of its training images in particular.",
+    "authentic": "Share of samples that are further from their training image than that is from "
+    "the next one.",
+    "c_t": "Standardised rank test of the distances to the training images, samples against "
+    "held-out images; negative: copying.",
+    "gap": "Squared error of the network on held-out images minus that on its training images.",
+}
+
+
+def write(path, config, results, failures):
+    """Writes everything about the results of a grid into the folder `path`.
+
+    Args:
+      path: folder.
+      config: of the grid.
+      results: {comparison.Cell: evaluation.Result}.
+      failures: {title of a cell: why}.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    write_whole(path / "table.md", comparison.markdown(results))
+    everything = {
+        "cells": [
+            {
+                "method": cell.method,
+                "train_images": cell.size,
+                "seed": cell.seed,
+                "seconds": round(comparison.seconds_spent(cell), 1),
+                "workdir": cell.workdir.name,
+                "result": json.loads(result.to_json()),
+            }
+            for cell, result in results.items()
+        ],
+        "failures": failures,
+        "versions": workdirs.versions(),
+    }
+    write_whole(path / "comparison.json", json.dumps(everything, indent=1) + "\n")
+    figures = {
+        "trade_off.png": trade_off_figure,
+        "quality.png": lambda at, found: curves_figure(at, found, "fd", "Frechet distance", True),
+        "memorisation.png": lambda at, found: curves_figure(
+            at, found, "copy_margin", "copy margin, d(train)/d(held out)", False
+        ),
+        "copies.png": lambda at, found: curves_figure(
+            at, found, "copies", "share of copies", False
+        ),
+        "leakage.png": lambda at, found: curves_figure(
+            at, found, "leak", "leak, share of T(x, 1)", False
+        ),
+        "loss.png": lambda at, found: curves_figure(
+            at, found, "test_mse", "squared error, held-out images", False
+        ),
+    }
+    drawn = [name for name, draw in figures.items() if draw(path / name, results)]
+    write_whole(path / "report.html", _page(path, config, results, failures, drawn))
+
+
+def _looks(results):
+    methods, _ = comparison.methods_and_sizes(results)
+    return {method: _LOOKS[i % len(_LOOKS)] for i, method in enumerate(methods)}
+
+
+def _caption(results):
+    """What every figure's title says: images, seeds, samples."""
+    _, sizes = comparison.methods_and_sizes(results)
+    seeds = ", ".join(str(s) for s in sorted({cell.seed for cell in results}))
+    protocol = next(iter(results.values())).protocol
+    return sizes, f"{protocol['samples']:,} samples, seeds {seeds}"
+
+
+def _images(size):
+    return "all training images" if size is None else f"{size:,} training images"
+
+
+def trade_off_figure(path, results):
+    """Leakage, and copying, against quality: a point a method, with bars over the seeds."""
+    from matplotlib.figure import Figure
+
+    keys = [k for k in ("leak", "copy_margin") if comparison.summaries(results, k)]
+    quality = comparison.summaries(results, "fd/held_out")
+    if not keys or not quality:
+        return False
+    looks, (sizes, caption) = _looks(results), _caption(results)
+    figure = Figure(figsize=(4.6 * len(sizes), 3.9 * len(keys)), layout="constrained")
+    axes = figure.subplots(len(keys), len(sizes), squeeze=False)
+    for row, key in zip(axes, keys):
+        factor, found = MEASURES[key].factor, comparison.summaries(results, key)
+        for ax, size in zip(row, sizes):
+            for method, (color, marker, _) in looks.items():
+                if (method, size) not in quality or (method, size) not in found:
+                    continue
+                x, y = quality[method, size], found[method, size]
+                bars = [np.nan_to_num(s.deviation) for s in (x, y)]
+                ax.errorbar(
+                    x.mean,
+                    y.mean * factor,
+                    xerr=bars[0],
+                    yerr=bars[1] * factor,
+                    color=color,
+                    marker=marker,
+                    markersize=9,
+                    linestyle="",
+                    capsize=3,
+                    label=method,
+                )
+            real = [comparison.real_images(results, k, size) for k in ("fd/held_out", key)]
+            if None not in real:
+                ax.plot(
+                    real[0],
+                    real[1] * factor,
+                    color="black",
+                    marker="*",
+                    markersize=12,
+                    linestyle="",
+                    label="real images",
+                )
+            ax.set(
+                title=_images(size),
+                xlabel="Frechet distance to held-out images",
+                ylabel=MEASURES[key].title,
+                xscale="log",
+            )
+            ax.grid(alpha=0.3)
+            ax.legend()
+    figure.suptitle(f"Leakage and copying against quality: {caption}, bars ± 1 sd of the seeds")
+    figure.savefig(path, dpi=110)
+    return True
+
+
+def curves_figure(path, results, key, label, logarithmic):
+    """A scalar of the log against the training step: mean over the seeds, and their range."""
+    from matplotlib.figure import Figure
+
+    found = comparison.curves(results, key)
+    if not found:
+        return False
+    looks, (sizes, caption) = _looks(results), _caption(results)
+    caption = caption.partition(", ")[2]
+    count = next(iter(results)).config.log.metrics_count
+    of = "" if "mse" in key else f"{count:,} samples, "
+    figure = Figure(figsize=(4.6 * len(sizes), 3.9), layout="constrained")
+    for ax, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes):
+        for method, (color, marker, style) in looks.items():
+            if (method, size) not in found:
+                continue
+            steps, values = found[method, size]
+            ax.plot(
+                steps,
+                values.mean(0),
+                color=color,
+                marker=marker,
+                linestyle=style,
+                markevery=max(1, len(steps) // 10),
+                label=method,
+            )
+            ax.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15)
+        ax.set(title=_images(size), xlabel="training step", ylabel=label)
+        if logarithmic:
+            ax.set_yscale("log")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    figure.suptitle(f"{label} while training: {of}{caption}, shaded: their range")
+    figure.savefig(path, dpi=110)
+    return True
+
+
+# The page
+
+
+def _page(path, config, results, failures, figures):
+    protocol = next(iter(results.values())).protocol
+    methods, sizes = comparison.methods_and_sizes(results)
+    seeds = sorted({cell.seed for cell in results})
+    seconds = sum(comparison.seconds_spent(cell) for cell in results)
+    versions = workdirs.versions()
+    command = shlex.join(["python", *sys.argv]) if sys.argv[0].endswith("main.py") else "Python API"
+    facts = {
+        "command": command,
+        "grid": f"{len(results)} runs: {', '.join(methods)}; "
+        f"{', '.join(_images(size) for size in sizes)}; seeds {', '.join(map(str, seeds))}",
+        "data": protocol["data"].partition("; training on")[0],
+        "training": f"{config.train.total_steps:,} steps of {config.train.batch_size} images",
+        "samples": f"{protocol['samples']:,} a run, {protocol['sampler']}, {protocol['weights']}, "
+        f"seed {protocol['sample_seed']}",
+        "features": protocol["extractor"],
+        "time": f"{duration(seconds)} of training, sampling and measuring, all runs together",
+        "machine": f"{len(versions['devices'])} x {versions['devices'][0]}",
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "devices"),
+    }
+    parts = [
+        "<h1>Comparison</h1>",
+        _table([[k, v] for k, v in facts.items()]),
+        *([f"<p class=bad>Failed: {_e(k)}: {_e(v)}</p>" for k, v in failures.items()]),
+        *(_result_table(results, methods, size) for size in sizes),
+        _difference_tables(results, methods, sizes),
+        "<h2>Figures</h2>",
+        *(f"<img src='{_embedded(path / name)}' alt='{_e(name)}'>" for name in figures),
+        *_grids(results, methods, sizes),
+        "<h2>What the numbers mean</h2><dl>",
+        *(f"<dt>{_e(MEASURES[k].title)}</dt><dd>{_e(v)}</dd>" for k, v in _DEFINITIONS.items()),
+        "</dl><h2>What this does not prove</h2>",
+        _caveats(protocol, seeds),
+        "<h2>Every run</h2>",
+        *_appendix(results),
+        f"<details><summary>Configuration</summary><pre>"
+        f"{_e(json.dumps(config.to_dict(), indent=2))}</pre></details>",
+    ]
+    style = (
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}"
+        "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;"
+        "padding:.25em .6em;text-align:left}td+td{font-variant-numeric:tabular-nums}"
+        "img{max-width:100%}img.grid{image-rendering:pixelated}pre{overflow:auto;font-size:12px}"
+        ".bad{color:#a00}dt{font-weight:bold}"
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title>"
+        f"<style>{style}</style><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _e(text):
+    return html.escape(str(text), quote=True)
+
+
+def _table(rows, head=None):
+    cells = lambda row, tag: "".join(f"<{tag}>{_e(cell)}</{tag}>" for cell in row)  # noqa: E731
+    top = f"<tr>{cells(head, 'th')}</tr>" if head else ""
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table>{top}{body}</table>"
+
+
+def _result_table(results, methods, size):
+    rows = []
+    for key in comparison.headlines(results):
+        found = comparison.summaries(results, key)
+        real = comparison.real_images(results, key, size)
+        rows.append(
+            [
+                comparison.title_of(key),
+                *(
+                    comparison.cell_text(key, found[m, size]) if (m, size) in found else ""
+                    for m in methods
+                ),
+                "" if real is None else evaluation.printed(key, real),
+                MEASURES[key.partition("/")[0]].better,
+            ]
+        )
+    title = f"<h2>{_images(size).capitalize()}</h2><p>Mean ± standard deviation over the seeds.</p>"
+    return title + _table(rows, ["", *methods, "real images", "better"])
+
+
+def _difference_tables(results, methods, sizes):
+    base = comparison.reference_method(methods)
+    others = [method for method in methods if method != base]
+    if not others:
+        return ""
+    rows = [
+        [
+            _images(size),
+            comparison.title_of(key),
+            *(comparison.difference_text(results, key, base, other, size) for other in others),
+        ]
+        for size in sizes
+        for key in comparison.headlines(results)
+    ]
+    head = ["", "", *(f"{base} - {other}" for other in others)]
+    return (
+        "<h2>Paired differences</h2><p>At equal seeds, which share data, initialisation and noise; "
+        "mean, and its 95% bootstrap interval over the seeds.</p>" + _table(rows, head)
+    )
+
+
+def _grids(results, methods, sizes):
+    """Samples beside their nearest training images, of the first seed of each method and size."""
+    parts = ["<h2>Samples, and the three nearest training images of each</h2>"]
+    for size in sizes:
+        pictures = []
+        for method in methods:
+            shown = [
+                (cell, result)
+                for cell, result in results.items()
+                if (cell.method, cell.size) == (method, size)
+            ]
+            if not shown:
+                continue
+            cell, result = shown[0]
+            picture = result.folder / "nearest.png"
+            if picture.is_file():
+                pictures.append(
+                    f"<td>{_e(method)}, seed {cell.seed}<br><img class=grid "
+                    f"src='{_embedded(picture)}' alt='{_e(cell.title)}'></td>"
+                )
+        parts.append(f"<h3>{_images(size).capitalize()}</h3><table><tr>{''.join(pictures)}</tr>")
+        parts.append("</table><p>Twice in a row: a sample, then its three nearest.</p>")
+    return parts
+
+
+def _caveats(protocol, seeds):
+    points = [
+        f"{len(seeds)} seeds: intervals over so few say little more than the range that was seen.",
+        f"Distances are those of {protocol['extractor']} features, not of FID's Inception: they "
+        "rank runs on these data, and compare with no published number."
+        if not protocol["extractor"].startswith("Inception")
+        else "FID with few samples is biased: compare only at equal numbers of samples.",
+        "One network, one length of training, one data set. A longer run memorises more, and a "
+        "larger network sooner.",
+        "The numbers are those of the last step, not of each run's best.",
+    ]
+    return "<ul>" + "".join(f"<li>{_e(point)}</li>" for point in points) + "</ul>"
+
+
+def _appendix(results):
+    for cell, result in results.items():
+        yield (
+            f"<details><summary>{_e(cell.title)}</summary><pre>{_e(result.table())}</pre></details>"
+        )
+
+
+def _embedded(file):
+    """A PNG as a data URL."""
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()

@@ -1,0 +1,251 @@
+"""`--mode=evaluate`: samples of a run, and everything that can be measured of them.
+
+Everything goes to `<workdir>/evaluation/<what was sampled how>/`: `metrics.json`, `table.txt` (the
+same for readers), and `nearest.png`, samples beside their nearest training images.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from tada_jax import backend, generate, loop, report, training
+from tada_jax.errors import UserError
+from tada_jax.judge import MEASURES, Number
+from tada_jax.metrics import memorisation
+from tada_jax.metrics.neighbours import nearest
+from tada_jax.paths import write_whole
+from tada_jax.run import load_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was measured of a run.
+
+    Attributes:
+      folder: with metrics.json, table.txt and nearest.png.
+      protocol: what was sampled and measured how, a dict for JSON.
+      numbers: {key: `judge.Number`}.
+      seconds: {part of the work: seconds}.
+    """
+
+    folder: pathlib.Path
+    protocol: dict[str, Any]
+    numbers: dict[str, Number]
+    seconds: dict[str, float]
+
+    def to_json(self):
+        """For metrics.json: null stands for numbers that could not be had."""
+        numbers = {key: dataclasses.asdict(number) for key, number in self.numbers.items()}
+        tree = {"protocol": self.protocol, "numbers": numbers, "seconds": self.seconds}
+        return json.dumps(_for_json(tree), indent=2) + "\n"
+
+    def table(self):
+        """For readers."""
+        return table(self.protocol, self.numbers)
+
+
+def read_result(folder):
+    """The `Result` in a folder, or None if there is none that can be read."""
+    try:
+        tree = json.loads((folder / "metrics.json").read_text())
+        numbers = {}
+        for key, fields in tree["numbers"].items():
+            value = float("nan") if fields["value"] is None else fields["value"]
+            interval = fields["interval"] and tuple(fields["interval"])
+            numbers[key] = Number(**fields | {"value": value, "interval": interval})
+        return Result(folder, tree["protocol"], numbers, tree["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def evaluate(config, workdir, *, extractor=None, say=print):
+    """Measures a run.
+
+    Samples that are there already are not drawn again, so an interrupted call continues.
+
+    Args:
+      config: that of the run; its sections `sample` and `evaluate` say what to draw and measure.
+      workdir: the run's folder.
+      extractor: a `metrics.features.Extractor`, or a function uint8 [N,H,W,C] -> [N,D]; by default
+        what `config.evaluate.extractor` names.
+      say: called with lines of text about the progress.
+
+    Returns:
+      A `Result`.
+
+    Raises:
+      UserError: if there is no run, no held-out image, too few samples, samples that are not
+        finite, no file of weights.
+    """
+    run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
+    planned = loop.plan(config)
+    if run.meta["image_digest"] != planned.image_digest:
+        raise UserError(
+            f"{planned.dataset.source}: these are not the images that the run in {run.workdir} was "
+            "trained on: restore them"
+        )
+    if callable(extractor) and not hasattr(extractor, "cached"):
+        from tada_jax.metrics import features
+
+        extractor = features.of_function(extractor)
+    judge = planned.judge(say, extractor)  # before the samples: what is missing is said at once
+    mark = time.monotonic()
+    paths = generate.to_files(run, config.evaluate.count)
+    samples, seconds = generate.read(paths), {"sampling": time.monotonic() - mark}
+    numbers, spent = judge.measure(samples)
+    numbers |= _denoising_gap(run, planned)
+    protocol = {
+        "run": str(run.workdir),
+        "method": config.method,
+        "train_images": len(planned.dataset.train.images),
+        "seed": config.seed,
+        "step": run.sampled_step,
+        "weights": run.weights_title,
+        "sampler": sampler_title(config.sample),
+        "samples": len(samples),
+        "sample_seed": config.sample.seed,
+        "extractor": judge.extractor.name,
+        "data": planned.dataset.source,
+        "settings": settings(config),
+    }
+    seconds = {key: round(value, 2) for key, value in (seconds | spent).items()}
+    folder = run.workdir / "evaluation" / paths[0].parent.name
+    result = Result(folder, protocol, numbers, seconds)
+    if backend.is_first():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            report.save_png(folder / "nearest.png", beside_nearest(samples, planned))
+            write_whole(folder / "table.txt", result.table())
+            write_whole(folder / "metrics.json", result.to_json())
+        except OSError as e:
+            raise UserError(f"{folder} cannot be written ({e.strerror}): free some space") from e
+    return result
+
+
+def settings(config):
+    """What else the numbers depend on, for JSON; those of other settings do not compare."""
+    return json.loads(json.dumps(config.evaluate.to_dict() | {"sample": config.sample.to_dict()}))
+
+
+def sampler_title(c):
+    """The sampler of a section `sample` in words."""
+    eta = f" eta {c.eta:g}" if c.sampler == "ddim" else ""
+    clip = "" if c.clip_x0 else ", unclipped"
+    return f"{c.sampler}{eta}, {c.steps} steps ({c.stride}){clip}"
+
+
+def _denoising_gap(run, planned, most=4096):
+    """Held-out minus training loss, over all noise levels and by bins of log SNR."""
+    config, dataset = run.config, planned.dataset
+    examples = max(1024, min(most, 4 * len(dataset.train.images)))
+    evaluate = training.make_evaluation(run.parts, config, run.mesh, examples)
+    conditional = run.parts.network.num_classes
+    losses = []
+    for split in (dataset.train, dataset.test):
+        arrays = (split.images, split.labels if conditional else None)
+        arrays = [None if a is None else np.asarray(a[: evaluate.examples]) for a in arrays]
+        put = [backend.put_whole(a, run.mesh) for a in arrays]
+        losses.append(evaluate(run.sampled_params, *put))
+    train, test = losses
+    names = [f"{word} ({n:,})" for word, n in _counts(dataset).items()]
+    make = lambda value, interval, n: Number(  # noqa: E731
+        value, n, " and ".join(names), "squared error of the target", 0.0, interval
+    )
+    found = {}
+    for centre, (gap, error) in memorisation.denoising_gap(train, test).items():
+        n = int((np.floor(test.logsnr / 2.0) * 2.0 + 1.0 == centre).sum())
+        if n < 20:  # too few images at such a level for a number
+            continue
+        found[f"gap/{centre:g}"] = make(gap, (gap - 1.96 * error, gap + 1.96 * error), n)
+    spread = np.sqrt(train.mse.var() / len(train.mse) + test.mse.var() / len(test.mse))
+    gap = test.mean - train.mean
+    whole = make(gap, (gap - 1.96 * spread, gap + 1.96 * spread), len(test.mse))
+    return {"gap": whole} | found
+
+
+def _counts(dataset):
+    return {
+        "training images": len(dataset.train.images),
+        "held-out images": len(dataset.test.images),
+    }
+
+
+def beside_nearest(samples, planned, rows=8, neighbours=3):
+    """A picture: rows of samples, each followed by its nearest training images; uint8 [H,W,C]."""
+    from tada_jax.judge import NEIGHBOUR_SIDE
+    from tada_jax.metrics.features import small
+
+    train, shown = np.asarray(planned.dataset.train.images), samples[: 2 * rows]
+    k = min(neighbours, len(train))
+    _, index = nearest(small(shown, NEIGHBOUR_SIDE), small(train, NEIGHBOUR_SIDE), k)
+    together = np.concatenate([shown[:, None], train[index]], 1)
+    return report.grid(together.reshape(-1, *shown.shape[1:]), 2 * (k + 1), gap=2)
+
+
+def table(protocol, numbers):
+    """The numbers as text, one a line, with everything that is needed to read them."""
+    p = protocol
+    lines = [
+        f"{p['method']}, {p['train_images']:,} training images, seed {p['seed']}, "
+        f"step {p['step']:,}, {p['weights']}",
+        f"{p['samples']:,} samples, {p['sampler']}, sample seed {p['sample_seed']}",
+        f"data: {p['data']}",
+        "real: what real images score in the samples' place (held-out ones against the training "
+        "images, training ones against the others); [95% interval]",
+        "",
+    ]
+    head = ("", "better", "samples", "interval", "real", "n", "against", "through", "")
+    rows = [head, *(_row(key, number) for key, number in numbers.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    left, right = str.ljust, str.rjust
+    align = (left, left, right, right, right, right, left, left, left)
+    for row in rows:
+        cells = (put(cell, width) for put, cell, width in zip(align, row, widths))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _row(key, number):
+    name, _, detail = key.partition("/")
+    measure = MEASURES[name]
+    show = lambda value: (  # noqa: E731
+        "" if value is None else printed(name, value)
+    )
+    detail = {"gap": f" at log SNR {detail}", "moment": f", {detail}"}.get(name, "")
+    title = measure.title + (detail if "/" in key else "")
+    interval = ""
+    if number.interval:
+        interval = f"[{show(number.interval[0])}, {show(number.interval[1])}]"
+    return (
+        title,
+        measure.better,
+        show(number.value),
+        interval,
+        show(number.real),
+        f"{number.n:,}",
+        number.reference,
+        number.extractor,
+        number.note,
+    )
+
+
+def printed(name, value):
+    """A value of a measure as text, in the units of its title."""
+    measure = MEASURES[name.partition("/")[0]]
+    return "n/a" if not math.isfinite(value) else f"{value * measure.factor:.{measure.digits}f}"
+
+
+def _for_json(tree):
+    """The same with null for numbers that are not finite, and lists for tuples."""
+    if isinstance(tree, dict):
+        return {key: _for_json(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_for_json(value) for value in tree]
+    if isinstance(tree, float | np.floating):
+        return float(tree) if math.isfinite(tree) else None
+    return int(tree) if isinstance(tree, np.integer) else tree

@@ -1,0 +1,468 @@
+"""What the samples of a run are measured against, prepared once for a data set.
+
+A `Judge` holds the reference images, their features, and the leak classifiers. `measure` is the
+whole of it, `glance` what is cheap enough for the training loop.
+"""
+
+import dataclasses
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tada_jax import backend, build, sampling
+from tada_jax.augment import augment_batch
+from tada_jax.errors import UserError
+from tada_jax.metrics import classifier, features, leakage, memorisation, quality, wasserstein
+
+# Real images to score in the samples' place, for each reference; "all" has no others.
+_STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
+
+FEWEST = 50  # samples, below which no number is worth printing
+FOLDS = 2  # of the held-out images, for the leak classifiers
+NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
+GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What a number means: its title, and whether it should be low, high, or near a value."""
+
+    title: str
+    better: str
+    digits: int = 3
+    factor: float = 1.0  # what is printed is the value times this
+
+
+MEASURES = {
+    "fd": Measure("Frechet distance", "lower", 2),
+    "kid": Measure("KID x 1e3", "lower", 2, 1e3),
+    "precision": Measure("precision", "higher"),
+    "recall": Measure("recall", "higher"),
+    "density": Measure("density", "higher"),
+    "coverage": Measure("coverage", "higher"),
+    "swd": Measure("sliced Wasserstein x 1e3", "lower", 1, 1e3),
+    "copies": Measure("copies, d1 < d2/3 [%]", "lower", 1, 100.0),
+    "copy_margin": Measure("copy margin, d(train)/d(held out)", "near 1"),
+    "authentic": Measure("AuthPct [%]", "higher", 1, 100.0),
+    "c_t": Measure("C_T [standard deviations]", "near 0", 1),
+    "gap": Measure("denoising gap x 1e3, held out - train", "near 0", 2, 1e3),
+    "leak": Measure("leak [% of T(x, 1)]", "near 0", 1, 100.0),
+    "leak_raw": Measure("leak, P(augmented) above real", "near 0"),
+    "fd_leak": Measure("Frechet leak", "lower", 2),
+    "moment": Measure("moments [% of T(x, 1)]", "near 0", 0, 100.0),
+}
+
+
+GLANCES = ("fd", "leak", "copies", "copy_margin")  # what `Judge.glance` finds
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A measured value with what is needed to read it.
+
+    Attributes:
+      value: in units of 1; NaN where it could not be had.
+      n: samples behind it.
+      reference: what they were compared with, and how many of those.
+      extractor: of the features, or what else the images were looked at through.
+      real: what real images score in the samples' place, if that makes sense.
+      interval: 95%, or None.
+      note: anything else in a few words.
+    """
+
+    value: float
+    n: int
+    reference: str
+    extractor: str
+    real: float | None = None
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+
+class Judge:
+    """Measures samples of one data set.
+
+    Args:
+      config: of the run; the augmentation that may leak is that of its section `augment`, whatever
+        its method.
+      dataset: with the training images of the run, a subset or all, and the held-out images.
+      pool: the same data set with all of its training images.
+      mesh: devices for the extractor.
+      extractor: a `features.Extractor`; None: the one that `config.evaluate.extractor` names.
+      say: called with a line of text about what takes time.
+
+    Raises:
+      UserError: if the data set has too few held-out images, or the extractor cannot be had.
+    """
+
+    def __init__(self, config, dataset, pool, *, mesh=None, extractor=None, say=None):
+        self.config = config
+        self._say = say or (lambda text: None)
+        self._mesh = mesh or backend.data_mesh(jax.device_count())
+        train, held_out = np.asarray(dataset.train.images), np.asarray(dataset.test.images)
+        if len(held_out) < 10:
+            raise UserError(
+                f"measuring needs held-out images, and there are {len(held_out)}: raise "
+                "config.data.test_fraction, or give the data set a test split"
+            )
+        everything = np.concatenate([np.asarray(pool.train.images), held_out])
+        self.images = {"train": train, "held_out": held_out}
+        if len(everything) > len(train) + len(held_out):
+            self.images["all"] = everything
+        policy = build.augmentation(config)
+        self.policy = dataclasses.replace(policy, p=1.0) if policy.ops else None
+        self.extractor = extractor or self._named_extractor(pool, everything)
+        self.features = {
+            name: self.extractor.cached(images, self._mesh) for name, images in self.images.items()
+        }
+        self._flips = float(build.policy(config).xflip_p) > 0
+        self._neighbours = memorisation.distinct(self._comparable(train, mirrored=self._flips))
+        self._fit_leak_classifiers()
+
+    def title(self, name):
+        """The name of a reference with its number of images."""
+        words = {"train": "training", "held_out": "held-out", "all": "all"}
+        return f"{words[name]} images ({len(self.images[name]):,})"
+
+    def _named_extractor(self, pool, everything):
+        c = self.config.evaluate
+        if c.extractor == "pixels":
+            return features.pixels()
+        if c.extractor == "inception":
+            return features.inception(c.weights, c.convention)
+        if c.extractor == "classifier":
+            labels = None
+            if pool.num_classes > 1 and pool.train.labels is not None:
+                labels = np.concatenate([pool.train.labels, pool.test.labels])
+                task = classifier.labels_task(pool.num_classes)
+            elif self.policy:
+                task = classifier.augmentation_task(self.policy)
+            else:
+                raise UserError(
+                    "config.evaluate.extractor='classifier' needs labels or config.augment.ops, "
+                    "and there are neither: choose 'pixels' or 'inception'"
+                )
+            images, labels = _in_order_of_content(everything, labels)
+            network = classifier.fit(task, images, labels, steps=c.fit_steps, say=self._say)
+            return features.fitted(network, images)
+        return features.of_file(c.extractor)
+
+    def _comparable(self, images, mirrored=False):
+        """What neighbours are looked for in: the images themselves, large ones averaged down."""
+        if mirrored:
+            images = memorisation.with_mirrors(images)
+        return features.small(images, NEIGHBOUR_SIDE)
+
+    # Leakage
+
+    def _fit_leak_classifiers(self):
+        """Cross-fits P(augmented | x): no image is judged by a network that was fitted to it."""
+        self._judges = []
+        if self.policy is None:
+            return
+        held_out = self.images["held_out"]
+        fold = np.random.default_rng(0).permutation(len(held_out)) % FOLDS
+        real, augmented = np.empty(len(held_out)), np.empty(len(held_out))
+        self.augmented = augmented_images(held_out, self.policy)
+        flipped = augmented_images(held_out, dataclasses.replace(self.policy, ops=()))
+        for k in range(FOLDS):
+            task = classifier.leak_task(self.policy)
+            network = classifier.fit(
+                task,
+                held_out[fold != k],
+                steps=self.config.evaluate.fit_steps,
+                seed=k,
+                say=self._say,
+            )
+            judge = features.Extractor(
+                name="P(augmented)",
+                digest=None,
+                apply=_probability(network),
+                params=network.params,
+            )
+            self._judges.append(judge)
+            for answers, images in ((real, flipped), (augmented, self.augmented)):
+                answers[fold == k] = judge(images[fold == k], self._mesh)[:, 0]
+        self._p_real, self._p_augmented = real, augmented
+
+    def leak(self, samples):
+        """The `leakage.Leak` of uint8 samples; None without an augmentation that could leak."""
+        if not self._judges:
+            return None
+        answers = np.mean([judge(samples, self._mesh)[:, 0] for judge in self._judges], 0)
+        return leakage.classifier_leak(answers, self._p_real, self._p_augmented)
+
+    # All together
+
+    def glance(self, samples):
+        """Cheap numbers for the log, floats by name, in the units of `MEASURES` times 1.
+
+        Args:
+          samples: uint8 [N,H,W,C], a few hundred.
+
+        Returns:
+          {"fd", "copies", "copies_real" (that of held-out images), "copy_margin", "leak"}; no
+          "leak" where nothing could leak.
+        """
+        drawn = quality.gaussian(self.extractor(samples, self._mesh))
+        near = self._neighbours[:GLANCE_IMAGES]
+        images, held_out = map(self._comparable, (samples, self.images["held_out"]))
+        found = {
+            "fd": quality.frechet_distance(drawn, quality.gaussian(self.features["held_out"])),
+            "copies": float(memorisation.copies(images, near).mean()),
+            "copies_real": float(memorisation.copies(held_out, near).mean()),
+            "copy_margin": memorisation.copy_margin(images, near, held_out, repeats=1),
+        }
+        leak = self.leak(samples)
+        return found | ({} if leak is None else {"leak": leak.share})
+
+    def measure(self, samples):
+        """Everything that can be said of samples.
+
+        Args:
+          samples: uint8 [N,H,W,C].
+
+        Returns:
+          ({key: Number}, {group: seconds}); a key is that of `MEASURES`, with the reference or the
+          operation after a slash.
+
+        Raises:
+          UserError: if there are too few samples.
+        """
+        if len(samples) < FEWEST:
+            raise UserError(
+                f"{len(samples)} samples are too few to measure: take at least {FEWEST}, better "
+                "1,000 (config.evaluate.count)"
+            )
+        found, seconds = {}, {}
+        for name, part in (
+            ("features and quality", self._quality),
+            ("sliced Wasserstein", self._wasserstein),
+            ("memorisation", self._memorisation),
+            ("leakage", self._leakage),
+        ):
+            mark = time.monotonic()
+            found |= part(samples)
+            seconds[name] = time.monotonic() - mark
+        return found, seconds
+
+    def _quality(self, samples):
+        drawn, found = self.extractor(samples, self._mesh), {}
+        if not np.isfinite(drawn).all():
+            raise UserError(
+                f"the extractor {self.extractor.name} gives numbers that are not finite"
+            )
+        n, dimension = drawn.shape
+        biased = f"fewer samples than the {dimension:,} features: biased upwards"
+        for name, reference in self.features.items():
+            scores, deviation = _quality(drawn, reference)
+            real, _ = _quality(self.features[_STAND_IN[name]], reference)
+            notes = {
+                "fd": biased if n <= dimension else "",
+                "kid": "" if math.isnan(deviation) else f"sd of a subset {deviation * 1e3:.2f}",
+            }
+            for key, value in scores.items():
+                found[f"{key}/{name}"] = Number(
+                    value,
+                    n,
+                    self.title(name),
+                    self.extractor.name,
+                    real=None if name == "all" else real[key],
+                    note=notes.get(key, ""),
+                )
+        return found
+
+    def _wasserstein(self, samples):
+        found = {}
+        for name, images in self.images.items():
+            drawn, real = (
+                float(np.mean(wasserstein.sliced_wasserstein(x, images)))
+                for x in (samples, self.images[_STAND_IN[name]])
+            )
+            found[f"swd/{name}"] = Number(
+                drawn,
+                min(len(samples), len(images)),
+                self.title(name),
+                "patches of 7x7",
+                None if name == "all" else real,
+            )
+        return found
+
+    def _memorisation(self, samples):
+        images, train = self._comparable(samples), self._neighbours
+        held_out = self._comparable(self.images["held_out"])
+        through = "pixels"
+        mirrored = " and their mirror images" if self._flips else ""
+        reference = f"{self.title('train')}{mirrored}"
+        copied = memorisation.copies(images, train)
+        authentic = memorisation.authenticity(images, train)
+        number = lambda value, **more: Number(  # noqa: E731
+            value, len(samples), reference, through, **more
+        )
+        both = f"{reference} and {self.title('held_out')}"
+        return {
+            "copies": number(
+                float(copied.mean()),
+                real=float(memorisation.copies(held_out, train).mean()),
+                interval=_share_interval(copied),
+            ),
+            "copy_margin": dataclasses.replace(
+                number(memorisation.copy_margin(images, train, held_out), real=1.0), reference=both
+            ),
+            "authentic": number(
+                float(authentic.mean()),
+                real=float(memorisation.authenticity(held_out, train).mean()),
+                interval=_share_interval(authentic),
+            ),
+            "c_t": dataclasses.replace(
+                number(memorisation.data_copying(images, train, held_out), real=0.0),
+                reference=both,
+            ),
+        }
+
+    def _leakage(self, samples):
+        leak = self.leak(samples)
+        if leak is None:
+            return {}
+        reference, n = self.title("held_out"), len(samples)
+        through = f"leak classifier, AUC {leak.auc:.2f}"
+        note = "" if leak.auc > 0.6 else "the classifier cannot tell augmented images: meaningless"
+        drawn = self.extractor(samples, self._mesh)
+        augmented = self.extractor.cached(self.augmented, self._mesh)
+        found = {
+            "leak": Number(leak.share, n, reference, through, 0.0, leak.interval, note),
+            "leak_raw": Number(
+                leak.leak,
+                n,
+                reference,
+                through,
+                0.0,
+                None,
+                f"P(augmented): {leak.samples:.3f} samples, {leak.real:.3f} real, "
+                f"{leak.augmented:.3f} T(x, 1)",
+            ),
+            "fd_leak": Number(
+                leakage.frechet_leak(drawn, self.features["held_out"], augmented),
+                n,
+                f"{reference} and T of them",
+                self.extractor.name,
+                leakage.frechet_leak(self.features["train"], self.features["held_out"], augmented),
+            ),
+        }
+        for op in self.policy.ops:
+            alone = dataclasses.replace(self.policy, ops=(op,), xflip_p=0.0)
+            moved = augmented_images(self.images["held_out"], alone)
+            shift = leakage.moment_shift(op, samples, self.images["held_out"], moved)
+            (m, s), (mr, sr), (ma, sa) = shift.samples, shift.real, shift.augmented
+            found[f"moment/{op}"] = Number(
+                shift.share,
+                n,
+                reference,
+                shift.statistic,
+                0.0,
+                None,
+                f"{m:.3f} +- {s:.3f} samples, {mr:.3f} +- {sr:.3f} real, "
+                f"{ma:.3f} +- {sa:.3f} T(x, 1)",
+            )
+        return found
+
+
+def copying(lines):
+    """A warning in plain words when a run has begun to copy its training images.
+
+    Args:
+      lines: dicts of metrics.jsonl, up to the step in question.
+
+    Returns:
+      A line of text if the last of them says so and the one before it did not; else None.
+    """
+    losses = [line for line in lines if "test_mse" in line and "train_mse" in line]
+    glances = [line for line in lines if "copies" in line]
+    reasons = []
+    for found in (losses, glances):
+        if found and found[-1]["step"] == lines[-1]["step"]:
+            now, before = (_copying_sign(found[:n]) for n in (len(found), len(found) - 1))
+            reasons += [now] if now and not before else []
+    if not reasons:
+        return None
+    return (
+        f"the model begins to copy its training images: {' and '.join(reasons)}; stop here, take "
+        "the best checkpoint, or augment more"
+    )
+
+
+def _copying_sign(found):
+    """What the last of some evaluations says of copying, in words, or None."""
+    if len(found) < 2:
+        return None
+    last = found[-1]
+    if "copies" in last:
+        real, first = last["copies_real"], found[0]["copies"]
+        if last["copies"] > max(2 * real, real + 0.05, first):
+            return (
+                f"{last['copies']:.0%} of the samples are copies "
+                f"(of held-out images {real:.0%} would count as such)"
+            )
+        return None
+    lowest = min(found, key=lambda line: line["test_mse"])
+    rise = last["test_mse"] / lowest["test_mse"] - 1.0
+    if rise > 0.02 and last["train_mse"] < lowest["train_mse"]:
+        return (
+            f"the loss on held-out images is {rise:.0%} above that of step {lowest['step']:,}, "
+            "and on training images it still falls"
+        )
+    return None
+
+
+def _quality(drawn, reference):
+    """All of `metrics.quality` of features, and the deviation of KID's subsets."""
+    kid, deviation = quality.kernel_distance(drawn, reference)
+    fd = quality.frechet_distance(quality.gaussian(drawn), quality.gaussian(reference))
+    return {"fd": fd, "kid": kid, **quality.manifold(drawn, reference)}, deviation
+
+
+def augmented_images(images, policy, *, strength=1.0, seed=0):
+    """T(x, w) of uint8 images [N,H,W,C], each under a draw of its own; uint8."""
+
+    @jax.jit
+    def some(key, x):
+        x = x.astype(jnp.float32) / 127.5 - 1.0
+        w = jnp.full(len(x), strength)
+        return sampling.to_uint8(augment_batch(key, x, w, policy))
+
+    root, batch, moved = jax.random.key(seed), min(256, len(images)), []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        padded = np.resize(chunk, (batch, *chunk.shape[1:]))
+        drawn = some(jax.random.fold_in(root, start), padded)
+        moved.append(jax.device_get(drawn)[: len(chunk)])
+    return np.concatenate(moved)
+
+
+def _probability(network):
+    """P(augmented) [B,1] of uint8 images, under fixed noise."""
+
+    def apply(params, x):
+        x = classifier.noisy(jax.random.key(0), x.astype(jnp.float32) / 127.5 - 1.0)
+        return jax.nn.sigmoid(network.apply(params, x)[0])
+
+    return apply
+
+
+def _share_interval(hits):
+    """Wilson's 95% interval of a share, from bool [N]."""
+    n, share, z = len(hits), float(np.mean(hits)), 1.96
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _in_order_of_content(images, labels, most=20_000):
+    """The examples in an order that does not depend on how they were split; at most so many."""
+    from tada_jax.data.cache import digest
+
+    order = np.array(sorted(range(len(images)), key=lambda i: digest(images[i].tobytes())))[:most]
+    return images[order], None if labels is None else labels[order]

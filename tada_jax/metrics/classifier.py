@@ -1,0 +1,225 @@
+"""A small convolutional network fitted to a data set, in seconds to a minute or two on a CPU.
+
+It serves as the offline extractor of features and as the judge of leakage. What it learns is a
+`Task`: the labels of the data set, how an image was augmented, or whether it was.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import serialization
+
+from tada_jax import sampling
+from tada_jax.augment import augment_batch
+from tada_jax.data.cache import digest, load_cached
+
+WIDTH = 128  # of the features
+STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1000, 128, 2e-3, 0.05, 0.2
+VERSION = "1"  # part of the cache's keys: another number fits anew
+
+
+class Classifier(nn.Module):
+    """Strided convolutions down to 4 pixels, then two dense layers; positions are not pooled away.
+
+    (x [B,H,W,C] in [-1, 1]) -> (outputs [B,outputs], features [B,128]).
+    """
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, *, deterministic=True):
+        width, stride = 32, 2 if min(x.shape[1:3]) > 32 else 1
+        while True:
+            x = nn.Conv(width, (3, 3), strides=stride)(x)
+            x = nn.silu(nn.GroupNorm(8)(x))
+            if min(x.shape[1:3]) <= 4:
+                break
+            width, stride = min(2 * width, 128), 2
+        x = x.reshape(len(x), -1)
+        x = nn.Dropout(DROPOUT, deterministic=deterministic)(x)
+        features = nn.Dense(WIDTH)(x)
+        x = nn.Dropout(DROPOUT, deterministic=deterministic)(nn.silu(features))
+        return nn.Dense(self.outputs)(x), features
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the network learns.
+
+    Attributes:
+      name: short, for tables.
+      settings: everything else that `examples` depends on, for the cache.
+      outputs: length of the network's output.
+      examples: (rng, x [B,H,W,C] in [-1, 1], labels [B]) -> (x, targets), with a first axis B.
+      loss: (outputs [B,outputs], targets) -> [B].
+    """
+
+    name: str
+    settings: str
+    outputs: int
+    examples: Callable[..., Any]
+    loss: Callable[..., jax.Array]
+
+
+def labels_task(num_classes):
+    """The data set's own labels."""
+    return Task(
+        name="labels",
+        settings=str(num_classes),
+        outputs=num_classes,
+        examples=lambda rng, x, labels: (x, labels),
+        loss=optax.softmax_cross_entropy_with_integer_labels,
+    )
+
+
+def augmentation_task(policy):
+    """How an image was augmented, at strength 1: the label vector of `augment.labels`.
+
+    A self-supervised task for sets without labels, after RotNet (Gidaris et al. 2018) and AET
+    (Zhang et al. 2019).
+    """
+
+    def examples(rng, x, labels):
+        return augment_batch(rng, x, jnp.ones(len(x)), policy, return_labels=True)
+
+    return Task(
+        name="augmentation",
+        settings=repr(policy),
+        outputs=policy.label_size,
+        examples=examples,
+        loss=lambda outputs, targets: ((outputs - targets) ** 2).sum(-1),
+    )
+
+
+NOISE = 0.1  # standard deviation, of images in [-1, 1]
+
+
+def leak_view(rng, x, augmented, policy):
+    """Real images and augmented ones, alike in everything but the augmentation.
+
+    Both are flipped as in training, have 256 levels, and carry noise, so that the judge looks at
+    shapes and colours and not at the texture of a resampling, or of a network.
+
+    Args:
+      rng: a typed key.
+      x: images [B,H,W,C] in [-1, 1].
+      augmented: bool [B], which of them undergo T(x, 1).
+      policy: of the augmentation.
+
+    Returns:
+      [B,H,W,C].
+    """
+    rng_aug, rng_noise = jax.random.split(rng)
+    x = augment_batch(rng_aug, x, augmented.astype(jnp.float32), policy)
+    return noisy(rng_noise, sampling.to_uint8(x).astype(jnp.float32) / 127.5 - 1.0)
+
+
+def noisy(rng, x):
+    """The noise of `leak_view` alone, for images that are what they are."""
+    return x + NOISE * jax.random.normal(rng, x.shape)
+
+
+def leak_task(policy):
+    """Whether an image was augmented: P(augmented | x) is the sigmoid of the output."""
+
+    def examples(rng, x, labels):
+        augmented = jnp.arange(len(x)) % 2 == 1
+        return leak_view(rng, x, augmented, policy), augmented
+
+    return Task(
+        name="leak",
+        settings=repr((policy, NOISE)),
+        outputs=1,
+        examples=examples,
+        loss=lambda outputs, targets: optax.sigmoid_binary_cross_entropy(
+            outputs[:, 0], targets.astype(jnp.float32)
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted network: `apply(params, x)` as of `Classifier`; `digest` names the fit."""
+
+    task: Task
+    params: Any
+    digest: str
+
+    def apply(self, params, x):
+        """(outputs, features) of images [B,H,W,C] in [-1, 1]; to be traced."""
+        with jax.default_matmul_precision("highest"):
+            return Classifier(self.task.outputs).apply(params, x)
+
+
+def fit(task, images, labels=None, *, steps=STEPS, seed=0, say=None):
+    """Fits the network to a task, or takes it from the cache.
+
+    Args:
+      task: a `Task`.
+      images: uint8 [N,H,W,C].
+      labels: int32 [N], if the task needs them.
+      steps: of training, at batch 128.
+      seed: of the initialisation and the batches.
+      say: called with a line of text before a fit that is not in the cache.
+
+    Returns:
+      A `Fitted`.
+    """
+    images = np.ascontiguousarray(images)
+    labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
+    settings = (VERSION, task.name, task.settings, str((images.shape, steps, seed)))
+    key = digest(*settings, images.tobytes(), labels.tobytes())
+
+    def make(folder):
+        if say:
+            say(f"fitting a small network to {len(images):,} images ({task.name}), once")
+        params = _train(task, images, labels, steps, seed)
+        (folder / "params.msgpack").write_bytes(serialization.to_bytes(jax.device_get(params)))
+
+    def load(folder):
+        shapes = jax.eval_shape(lambda: _init(task, images.shape[1:], seed))
+        like = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+        return serialization.from_bytes(like, (folder / "params.msgpack").read_bytes())
+
+    return Fitted(task, load_cached(key, make, load, kind="networks"), key)
+
+
+def _init(task, shape, seed):
+    return Classifier(task.outputs).init(jax.random.key(seed), jnp.zeros((1, *shape)))
+
+
+def _train(task, images, labels, steps, seed):
+    network = Classifier(task.outputs)
+    rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
+    optimizer = optax.adamw(rate, weight_decay=WEIGHT_DECAY)
+    root = jax.random.fold_in(jax.random.key(seed), 1)
+
+    @jax.jit
+    def step(params, opt_state, number, images, labels):
+        rng = jax.random.fold_in(root, number)
+        rng_batch, rng_examples, rng_dropout = jax.random.split(rng, 3)
+        batch = jax.random.randint(rng_batch, (BATCH,), 0, len(images))
+        x = images[batch].astype(jnp.float32) / 127.5 - 1.0
+        x, targets = task.examples(rng_examples, x, labels[batch])
+
+        def loss(params):
+            outputs, _ = network.apply(
+                params, x, deterministic=False, rngs={"dropout": rng_dropout}
+            )
+            return task.loss(outputs, targets).mean()
+
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = jax.jit(lambda: _init(task, images.shape[1:], seed))()
+    opt_state = optimizer.init(params)
+    on_device = jax.device_put((images, labels))
+    for number in range(steps):
+        params, opt_state = step(params, opt_state, number, *on_device)
+    return params

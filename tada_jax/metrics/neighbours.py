@@ -1,0 +1,65 @@
+"""Exact Euclidean distances between two sets of vectors, in blocks that fit memory."""
+
+import numpy as np
+
+_BLOCK_BYTES = 2**27
+
+
+def rows(array):
+    """[N, ...] -> float64 [N, D]."""
+    array = np.asarray(array)
+    return array.reshape(len(array), -1).astype(np.float64)
+
+
+def distance_blocks(queries, points):
+    """Yields (slice of the queries, float64 [rows, M]): their distances to all points.
+
+    Squares are expanded, |q|^2 + |p|^2 - 2 q.p, in float64: exact for images of whole numbers, so
+    the distance of a copy is 0; otherwise to about 1e-8 of the vectors' length.
+
+    Args:
+      queries: [N, ...].
+      points: [M, ...], of the same size each.
+    """
+    size = max(1, _BLOCK_BYTES // (8 * max(len(points), 1)))
+    columns = max(1, _BLOCK_BYTES // (8 * max(1, int(np.prod(points.shape[1:])))))
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        block = rows(queries[part])
+        distances = np.empty((len(block), len(points)))
+        for first in range(0, len(points), columns):
+            some = rows(points[first : first + columns])
+            squared = (block**2).sum(1)[:, None] + (some**2).sum(1) - 2.0 * (block @ some.T)
+            distances[:, first : first + columns] = np.sqrt(np.maximum(squared, 0.0))
+        yield part, distances
+
+
+def nearest(queries, points, k=1, *, among_themselves=False):
+    """The k nearest points of each query.
+
+    Args:
+      queries: [N, ...].
+      points: [M, ...].
+      k: how many.
+      among_themselves: `queries` are `points`, and none is its own neighbour.
+
+    Returns:
+      (distances float64 [N,k], ascending; indices int64 [N,k]).
+
+    Raises:
+      ValueError: if there are fewer than k points to choose from.
+    """
+    available = len(points) - among_themselves
+    if k > available:
+        raise ValueError(f"{k} nearest neighbours need more than {available} points")
+    distances, indices = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    for part, block in distance_blocks(queries, points):
+        if among_themselves:
+            number = np.arange(len(block))
+            block[number, part.start + number] = np.inf
+        chosen = np.argpartition(block, k - 1, axis=1)[:, :k]
+        found = np.take_along_axis(block, chosen, 1)
+        order = np.argsort(found, axis=1, kind="stable")
+        distances[part] = np.take_along_axis(found, order, 1)
+        indices[part] = np.take_along_axis(chosen, order, 1)
+    return distances, indices
