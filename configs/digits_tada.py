@@ -37,5 +37,6 @@ def get_config(method="tada"):
     c.log.eval_every = 1000
     c.log.sample_every = 1000
     c.log.checkpoint_every = 1000
+    c.log.metrics_every = 1000
     c.sample.steps = 50
     return c

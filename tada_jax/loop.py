@@ -199,8 +199,9 @@ def resume_or_init(checkpoints, planned, say):
     """The state of the newest checkpoint that is whole, or a fresh one."""
     config, sharding = planned.config, backend.replicated(planned.mesh)
     widths = config.ema.widths
-    fresh = lambda: training.init_state(planned.parts, config.seed, widths=widths)  # noqa: E731
-    step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh), sharding)
+    seed = np.uint32(config.seed)
+    fresh = lambda seed: training.init_state(planned.parts, seed, widths=widths)  # noqa: E731
+    step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh, seed), sharding)
     if state is not None:
         _check_data(checkpoints, step, planned)
     for bad, reason in damaged.items():
@@ -208,7 +209,7 @@ def resume_or_init(checkpoints, planned, say):
         say(f"warning: the checkpoint of step {bad:,} is damaged ({reason}): moved to {aside}")
     if state is not None:
         return state
-    state = jax.jit(fresh, out_shardings=sharding)()
+    state = jax.jit(fresh, out_shardings=sharding)(seed)
     if config.init.workdir is None:
         return state
     params = _params_of_another_run(config, state.params)
@@ -355,7 +356,7 @@ def _loop(session, state, stop, started):
     dataset, total, first = planned.dataset, config.train.total_steps, backend.is_first()
 
     fetch, feeding = _training_data(session, int(state.step))
-    steps = training.make_steps(parts, config, mesh, fetch)
+    steps, seed = training.make_steps(parts, config, mesh, fetch), np.uint32(config.seed)
     observe = _observer(session)
     empty_tally = jax.jit(
         lambda: training.empty_tally(parts), out_shardings=backend.replicated(mesh)
@@ -378,7 +379,7 @@ def _loop(session, state, stop, started):
     with feeding as batches:
         while step < total:
             count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
-            state, tally = steps(state, tally, *next(batches), count)
+            state, tally = steps(state, tally, seed, *next(batches), count)
             calls += 1
             if on_cpu:  # several host devices deadlock when too many programs are in flight
                 jax.block_until_ready(tally)

@@ -114,7 +114,7 @@ def empty_tally(parts):
     return Tally(means.empty(), jnp.zeros((), jnp.int32), jnp.int32(2**31 - 1))
 
 
-def train_step(state, tally, images, labels, *, parts, config):
+def train_step(state, tally, images, labels, *, seed, parts, config):
     """One step: draw t, strength, augment, noise, network, loss, Adam, EMA.
 
     Args:
@@ -122,13 +122,14 @@ def train_step(state, tally, images, labels, *, parts, config):
       tally: what steps have added up so far.
       images: the batch, uint8 [B,H,W,C].
       labels: int32 [B], or None.
+      seed: the run's, uint32 []; may be traced, so that runs of other seeds need no compilation.
       parts: the `build.Parts`.
-      config: the run's, for its seed, its EMA and what to do about numbers that are not finite.
+      config: the run's, for its averages and what to do about numbers that are not finite.
 
     Returns:
       (state, tally).
     """
-    _, key_step = step_keys(config.seed)
+    _, key_step = step_keys(seed)
     rng = jax.random.fold_in(key_step, state.step)
 
     def mean_loss(params):
@@ -165,10 +166,10 @@ def step_keys(seed):
 
 
 def resident_batches(config, order, sharding):
-    """`fetch(step, images, labels)` for sets that are whole on every device; to be traced."""
-    key_order, _ = step_keys(config.seed)
+    """`fetch(seed, step, images, labels)` for sets that are whole on every device; traced."""
 
-    def fetch(step, images, labels):
+    def fetch(seed, step, images, labels):
+        key_order, _ = step_keys(seed)
         batch = batch_indices(key_order, step, batch_size=config.train.batch_size, order=order)
         batch = jax.lax.with_sharding_constraint(batch, sharding)
         return images[batch], None if labels is None else labels[batch]
@@ -176,34 +177,35 @@ def resident_batches(config, order, sharding):
     return fetch
 
 
-def fed_batches(step, images, labels):
+def fed_batches(seed, step, images, labels):
     """`fetch` for batches that come from the host as they are."""
     return images, labels
 
 
 def make_steps(parts, config, mesh, fetch):
-    """Compiled `steps(state, tally, images, labels, count)`: `count` steps in one call.
+    """Compiled `steps(state, tally, seed, images, labels, count)`: `count` steps in one call.
 
-    The state and the tally are donated. `fetch(step, images, labels)` takes the batch of a step
-    from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
+    The state and the tally are donated. `fetch(seed, step, images, labels)` takes the batch of a
+    step from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
     """
 
-    def step(state, tally, images, labels):
-        batch = fetch(state.step, images, labels)
-        return train_step(state, tally, *batch, parts=parts, config=config)
+    def step(state, tally, seed, images, labels):
+        batch = fetch(seed, state.step, images, labels)
+        return train_step(state, tally, *batch, seed=seed, parts=parts, config=config)
 
-    def steps(state, tally, images, labels, count):
-        if count == 1:  # convolutions inside a loop run on fewer threads on CPUs
-            return step(state, tally, images, labels)
-        body = lambda carry, _: (step(*carry, images, labels), None)  # noqa: E731
-        return jax.lax.scan(body, (state, tally), length=count)[0]
-
-    return jax.jit(
-        steps,
+    @functools.partial(
+        jax.jit,
         static_argnames="count",
         donate_argnums=(0, 1),
         out_shardings=backend.replicated(mesh),
     )
+    def steps(state, tally, seed, images, labels, count):
+        if count == 1:  # convolutions inside a loop run on fewer threads on CPUs
+            return step(state, tally, seed, images, labels)
+        body = lambda carry, _: (step(*carry, seed, images, labels), None)  # noqa: E731
+        return jax.lax.scan(body, (state, tally), length=count)[0]
+
+    return steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -249,13 +251,13 @@ def make_evaluation(parts, config, mesh, examples=1024):
     levels = (np.arange(size * batches) * stride + 0.5) % (size * batches) / (size * batches)
     timesteps = (levels * len(schedule)).astype(np.int32).reshape(batches, size)
 
-    def batch_mse(params, images, labels, i):
+    def batch_mse(params, seed, images, labels, i):
         number = i * size + jnp.arange(size)
         number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
         x0 = to_float(images[number % len(images)])
         y = None if labels is None else labels[number % len(images)]
         t = jnp.asarray(timesteps)[i]
-        rng = jax.random.fold_in(stream(config.seed, EVALUATION), i)
+        rng = jax.random.fold_in(stream(seed, EVALUATION), i)
         eps = jax.random.normal(rng, x0.shape)
         z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
         output = parts.network.apply(params, z, t, y)
@@ -263,12 +265,12 @@ def make_evaluation(parts, config, mesh, examples=1024):
         return terms["mse"]
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
-    def all_batches(params, images, labels):
-        one = lambda i: batch_mse(params, images, labels, i)  # noqa: E731
+    def all_batches(params, seed, images, labels):
+        one = lambda i: batch_mse(params, seed, images, labels, i)  # noqa: E731
         return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
 
     def evaluate(params, images, labels):
-        mse = jax.device_get(all_batches(params, images, labels))
+        mse = jax.device_get(all_batches(params, np.uint32(config.seed), images, labels))
         return Evaluation(mse, schedule.log_snr_table[timesteps.reshape(-1)])
 
     evaluate.examples = size * batches

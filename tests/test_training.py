@@ -24,7 +24,7 @@ def run_steps(config, count, devices, steps_per_call=1):
     empty = jax.jit(lambda: training.empty_tally(parts), out_shardings=whole)
     losses = []
     for _ in range(0, count, steps_per_call):
-        state, tally = steps(state, empty(), images, labels, steps_per_call)
+        state, tally = steps(state, empty(), np.uint32(config.seed), images, labels, steps_per_call)
         losses.append(float(tally.means.compute()["loss"]))
     return state, losses, steps._cache_size()
 
@@ -119,7 +119,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
     finite_but(1, monkeypatch)
     step = jax.jit(
         lambda state, tally: training.train_step(
-            state, tally, dataset.train.images[:16], None, parts=parts, config=config
+            state, tally, dataset.train.images[:16], None, seed=0, parts=parts, config=config
         )
     )
     states = [training.init_state(parts, 0)]

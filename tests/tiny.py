@@ -15,6 +15,7 @@ FLAGS = (
     "--config.model.attention_resolutions=()",
     "--config.train.batch_size=8",
     "--config.train.total_steps=3",
+    "--config.log.metrics_every=0",
     "--config.sample.steps=4",
     "--config.sample.count=4",
 )
@@ -37,6 +38,7 @@ def config(method="tada", **fields):
     c.log.eval_every = 3
     c.log.sample_every = 3
     c.log.checkpoint_every = 3
+    c.log.metrics_every = 0
     c.sample.steps = 5
     c.sample.count = 8
     for name, value in fields.items():
