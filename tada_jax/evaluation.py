@@ -148,8 +148,8 @@ def _denoising_gap(run, planned, most=4096):
     losses = []
     for split in (dataset.train, dataset.test):
         arrays = (split.images, split.labels if conditional else None)
-        arrays = [None if a is None else np.asarray(a[: evaluate.examples]) for a in arrays]
-        put = [backend.put_whole(a, run.mesh) for a in arrays]
+        chosen = training.spread(len(split.images), evaluate.examples)
+        put = [backend.put_whole(None if a is None else a[chosen], run.mesh) for a in arrays]
         losses.append(evaluate(run.sampled_params, *put))
     train, test = losses
     names = [f"{word} ({n:,})" for word, n in _counts(dataset).items()]

@@ -379,12 +379,11 @@ def copying(lines):
     Returns:
       A line of text if the last of them says so and the one before it did not; else None.
     """
-    losses = [line for line in lines if "test_mse" in line and "train_mse" in line]
-    glances = [line for line in lines if "copies" in line]
     reasons = []
-    for found in (losses, glances):
-        if found and found[-1]["step"] == lines[-1]["step"]:
-            now, before = (_copying_sign(found[:n]) for n in (len(found), len(found) - 1))
+    for sign, needed in ((_losses_part, {"test_mse", "train_mse"}), (_copies_grow, {"copies"})):
+        found = [line for line in lines if needed <= line.keys()]
+        if len(found) > 1 and found[-1]["step"] == lines[-1]["step"]:
+            now, before = sign(found), len(found) > 2 and sign(found[:-1])
             reasons += [now] if now and not before else []
     if not reasons:
         return None
@@ -394,27 +393,26 @@ def copying(lines):
     )
 
 
-def _copying_sign(found):
-    """What the last of some evaluations says of copying, in words, or None."""
-    if len(found) < 2:
-        return None
-    last = found[-1]
-    if "copies" in last:
-        real, first = last["copies_real"], found[0]["copies"]
-        if last["copies"] > max(2 * real, real + 0.05, first):
-            return (
-                f"{last['copies']:.0%} of the samples are copies "
-                f"(of held-out images {real:.0%} would count as such)"
-            )
-        return None
-    lowest = min(found, key=lambda line: line["test_mse"])
+def _losses_part(lines):
+    """Whether the loss rises on held-out images and falls on training images; in words, or None."""
+    last, lowest = lines[-1], min(lines, key=lambda line: line["test_mse"])
     rise = last["test_mse"] / lowest["test_mse"] - 1.0
-    if rise > 0.02 and last["train_mse"] < lowest["train_mse"]:
-        return (
-            f"the loss on held-out images is {rise:.0%} above that of step {lowest['step']:,}, "
-            "and on training images it still falls"
-        )
-    return None
+    if rise <= 0.02 or last["train_mse"] >= lowest["train_mse"]:
+        return None
+    return (
+        f"the loss on held-out images is {rise:.0%} above that of step {lowest['step']:,}, "
+        "and on training images it still falls"
+    )
+
+
+def _copies_grow(lines):
+    """Whether clearly more samples count as copies than held-out images; in words, or None."""
+    last, real = lines[-1]["copies"], lines[-1]["copies_real"]
+    if last <= max(2 * real, real + 0.05, lines[0]["copies"]):
+        return None
+    return (
+        f"{last:.0%} of the samples are copies (of held-out images {real:.0%} would pass as such)"
+    )
 
 
 def _quality(drawn, reference):

@@ -438,7 +438,9 @@ def _observer(session):
     evaluate = training.make_evaluation(parts, config, mesh)
     evaluated = {
         name: [
-            backend.put_whole(None if a is None else a[: evaluate.examples], mesh)
+            backend.put_whole(
+                None if a is None else a[training.spread(len(a), evaluate.examples)], mesh
+            )
             for a in (split.images, split.labels if parts.network.num_classes else None)
         ]
         for name, split in (("train", dataset.train), ("test", dataset.test))

@@ -236,6 +236,12 @@ class Evaluation:
         }
 
 
+def spread(available, wanted):
+    """Indices of at most `wanted` examples, evenly over all: sets are often in order of class."""
+    count = min(available, wanted)
+    return np.arange(count) * available // count
+
+
 def make_evaluation(parts, config, mesh, examples=1024):
     """`evaluate(params, images, labels) -> Evaluation`, over all devices.
 

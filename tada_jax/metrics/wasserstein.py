@@ -51,7 +51,7 @@ def sliced_wasserstein(a, b, *, patch=7, patches=128, projections=512, min_side=
     the projections. Usually printed times 1000. Images smaller than a patch are patches themselves.
 
     Args:
-      a, b: uint8 images [N,H,W,C]; as many are used of both, the first ones.
+      a, b: uint8 images [N,H,W,C]; as many are used of both, drawn at random from the larger set.
       patch: side in pixels.
       patches: of each image, at every level; fewer where that makes more than 2^18 a level.
       projections: directions.
@@ -65,7 +65,8 @@ def sliced_wasserstein(a, b, *, patch=7, patches=128, projections=512, min_side=
     patches = max(1, min(patches, _MAX_PATCHES // n))
     rng = np.random.default_rng(seed)
     distances = []
-    pyramids = [laplacian_pyramid(np.asarray(x[:n], np.float32), min_side) for x in (a, b)]
+    some = lambda x: x if len(x) == n else x[np.sort(rng.choice(len(x), n, replace=False))]  # noqa: E731
+    pyramids = [laplacian_pyramid(some(np.asarray(x)), min_side) for x in (a, b)]
     for pair in zip(*pyramids):
         side = min(patch, *pair[0].shape[1:3])
         channels = pair[0].shape[3]
@@ -81,8 +82,8 @@ def sliced_wasserstein(a, b, *, patch=7, patches=128, projections=512, min_side=
         directions = rng.standard_normal((normalised[0].shape[1], projections)).astype(np.float32)
         directions /= np.linalg.norm(directions, axis=0)
         total = 0.0
-        for some in np.array_split(directions.T, max(1, projections // 64)):
-            first, second = (np.sort(some @ x.T, axis=1) for x in normalised)
+        for part in np.array_split(directions.T, max(1, projections // 64)):
+            first, second = (np.sort(part @ x.T, axis=1) for x in normalised)
             total += np.abs(first - second).mean(1, dtype=np.float64).sum()
         distances.append(float(total / projections))
     return distances
