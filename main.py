@@ -25,7 +25,7 @@ MODE = flags.DEFINE_enum(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (runs/<config>-<variant>).")
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Say what a run would be (data, network, memory, advice); write nothing."
+    "dry_run", False, "Say what a run would be (data, network, memory, advice); train nothing."
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0 of several, or auto (Slurm, Open MPI, Cloud TPU)."
@@ -74,6 +74,7 @@ def default_workdir():
 def main():
     """Does what the flags say."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # KeyboardInterrupt, as Ctrl-C
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files in other encodings
     parse()
     workdir = WORKDIR.value or default_workdir()
 

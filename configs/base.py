@@ -146,7 +146,7 @@ def get_config(method="tada"):
 
     c.ema = ConfigDict()  # averages from which others follow after training, see ema.py
     c.ema.widths = ()  # tracked relative widths, as (0.05, 0.1); (): none
-    c.ema.snapshot_every = 1000  # steps between those that are kept, all of them
+    c.ema.snapshot_every = 10_000  # steps between those that are kept, all of them; 20 are enough
 
     c.log = ConfigDict()
     c.log.every = 100  # steps between lines of metrics.jsonl

@@ -33,6 +33,7 @@ def get_config(method="tada"):
     c.train.batch_size = 128
     c.train.total_steps = 3000
     c.train.ema_decay = 0.998
+    c.ema.snapshot_every = 150
     c.log.every = 100
     c.log.eval_every = 1000
     c.log.sample_every = 1000

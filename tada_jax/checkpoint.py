@@ -1,8 +1,11 @@
 """Checkpoints of a run; the only file that knows orbax."""
 
 import contextlib
+import errno
+import json
 import logging
 import math
+import os
 import pathlib
 import sys
 
@@ -12,9 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from tada_jax.data.cache import digest
 from tada_jax.errors import UserError
-
-METRIC = "metric"
 
 # Whatever fails in orbax reaches us as an exception; its log repeats that as pages of tracebacks.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -71,17 +73,20 @@ class Checkpoints:
     checkpoint; one that was damaged later is found out when it is read.
     """
 
-    def __init__(self, workdir, *, keep=2, read_only=False, folder="checkpoints"):
+    def __init__(self, workdir, *, keep=2, metric="", read_only=False, folder="checkpoints"):
         self.path = pathlib.Path(workdir).resolve() / folder
+        self._metric = metric
+        # One that was saved with another metric than is asked for now counts as the worst.
+        rank = lambda metrics: metrics.get(metric, math.inf)  # noqa: E731
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(
-                get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=rank, reverse=True, n=1, keep_checkpoints_without_metrics=False
             ),
         ]
         # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
         self._options = ocp.CheckpointManagerOptions(
-            best_fn=_metric,
+            best_fn=rank,
             best_mode="min",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
@@ -102,7 +107,9 @@ class Checkpoints:
 
     def best_step(self):
         """Step of the checkpoint with the smallest metric, or None if none has one."""
-        return self._manager.best_step()
+        best = self._manager.best_step()
+        metrics = {} if best is None else self._manager.metrics(best)
+        return best if self._metric in (metrics or {}) else None
 
     def save(self, step, state, meta, metric=None):
         """Starts saving in the background; the arrays may be donated right away.
@@ -125,14 +132,15 @@ class Checkpoints:
             for name, leaf, number in zip(_names(state), leaves, sums)
         }
         usable = metric is not None and math.isfinite(metric)
+        whole = {"meta": meta, "leaves": table}
         with _disk_errors():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    meta=ocp.args.JsonSave(meta | {"leaves": table}),
+                    meta=ocp.args.JsonSave({**whole, "digest": _digest(whole)}),
                 ),
-                metrics={METRIC: metric} if usable else None,
+                metrics={self._metric: metric} if usable else None,
                 force=True,
             )
 
@@ -142,11 +150,20 @@ class Checkpoints:
         Raises:
           Damaged: if it cannot be read.
         """
+        return self._described(step)["meta"]
+
+    def _described(self, step):
+        """What was saved beside the arrays.
+
+        Raises:
+          Damaged: if it cannot be read, or is not what was saved.
+        """
         only = ocp.args.Composite(meta=ocp.args.JsonRestore())
         with _damage():
-            meta = dict(self._manager.restore(step, args=only).meta)
-            del meta["leaves"]
-            return meta
+            whole = dict(self._manager.restore(step, args=only).meta)
+            if whole.pop("digest", None) != _digest(whole):
+                raise ValueError("its description is not what was saved")
+            return whole
 
     def restore(self, step, like, sharding):
         """Reads the state of a checkpoint.
@@ -160,10 +177,8 @@ class Checkpoints:
           Damaged: if it cannot be read, or is not what was saved.
           UserError: if the state was that of another network or optimiser.
         """
-        with _damage():
-            only = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            saved = self._manager.restore(step, args=only).meta["leaves"]
-            shapes = {name: (tuple(shape), dtype) for name, (shape, dtype, _) in saved.items()}
+        saved = self._described(step)["leaves"]
+        shapes = {name: (tuple(shape), dtype) for name, (shape, dtype, _) in saved.items()}
         wanted = {n: (a.shape, a.dtype.name) for n, a in zip(_names(like), jax.tree.leaves(like))}
         if shapes != wanted:
             raise UserError(
@@ -186,13 +201,10 @@ class Checkpoints:
 
         In a run of several processes all of them call this.
         """
-        target = self.path.parent / "damaged" / str(step)
         self._manager.close()
+        target = self.path.parent / "damaged" / str(step)
         if jax.process_index() == 0:
-            target.parent.mkdir(exist_ok=True)
-            while target.exists():
-                target = target.with_name(target.name + "-again")
-            (self.path / str(step)).rename(target)
+            target = move_aside(self.path / str(step), self.path.parent)
         ocp.multihost.sync_global_processes("set aside")
         self._open()
         return target
@@ -213,18 +225,53 @@ class Checkpoints:
         self._manager.close()
 
 
-def _metric(metrics):
-    return metrics[METRIC]
+def _digest(tree):
+    """Of what is saved as JSON."""
+    return digest(json.dumps(tree, sort_keys=True))
+
+
+# What stands in the way of reading today and may be gone tomorrow; the checkpoint may be whole.
+_PASSING = tuple(
+    os.strerror(number)
+    for number in (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENOMEM,
+    )
+) + ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
+
+
+def move_aside(folder, workdir=None):
+    """Moves a folder of a run to `<workdir>/damaged/`, keeping what lies there; returns where."""
+    target = (workdir or folder.parent) / "damaged" / folder.name
+    target.parent.mkdir(exist_ok=True)
+    while target.exists():
+        target = target.with_name(target.name + "-again")
+    folder.rename(target)
+    return target
 
 
 @contextlib.contextmanager
 def _damage():
-    """Turns whatever orbax and tensorstore raise for damaged files into `Damaged`."""
+    """Turns whatever orbax and tensorstore raise for damaged files into `Damaged`.
+
+    Raises:
+      UserError: instead, where something other than the files is at fault.
+    """
     try:
         yield
     except Exception as e:
-        reason = " ".join(f"{type(e).__name__}: {e}".split())
-        raise Damaged(reason[:200]) from e
+        reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        if any(text in reason for text in _PASSING):
+            raise UserError(
+                f"a checkpoint cannot be read now ({reason}): make it readable, and the same "
+                "command continues; or move it away, to go on from the one before"
+            ) from e
+        raise Damaged(reason) from e
 
 
 @contextlib.contextmanager

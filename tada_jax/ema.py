@@ -71,14 +71,18 @@ def coefficients(steps, gammas, step, gamma):
       step, gamma: of the one that is wanted.
 
     Returns:
-      float64 [n]: the combination whose weights over training time are nearest in L2.
+      (float64 [n], error): the combination whose weights over training time are nearest in L2,
+      and how far off they are, as a share of the wanted weights' norm: 0 exact, 1 useless.
     """
     t, g = np.asarray(steps, np.float64), np.asarray(gammas, np.float64)
     gram = _overlap(t[:, None], g[:, None], t[None], g[None])
     wanted = _overlap(t, g, np.float64(step), np.float64(gamma))
     scale = 1.0 / np.sqrt(np.diag(gram))  # profiles of length 1: early ones are tall and narrow
     solution = np.linalg.lstsq(gram * scale * scale[:, None], wanted * scale, rcond=1e-12)[0]
-    return solution * scale
+    factors = solution * scale
+    norm = _overlap(np.float64(step), np.float64(gamma), np.float64(step), np.float64(gamma))
+    square = norm - 2.0 * factors @ wanted + factors @ gram @ factors
+    return factors, float(np.sqrt(max(square, 0.0) / norm))
 
 
 def combine(trees, factors):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import time
 import zipfile
 
@@ -12,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from tada_jax import backend, logs, report, sampling
+from tada_jax.checkpoint import fingerprints
 from tada_jax.errors import UserError
+from tada_jax.paths import replacing, write_whole
 
 
 class NotFinite(UserError):
@@ -108,13 +109,36 @@ def to_files(run, count):
     paths = [folder / f"{i:06d}.png" for i in range(count)]
     with _one_line_for_disk_errors(folder):
         backend.in_turn(lambda: folder.mkdir(parents=True, exist_ok=True))
-        missing = backend.in_turn(lambda: [i for i in range(count) if not paths[i].exists()])
+        backend.in_turn(lambda: _discard_others(folder, run))
+        missing = backend.in_turn(
+            lambda: [i for i in range(count) if not _is_whole(paths[i], run.parts.image_shape)]
+        )
         progress = logs.Progress(len(missing), unit="image", active=backend.is_first())
         if len(missing) < count:
             progress.say(f"{count - len(missing):,} of {count:,} images are there already")
         if missing:
             _draw_missing(run, paths, missing, progress)
     return paths
+
+
+def _discard_others(folder, run):
+    """Deletes samples of other parameters than the run's, and says whose the new ones will be."""
+    mine = "".join(f"{n:08x}" for n in np.asarray(fingerprints(run.sampled_params)))
+    mark = folder / "parameters.txt"
+    if backend.is_first() and not (mark.exists() and mark.read_text().strip() == mine):
+        for path in folder.glob("[0-9]*.png"):
+            path.unlink()
+        write_whole(mark, mine + "\n")
+
+
+def _is_whole(path, shape):
+    """Whether a PNG is there, can be read to its end, and has the shape (H, W, C)."""
+    if not path.exists():
+        return False
+    try:
+        return read([path]).shape[1:] == tuple(shape)
+    except (OSError, SyntaxError, ValueError):  # as Pillow has it
+        return False
 
 
 def _draw_missing(run, paths, missing, progress):
@@ -155,15 +179,9 @@ def read(paths):
 
 def _save_npz(path, pictures, shape, chunk=256):
     """Writes `arr_0` without holding all images in memory."""
-    partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w") as archive:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(pictures), *shape)}
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            header = {
-                "descr": "|u1",
-                "fortran_order": False,
-                "shape": (len(pictures), *shape),
-            }
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(pictures), chunk):
                 file.write(read(pictures[start : start + chunk]).tobytes())
-    os.replace(partial, path)

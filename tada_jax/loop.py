@@ -18,7 +18,7 @@ from clu import parameter_overview
 
 from tada_jax import backend, build, data, generate, logs, memory, report, training
 from tada_jax import workdir as workdirs
-from tada_jax.checkpoint import Checkpoints, restore_one
+from tada_jax.checkpoint import Checkpoints, move_aside, restore_one
 from tada_jax.data import inspection
 from tada_jax.data.cache import digest
 from tada_jax.data.feed import Feed
@@ -26,6 +26,7 @@ from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
 from tada_jax.interrupt import StopRequest
 from tada_jax.judge import GLANCES, Judge, copying
+from tada_jax.paths import write_whole
 from tada_jax.run import load_run
 
 # In a run of several processes they agree every so many calls on whether one was told to stop.
@@ -54,10 +55,14 @@ class Plan:
 
     @functools.cached_property
     def image_digest(self):
-        """A name for the training images: their number, size, and some of the pixels."""
-        images = self.dataset.train.images
-        some = images[:64], images[len(images) // 2 :][:64], images[-64:]
-        return digest(str(images.shape), *(np.ascontiguousarray(a).tobytes() for a in some))
+        """A name for the training images and their labels."""
+        train, names = self.dataset.train, self.dataset.class_names
+        chunks = (
+            np.ascontiguousarray(train.images[start : start + 1024]).tobytes()
+            for start in range(0, len(train.images), 1024)
+        )
+        labels = b"" if train.labels is None else np.ascontiguousarray(train.labels).tobytes()
+        return digest(str(train.images.shape), labels, repr(names), *chunks)
 
     def judge(self, say=None, extractor=None):
         """What samples of the run are measured against, a `judge.Judge`.
@@ -135,15 +140,17 @@ def train(config, workdir):
         occupy = lambda: stack.enter_context(workdirs.occupied(config, workdir_))  # noqa: E731
         backend.in_turn(occupy if first else lambda: None)
         stack.enter_context(_one_line_for_disk_errors(workdir_))
-        checkpoints = Checkpoints(workdir_, keep=config.log.keep_checkpoints)
+        checkpoints = Checkpoints(
+            workdir_, keep=config.log.keep_checkpoints, metric=config.log.best_metric
+        )
         stack.callback(checkpoints.close)
+        progress = logs.Progress(config.train.total_steps, unit="step", active=first)
+        stack.callback(progress.end)
+        state = resume_or_init(checkpoints, planned, progress.say)
         snapshots = None
         if config.ema.widths:
             snapshots = Checkpoints(workdir_, keep=None, folder="ema")
             stack.callback(snapshots.close)
-        progress = logs.Progress(config.train.total_steps, unit="step", active=first)
-        stack.callback(progress.end)
-        state = resume_or_init(checkpoints, planned, progress.say)
         if first:
             workdirs.describe(config, workdir_)
         first_step = int(state.step)
@@ -183,6 +190,14 @@ class _Session:
 def _one_line_for_disk_errors(workdir):
     try:
         yield
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        raise UserError(
+            "the device has too little memory for this run: take a smaller "
+            "config.train.batch_size, sample.batch_size, model.remat=True or "
+            "model.dtype='bfloat16' (--dry_run estimates what is needed)"
+        ) from e
     except OSError as e:
         saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
         kept = f"step {max(saved):,} is saved" if saved else "nothing was saved yet"
@@ -209,6 +224,9 @@ def resume_or_init(checkpoints, planned, say):
         say(f"warning: the checkpoint of step {bad:,} is damaged ({reason}): moved to {aside}")
     if state is not None:
         return state
+    stale = checkpoints.path.parent / "ema"  # of a run whose checkpoints are gone
+    if backend.is_first() and stale.is_dir() and any(stale.iterdir()):
+        say(f"warning: {stale} is of another run: moved to {move_aside(stale)}")
     state = jax.jit(fresh, out_shardings=sharding)(seed)
     if config.init.workdir is None:
         return state
@@ -266,7 +284,7 @@ def _introduce(session, state):
         lines = [*seen.lines(), *(f"advice: {advice}" for advice in seen.advice)]
         for line in lines:
             progress.say(line)
-        (session.workdir / "data.txt").write_text("\n".join(lines) + "\n")
+        write_whole(session.workdir / "data.txt", "\n".join(lines) + "\n")
     progress.say(
         f"network of {parameter_overview.count_parameters(state.params):,} parameters, "
         f"{planned.mesh.size} x {jax.devices()[0].device_kind}, everything in {session.workdir}"
@@ -300,7 +318,11 @@ def steps_to_next_event(step, config):
     return min(config.train.total_steps - step, *(n - step % n for n in intervals))
 
 
-def check_finite(tally, step, steps, session):
+# As many steps in a row that are not finite stop a run that would rather skip them.
+MOST_SKIPPED = 50
+
+
+def check_finite(tally, step, steps, session, skipped=0):
     """What to log about steps whose loss or gradient was not finite; stops the run if it must.
 
     Args:
@@ -308,12 +330,14 @@ def check_finite(tally, step, steps, session):
       step: steps done.
       steps: how many the tally covers.
       session: of the run.
+      skipped: steps before them that were skipped, without a good one in between.
     """
     count = int(tally.nonfinite)
     if not count:
         return {}
     at = int(tally.first_nonfinite) + 1
-    if session.plan.config.train.nonfinite == "skip" and count < steps:
+    none_good = skipped + count >= MOST_SKIPPED and count == steps
+    if session.plan.config.train.nonfinite == "skip" and not none_good:
         session.progress.say(
             f"warning: skipped {count} of the last {steps} steps, whose loss or gradient was not "
             f"finite, the first at step {at:,}"
@@ -343,7 +367,7 @@ def _training_data(session, first_step):
     batches = HostBatches(key, batch_size=config.train.batch_size, order=planned.order)
     feed = Feed(data.Split(split.images, labels), batches, over_batch, first_step=first_step)
     session.progress.say(
-        f"{planned.image_bytes / memory.GIB:.1f} GiB of images stay on disk, above "
+        f"{planned.image_bytes / memory.GIB:.1f} GiB of images stay on the host, above "
         f"config.data.device_gib={config.data.device_gib:g}"
     )
     return training.fed_batches, contextlib.closing(feed)
@@ -375,7 +399,7 @@ def _loop(session, state, stop, started):
 
     step = first_step = logged_step = timed_step = int(state.step)
     tally, mark, calls = empty_tally(), time.monotonic(), 0
-    loss, seconds = float("nan"), 0.0
+    loss, seconds, skipped = float("nan"), 0.0, 0
     with feeding as batches:
         while step < total:
             count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
@@ -399,9 +423,16 @@ def _loop(session, state, stop, started):
 
             due = lambda every: step % every == 0 or step == total  # noqa: B023, E731
             host_tally = jax.device_get(tally)
-            nonfinite = check_finite(host_tally, step, step - logged_step, session)
-            scalars = {k: float(v) for k, v in host_tally.means.compute().items()} | nonfinite
-            loss = scalars["loss"]
+            nonfinite = check_finite(host_tally, step, step - logged_step, session, skipped)
+            count_bad = int(host_tally.nonfinite)
+            scalars = nonfinite
+            if count_bad < step - logged_step:
+                skipped = 0
+                means = host_tally.means.compute()
+                scalars |= {name: float(value) for name, value in means.items()}
+                loss = scalars["loss"]
+            else:
+                skipped += count_bad
             if step > timed_step:
                 seconds = (time.monotonic() - mark) / (step - timed_step)
                 speed = config.train.batch_size / seconds
@@ -418,6 +449,7 @@ def _loop(session, state, stop, started):
             if config.ema.widths and due(config.ema.snapshot_every):
                 widths = list(config.ema.widths)
                 session.snapshots.save(step, state.power_emas, {"widths": widths})
+                session.snapshots.wait()  # no checkpoint without the snapshots before it
             if saving or stopping:
                 session.checkpoints.save(step, state, meta, _rank(seen, config.log.best_metric))
             if stopping:

@@ -1,7 +1,6 @@
 """Pictures and figures of a run. Curves differ by line style and marker as well as colour."""
 
 import dataclasses
-import os
 import pathlib
 
 import jax
@@ -11,6 +10,7 @@ from PIL import Image
 
 from tada_jax import sampling
 from tada_jax.augment import augment
+from tada_jax.paths import replacing
 
 # Okabe & Ito's colours, distinguishable with any colour vision.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -43,9 +43,9 @@ def save_png(path, image):
     """Writes a uint8 image [H,W,C], C = 1 or 3, whole or not at all, creating its folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(partial, format="PNG")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        flat = image[..., 0] if image.shape[-1] == 1 else image
+        Image.fromarray(flat).save(partial, format="PNG")
 
 
 def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.25, 0.5, 1.0)):

@@ -56,6 +56,8 @@ class Run:
         Raises:
           UserError: for an option that cannot be.
         """
+        if count < 1 or not 0 <= seed < 2**32:
+            raise UserError(f"sample: count={count} must be positive, seed={seed} in 0 .. 2^32-1")
         config = self.config.copy_and_resolve_references().unlock()
         unknown = options.keys() - config.sample.keys()
         if unknown:
@@ -89,7 +91,17 @@ class Run:
     def sampled_step(self):
         """The training step of those parameters."""
         c = self.config.sample
-        return self.step if c.ema_width is None or c.ema_step is None else c.ema_step
+        if c.ema_width is None or not (self.workdir / "ema").is_dir():
+            return self.step
+        if c.ema_step is not None:
+            return c.ema_step
+        return max((s for s in self._snapshot_steps if s <= self.step), default=self.step)
+
+    @functools.cached_property
+    def _snapshot_steps(self):
+        """Steps of the snapshots for post-hoc averages."""
+        names = [p.name for p in (self.workdir / "ema").iterdir()]
+        return sorted(int(name) for name in names if name.isdigit())
 
     @functools.cached_property
     def sampled_params(self):
@@ -108,7 +120,7 @@ class Run:
 
         Args:
           width: relative, above 0 and below 0.289, see `ema.py`.
-          step: as of which; None: that of the checkpoint.
+          step: as of which; None: of the last snapshot up to the checkpoint.
 
         Returns:
           A pytree as `params`.
@@ -116,12 +128,13 @@ class Run:
         Raises:
           UserError: if there are no snapshots, or the width or the step cannot be.
         """
-        step = self.step if step is None else step
         if not (self.workdir / "ema").is_dir():
             raise UserError(
                 f"{self.workdir} has no snapshots for a post-hoc EMA: train with "
                 "--config.ema.widths='(0.05,0.1)'"
             )
+        if step is None:
+            step = max((s for s in self._snapshot_steps if s <= self.step), default=self.step)
         widths = self.config.ema.widths
         snapshots = Checkpoints(self.workdir, keep=None, folder="ema", read_only=True)
         try:
@@ -138,9 +151,16 @@ class Run:
             sharding = backend.replicated(self.mesh)
             stored = (tree for s in steps for tree in snapshots.restore(s, like, sharding))
             gammas = [ema.exponent(w) for w in widths]
-            factors = ema.coefficients(
+            factors, error = ema.coefficients(
                 [s for s in steps for _ in widths], gammas * len(steps), step, gamma
             )
+            if error > 0.1:
+                raise UserError(
+                    f"the snapshots in {snapshots.path} do not give an average of width {width:g} "
+                    f"at step {step:,}: they would miss it by {error:.0%}; choose a width nearer "
+                    f"to {' or '.join(map(str, widths))}, and a step with a snapshot, as "
+                    f"{max(steps)}"
+                )
             return ema.combine(stored, factors)
         except (ValueError, Damaged) as e:
             raise UserError(f"post-hoc EMA of {self.workdir}: {e}") from e
@@ -178,7 +198,7 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
     workdirs.check_same(config, path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} holds no checkpoint yet: train first, with --mode=train")
-    checkpoints = Checkpoints(path, read_only=True)
+    checkpoints = Checkpoints(path, metric=config.log.best_metric, read_only=True)
     try:
         meta = _any_meta(checkpoints)
         if meta is None:

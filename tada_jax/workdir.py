@@ -1,12 +1,14 @@
 """The folder of a run: its configuration and versions, who uses it, and whether it fits."""
 
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import sys
 
 import jax
 from ml_collections import ConfigDict
@@ -68,6 +70,14 @@ def _lock(path):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
+            if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                print(
+                    f"warning: the file system of {path} has no locks ({e.strerror}): make sure "
+                    "that no other process trains there",
+                    file=sys.stderr,
+                )
+                yield
+                return
             file.seek(0)
             raise UserError(
                 f"workdir {path} is in use by {file.read().strip() or 'another process'}: "
@@ -81,7 +91,9 @@ def _lock(path):
 
 def describe(config, path):
     """Writes config.json and versions.json."""
-    write_whole(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    if not (path / CONFIG).exists() or (path / CONFIG).read_text() != text:
+        write_whole(path / CONFIG, text)
     write_whole(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
 

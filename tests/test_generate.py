@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tada_jax import backend, build, generate, report
+from tada_jax import backend, build, generate, loop, report
 from tada_jax.errors import UserError
 from tests import tiny
 
@@ -70,6 +70,22 @@ def test_an_interrupted_call_continues(copied, monkeypatch):
     _, _, npz = generate.sample(config, workdir)
     assert {path: path.stat().st_mtime_ns for path in drawn} == times
     assert np.load(npz)["arr_0"].shape == (24, 8, 8, 1)
+
+
+def test_samples_of_other_parameters_are_drawn_again(copied):
+    _, workdir = copied
+    config = tiny.config(sample__count=6)
+    folder, _, npz = generate.sample(config, workdir)
+    first = np.load(npz)["arr_0"]
+    (folder / "000001.png").write_bytes((folder / "000001.png").read_bytes()[:-20])  # torn
+    _, _, npz = generate.sample(config, workdir)
+    np.testing.assert_array_equal(np.load(npz)["arr_0"], first)
+    # The same folder, step and seed, but another run.
+    shutil.rmtree(workdir / "checkpoints")
+    other = tiny.config(method="none", sample__count=6, seed=5)
+    loop.train(other, workdir)
+    _, _, npz = generate.sample(other, workdir)
+    assert (np.load(npz)["arr_0"] != first).any((1, 2, 3)).all()
 
 
 def test_a_sample_does_not_depend_on_the_device_count(finished):

@@ -248,6 +248,35 @@ def test_kinds_of_files(kind, mode, options, tolerance):
     assert images.inspect(content).grey == (mode in ("1", "L", "LA"))
 
 
+def tiff(values, bits, photometric):
+    """An uncompressed grey TIFF of one row, little-endian, as microscopes write them."""
+    packed = int("".join(f"{v:0{bits}b}" for v in values), 2)
+    length = -(-len(values) * bits // 8)
+    pixels = (packed << (length * 8 - len(values) * bits)).to_bytes(length, "big")
+    if bits == 16:
+        pixels = np.array(values, "<u2").tobytes()
+    tags = [(256, len(values)), (257, 1), (258, bits), (259, 1), (262, photometric)]
+    tags += [(273, 8), (277, 1), (278, 1), (279, length)]
+    start = 8 + length + length % 2
+    table = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    header = b"II*\x00" + struct.pack("<I", start)
+    return header + pixels.ljust(start - 8, b"\0") + struct.pack("<H", len(tags)) + table + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "values", "expected"),
+    [
+        (16, 1, [0, 65535, 257 * 9, 257 * 200], [0, 255, 9, 200]),
+        (16, 0, [0, 65535, 257 * 9, 257 * 200], [255, 0, 246, 55]),
+        (12, 1, [0, 4095, 2048, 16], [0, 255, 128, 1]),
+    ],
+)
+def test_tiffs_of_12_and_16_bits_black_and_white_either_way(bits, photometric, values, expected):
+    content = tiff(values, bits, photometric)
+    found = images.decode(content, resolution=1, channels=1, fit="keep")
+    np.testing.assert_array_equal(found[0, :, 0], expected)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_not_clipped(kind):
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)

@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -143,18 +144,61 @@ def test_refuses_in_one_line_that_names_the_field(fields, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_single_bad_steps_are_skipped_however_often_is_logged(tmp_path, monkeypatch):
+    real = training.loss_fn
+
+    def loss_fn(params, rng, x0, labels, parts):
+        terms = real(params, rng, x0, labels, parts)
+        bad = jax.random.uniform(rng) < 0.4  # by the step's key: some steps are bad, some good
+        return terms | {"loss": jnp.where(bad, jnp.nan, terms["loss"])}
+
+    monkeypatch.setattr(training, "loss_fn", loss_fn)
+    config = tiny.config(train__nonfinite="skip", log__every=1)
+    state = loop.train(config, tmp_path)
+    lines = logs.read(tmp_path)
+    assert int(state.step) == 6 and [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {"nonfinite" in line for line in lines} == {True, False}
+    assert all("loss" in line or "nonfinite" in line for line in lines)
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 1)
+    with pytest.raises(UserError, match="not finite"):
+        loop.train(config, tmp_path / "other")
+
+
 def test_other_images_are_refused(finished, monkeypatch):
     config, folder, _ = finished
     real = loop.load_data(config)
     changed = real.train.images.copy()
     changed[3, 0, 0] ^= 1
     other = dataclasses.replace(real, train=data.Split(changed, real.train.labels))
-    monkeypatch.setattr(loop, "load_data", lambda config: other)
-    with pytest.raises(UserError, match="not the images.*50 of them.*--workdir"):
-        loop.train(config, folder)
+    relabelled = dataclasses.replace(
+        real, train=data.Split(real.train.images, real.train.labels + 1)
+    )
+    for changed in (other, relabelled):
+        monkeypatch.setattr(loop, "load_data", lambda config, changed=changed: changed)
+        with pytest.raises(UserError, match="not the images.*50 of them.*--workdir"):
+            loop.train(config, folder)
 
 
 # Interruptions
+
+
+def test_a_disk_without_locks_is_no_folder_in_use(tmp_path, monkeypatch, capsys):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    with workdir.occupied(tiny.config(), tmp_path):
+        pass
+    assert "has no locks" in capsys.readouterr().err
+
+
+def test_too_little_memory_on_the_device_is_one_line(tmp_path, monkeypatch):
+    def make_steps(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    monkeypatch.setattr(training, "make_steps", make_steps)
+    with pytest.raises(UserError, match="too little memory.*batch_size"):
+        loop.train(tiny.config(), tmp_path)
 
 
 def interrupting(monkeypatch, at, number):

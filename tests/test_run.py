@@ -33,6 +33,7 @@ def test_samples_of_a_run_with_other_options(finished):
         ({"steps": 31}, "cannot keep 31"),
         ({"sampler": "euler"}, "sample.sampler"),
         ({"steps": "many"}, "steps"),
+        ({"seed": -1}, "seed"),
     ):
         with pytest.raises(tada_jax.UserError, match=message):
             run.sample(3, **wrong)

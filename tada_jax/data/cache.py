@@ -42,6 +42,10 @@ def cached(key: str, make: Callable[[pathlib.Path], None], *, kind: str = "image
         raise _unwritable(error) from error
     try:
         make(partial)
+        for name in os.listdir(partial):
+            with (partial / name).open("rb") as file:
+                os.fsync(file.fileno())  # a power cut must not leave a name without its content
+        partial.chmod(0o777 & ~_umask())  # mkdtemp's are private
         os.replace(partial, target)
     except OSError as error:
         if not target.is_dir():  # else somebody else was quicker
@@ -66,11 +70,24 @@ def load_cached(
     folder = cached(key, make, kind=kind)
     try:
         return load(folder)
-    except Exception:  # what a damaged file of any kind may raise
+    except PermissionError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be read ({error.strerror}): make it readable, or "
+            "set TADA_JAX_CACHE to another folder"
+        ) from error
+    except Exception as error:  # what a damaged file of any kind may raise
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             raise UserError(f"the cache folder {folder} is damaged; delete it") from None
         return load(cached(key, make, kind=kind))
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _unwritable(error: OSError) -> UserError:

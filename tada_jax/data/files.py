@@ -13,7 +13,7 @@ def load(options: Options) -> Dataset:
     Raises:
       UserError: if no path is given, or nothing readable lies there.
     """
-    if options.path is None:
+    if not options.path:
         raise UserError(
             "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .npz or .npy file"
         )

@@ -89,6 +89,8 @@ def decode(
         image = _open(content)
         rawmode = image.tile[0].args if image.tile else None  # gone once loaded
         image.load()
+        if image.format == "TIFF" and image.mode.startswith("I;16"):
+            image = _to_full_16_bits(image)
         # Pillow stretches these pixels to 8 bits, but not the colour that is declared transparent.
         transparent = image.info.get("transparency")
         if rawmode == "RGB;16B" and transparent:
@@ -185,6 +187,19 @@ def flatten(
     if image.mode not in ("1", "L"):
         image = image.convert("RGB")  # Pillow has no shorter way from LAB to L
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _to_full_16_bits(image: Image.Image) -> Image.Image:
+    """A TIFF of 9 to 16 bits as 0 (black) .. 65535; Pillow leaves 12 bits and negatives as are."""
+    tags = image.tag_v2
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    values = np.asarray(image).astype(np.int64)
+    values = values * 65535 // (2**bits - 1)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # white is zero
+        values = 65535 - values
+    made = Image.fromarray(values.astype(np.uint16))
+    made.info, made.format = image.info, image.format
+    return made
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tada_jax.errors import UserError
 
 ORDERS = ("shuffled", "balanced")
 
@@ -125,7 +128,13 @@ class HostBatches:
     def __init__(self, key: jax.Array, *, batch_size: int, order: Order):
         self._batch_size, self._length = batch_size, order.length
         # On the CPU, beside whatever the accelerator does; keys give the same numbers everywhere.
-        self._cpu = jax.local_devices(backend="cpu")[0]
+        try:
+            self._cpu = jax.local_devices(backend="cpu")[0]
+        except RuntimeError as error:
+            raise UserError(
+                "images that do not fit the device (config.data.device_gib) need JAX's CPU "
+                f"backend too: set JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')},cpu"
+            ) from error
         key_data, impl = jax.device_get(jax.random.key_data(key)), jax.random.key_impl(key)
         draw = jax.jit(
             lambda epoch: order.draw(

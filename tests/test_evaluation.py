@@ -1,0 +1,237 @@
+"""A run measured: what is written, what is refused, and the numbers that appear while it trains."""
+
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import tada_jax
+from tada_jax import backend, evaluation, generate, judge, logs, loop
+from tada_jax.errors import UserError
+from tada_jax.metrics import features
+from tests import tiny
+
+
+def config(**fields):
+    small = {"evaluate__count": 50, "evaluate__fit_steps": 2, "sample__batch_size": 25}
+    return tiny.config(**small | fields)
+
+
+@pytest.fixture(scope="module")
+def measured(finished, tmp_path_factory):
+    """(config, workdir, result) of a small run."""
+    workdir = tmp_path_factory.mktemp("measured") / "run"
+    shutil.copytree(finished[1], workdir)
+    return config(), workdir, tada_jax.evaluate(config(), workdir)
+
+
+def test_everything_is_measured_against_training_and_held_out_images(measured):
+    _, workdir, result = measured
+    numbers = result.numbers
+    for reference in ("train", "held_out", "all"):
+        for name in ("fd", "kid", "precision", "recall", "density", "coverage", "swd"):
+            assert np.isfinite(numbers[f"{name}/{reference}"].value)
+    for name in ("copies", "copy_margin", "authentic", "leak", "leak_raw", "fd_leak", "gap"):
+        assert np.isfinite(numbers[name].value)
+    for op in ("scale", "rotate_frac", "translate_frac"):
+        assert f"moment/{op}" in numbers
+    assert numbers["fd/train"].reference == "training images (50)"
+    assert numbers["fd/held_out"].reference == "held-out images (179)"
+    assert numbers["fd/all"].reference == "all images (1,797)"
+    assert {n.n for key, n in numbers.items() if "/" in key and key[:2] == "fd"} == {50}
+    assert "biased upwards" in numbers["fd/held_out"].note  # 50 samples, 128 features
+    assert numbers["gap"].n == 1024 and any(key.startswith("gap/") for key in numbers)
+    assert result.seconds.keys() >= {"sampling", "memorisation", "leakage"}
+    for number in numbers.values():
+        assert number.n and number.reference and number.extractor
+
+
+def test_the_files_say_how_every_number_came_about(measured):
+    _, workdir, result = measured
+    assert result.folder == workdir / "evaluation" / "ddim5even_eta0_ema_step0000006_seed0"
+    text = (result.folder / "table.txt").read_text()
+    for fact in (
+        "tada, 50 training images, seed 0, step 6, EMA of decay 0.998",
+        "50 samples, ddim eta 0, 5 steps (even), sample seed 0",
+        "Frechet distance",
+        "held-out images (179)",
+        "classifier (labels)",
+        "P(augmented)",
+    ):
+        assert fact in text
+    saved = json.loads((result.folder / "metrics.json").read_text())
+    assert saved["protocol"]["extractor"] == "classifier (labels)"
+    assert saved["protocol"]["settings"]["fit_steps"] == 2
+    again = evaluation.read_result(result.folder)
+    for key, number in result.numbers.items():
+        assert again.numbers[key] == number or np.isnan(number.value), key
+    with Image.open(result.folder / "nearest.png") as image:
+        assert min(image.size) > 200
+    assert len(list((workdir / "samples" / result.folder.name).glob("*.png"))) == 50
+
+
+def test_an_evaluation_repeated_is_the_same_and_draws_nothing_again(measured, monkeypatch):
+    settings, workdir, result = measured
+    drawn = []
+    monkeypatch.setattr(generate, "make_sampler", lambda *a, **k: drawn.append(1))
+    again = tada_jax.evaluate(settings, workdir)
+    assert not drawn
+    assert again.to_json().partition('"seconds"')[0] == result.to_json().partition('"seconds"')[0]
+
+
+def test_another_extractor_is_one_function(measured):
+    settings, workdir, _ = measured
+    found = tada_jax.evaluate(
+        settings, workdir, extractor=lambda images: images.reshape(len(images), -1)[:, ::9]
+    )
+    assert found.protocol["extractor"] == "<lambda>"
+    assert np.isfinite(found.numbers["fd/train"].value)
+    pixels = config(evaluate__extractor="pixels")
+    assert tada_jax.evaluate(pixels, workdir).protocol["extractor"].startswith("pixels")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluate__count": 20}, "20 samples are too few"),
+        ({"evaluate__extractor": "inception"}, "config.evaluate.weights names no file"),
+        (
+            {"evaluate__extractor": "inception", "evaluate__weights": "nowhere.pth"},
+            "nowhere.pth",
+        ),
+        ({"evaluate__extractor": "inceptoin"}, "no file"),
+        ({"evaluate__convention": "torch"}, "convention"),
+        ({"evaluate__count": 0}, "evaluate.count"),
+        ({"sample__checkpoint": "5"}, "no checkpoint '5'"),
+        ({"sample__ema_width": 0.1}, "config.ema.widths"),
+        ({"data__train_size": 60}, "data.train_size"),
+        ({"data__test_fraction": 0.001}, "data.test_fraction"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_line(measured, fields, message):
+    _, workdir, _ = measured
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        tada_jax.evaluate(config(**fields) if fields else None, workdir)
+    assert "\n" not in str(caught.value)
+
+
+def test_measuring_needs_a_run_and_held_out_images(tmp_path, finished):
+    with pytest.raises(UserError, match="no run"):
+        tada_jax.evaluate(config(), tmp_path)
+    bare = config(data__test_fraction=0.0)
+    with pytest.raises(UserError, match="needs held-out images, and there are 0"):
+        loop.plan(bare).judge()
+
+
+def test_samples_that_are_not_finite_are_refused(finished):
+    settings, _, state = finished
+    parts = loop.plan(settings).parts
+    mesh = backend.data_mesh(8)
+    draw = generate.make_sampler(parts, mesh, batch_size=8)
+    broken = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), state.params)
+    with pytest.raises(UserError, match="sample 3 is not finite"):
+        draw(broken, range(3, 9), seed=0)
+
+
+def test_unlabelled_images_are_measured_through_their_augmentation(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (90, 9, 12, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    settings = config(
+        data__name="images",
+        data__path=str(tmp_path / "images.npy"),
+        data__train_size=None,
+        data__test_fraction=0.3,
+        augment__ops=("hue", "translate_frac"),
+        augment__xflip_p=0.5,
+    )
+    made = loop.plan(settings).judge()
+    assert made.extractor.name == "classifier (augmentation)" and "all" not in made.images
+    found, _ = made.measure(images[:60])
+    assert found["copies"].reference.endswith("and their mirror images")
+    assert {"moment/hue", "moment/translate_frac", "leak"} <= found.keys()
+    assert found["copies"].value == pytest.approx(np.mean([1.0] * 60), abs=0.5)
+
+
+def test_a_run_without_augmentation_to_leak_is_measured_too():
+    made = loop.plan(config(augment__ops=())).judge()
+    found, _ = made.measure(made.images["held_out"][:60])
+    assert "leak" not in found and "fd_leak" not in found and found["copies"].value < 0.05
+    assert "leak" not in made.glance(made.images["held_out"][:60])
+
+
+# While training
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A run with quick metrics: (config, workdir)."""
+    settings = tiny.config(
+        log__metrics_every=2, log__metrics_count=16, evaluate__fit_steps=2, log__best_metric="fd"
+    )
+    workdir = tmp_path_factory.mktemp("watched")
+    loop.train(settings, workdir)
+    return settings, workdir
+
+
+def test_quick_metrics_are_logged_and_choose_the_best_checkpoint(watched):
+    _, workdir = watched
+    lines = [line for line in logs.read(workdir) if "fd" in line]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]  # and where a checkpoint is saved
+    for line in lines:
+        assert {"copies", "copies_real", "copy_margin", "leak"} <= line.keys()
+    best = min((line["fd"], line["step"]) for line in lines if line["step"] in (3, 6))
+    assert tada_jax.load_run(workdir, checkpoint="best").step == best[1]
+
+
+def test_quick_metrics_change_nothing_in_the_training(watched, finished):
+    run = tada_jax.load_run(watched[1])
+    tiny.assert_trees_equal(run.params, finished[2].params)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rank"),
+    [("fd", 3.0, 3.0), ("leak", -0.2, 0.2), ("copy_margin", 0.8, -0.8), ("test_mse", 1.0, 1.0)],
+)
+def test_the_best_is_low_or_near_0_or_high(name, value, rank):
+    assert loop._rank({name: value}, name) == rank
+    assert loop._rank({}, name) is None
+
+
+def line(step, train, test, copies=None, real=0.01):
+    found = {"step": step, "train_mse": train, "test_mse": test}
+    return found | ({} if copies is None else {"copies": copies, "copies_real": real})
+
+
+def test_a_warning_in_plain_words_when_the_model_begins_to_copy():
+    history = [line(100, 0.3, 0.3, 0.0), line(200, 0.2, 0.25, 0.02)]
+    assert judge.copying(history) is None and judge.copying(history[:1]) is None
+    risen = [*history, line(300, 0.1, 0.28)]
+    assert "12% above that of step 200" in judge.copying(risen)
+    assert judge.copying([*risen, line(400, 0.09, 0.3)]) is None  # said once
+    unstable = [*history, line(300, 0.25, 0.28)]
+    assert judge.copying(unstable) is None  # both rise: not copying
+    copied = [*history, line(300, 0.15, 0.25, 0.4)]
+    assert "40% of the samples are copies" in judge.copying(copied)
+    both = judge.copying([*history, line(300, 0.1, 0.28, 0.4)])
+    assert "above that" in both and "copies" in both and "\n" not in both
+    real_ones_too = [*history, line(300, 0.15, 0.25, 0.4, real=0.38)]
+    assert judge.copying(real_ones_too) is None
+    assert judge.copying([*copied, {"step": 400, "loss": 1.0}]) is None
+
+
+def test_the_images_that_losses_are_taken_on_are_spread_over_ordered_sets():
+    from tada_jax import training
+
+    np.testing.assert_array_equal(training.spread(10, 4), [0, 2, 5, 7])
+    np.testing.assert_array_equal(training.spread(3, 8), [0, 1, 2])
+
+
+def test_the_features_of_a_data_set_do_not_depend_on_its_split():
+    digests = {loop.plan(config(seed=seed)).judge().extractor.digest for seed in (0, 1)}
+    assert len(digests) == 1 and isinstance(digests.pop(), str)
+    assert features.pixels().digest != features.pixels(8).digest
