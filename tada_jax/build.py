@@ -21,6 +21,7 @@ from tada_jax.data import order as orders
 from tada_jax.errors import UserError
 
 METHODS = ("tada", "constant", "hflip", "none")
+FEWEST_SAMPLES = 50  # below which no metric is worth printing
 BEST_METRICS = ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin")
 
 
@@ -118,7 +119,6 @@ def check(config):
         "sample.count",
         "sample.batch_size",
         "log.metrics_count",
-        "evaluate.count",
         "evaluate.fit_steps",
         "ema.snapshot_every",
         "model.num_res_blocks",
@@ -140,6 +140,7 @@ def check(config):
         _in_range(config, field, 0, 2**32 - 1)
     _in_range(config, "sample.eta", 0, 1)
     _in_range(config, "log.metrics_every", 0, math.inf)
+    _in_range(config, "evaluate.count", FEWEST_SAMPLES, math.inf)
     for width in (*config.ema.widths, config.sample.ema_width):
         if width is not None:
             with _blame("ema.widths"):

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tada_jax import backend, build, evaluation, logs, loop
+from tada_jax import backend, build, evaluation, judge, logs, loop
 from tada_jax import workdir as workdirs
 from tada_jax.errors import UserError
 from tada_jax.judge import MEASURES
@@ -115,6 +115,8 @@ def compare(config, workdir, *, extractor=None, say=print):
     from tada_jax import comparison_report
 
     cells, path = grid(config, workdir), workdirs.absolute(workdir)
+    for cell in (cell for cell in cells if cell.seed == cells[0].seed):
+        judge.check_held_out(len(loop.plan(cell.config).dataset.test.images))
     results, failures = {}, {}
     for number, cell in enumerate(cells, 1):
         found = finished(cell)

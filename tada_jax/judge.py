@@ -20,7 +20,6 @@ from tada_jax.metrics import classifier, features, leakage, memorisation, qualit
 # Real images to score in the samples' place, for each reference; "all" has no others.
 _STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
 
-FEWEST = 50  # samples, below which no number is worth printing
 FOLDS = 2  # of the held-out images, for the leak classifiers
 NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
 GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
@@ -103,11 +102,7 @@ class Judge:
         self._say = say or (lambda text: None)
         self._mesh = mesh or backend.data_mesh(jax.device_count())
         train, held_out = np.asarray(dataset.train.images), np.asarray(dataset.test.images)
-        if len(held_out) < 10:
-            raise UserError(
-                f"measuring needs held-out images, and there are {len(held_out)}: raise "
-                "config.data.test_fraction, or give the data set a test split"
-            )
+        check_held_out(len(held_out))
         everything = np.concatenate([np.asarray(pool.train.images), held_out])
         self.images = {"train": train, "held_out": held_out}
         if len(everything) > len(train) + len(held_out):
@@ -232,17 +227,17 @@ class Judge:
         Raises:
           UserError: if there are too few samples.
         """
-        if len(samples) < FEWEST:
+        if len(samples) < build.FEWEST_SAMPLES:
             raise UserError(
-                f"{len(samples)} samples are too few to measure: take at least {FEWEST}, better "
-                "1,000 (config.evaluate.count)"
+                f"{len(samples)} samples are too few to measure: take at least "
+                f"{build.FEWEST_SAMPLES}, better 1,000"
             )
         found, seconds = {}, {}
         for name, part in (
             ("features and quality", self._quality),
             ("sliced Wasserstein", self._wasserstein),
             ("memorisation", self._memorisation),
-            ("leakage", self._leakage),
+            ("leakage", self.leakage),
         ):
             mark = time.monotonic()
             found |= part(samples)
@@ -323,7 +318,8 @@ class Judge:
             ),
         }
 
-    def _leakage(self, samples):
+    def leakage(self, samples):
+        """Every measure of leakage of uint8 samples, {key: Number}."""
         leak = self.leak(samples)
         if leak is None:
             return {}
@@ -420,6 +416,19 @@ def _quality(drawn, reference):
     kid, deviation = quality.kernel_distance(drawn, reference)
     fd = quality.frechet_distance(quality.gaussian(drawn), quality.gaussian(reference))
     return {"fd": fd, "kid": kid, **quality.manifold(drawn, reference)}, deviation
+
+
+def check_held_out(count):
+    """Refuses to measure with too few held-out images.
+
+    Raises:
+      UserError: if there are fewer than 10.
+    """
+    if count < 10:
+        raise UserError(
+            f"measuring needs held-out images, and there are {count}: raise "
+            "config.data.test_fraction, or give the data set a test split"
+        )
 
 
 def augmented_images(images, policy, *, strength=1.0, seed=0):

@@ -98,7 +98,7 @@ def test_another_extractor_is_one_function(measured):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"evaluate__count": 20}, "20 samples are too few"),
+        ({"evaluate__count": 20}, "evaluate.count=20 cannot be: it must be at least 50"),
         ({"evaluate__extractor": "inception"}, "config.evaluate.weights names no file"),
         (
             {"evaluate__extractor": "inception", "evaluate__weights": "nowhere.pth"},

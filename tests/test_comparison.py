@@ -1,0 +1,207 @@
+"""A grid of runs: what it trains, what it does not train again, and what it says."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import tada_jax
+from tada_jax import comparison, comparison_report, evaluation, loop
+from tada_jax.errors import UserError
+from tada_jax.evaluation import Result
+from tada_jax.judge import Number
+from tests import tiny
+
+
+def config(**fields):
+    small = {
+        "evaluate__count": 50,
+        "evaluate__fit_steps": 2,
+        "evaluate__extractor": "pixels",
+        "sample__batch_size": 25,
+        "train__total_steps": 3,
+        "log__metrics_every": 3,
+        "log__metrics_count": 8,
+        "compare__methods": ("none", "tada"),
+        "compare__train_sizes": (40,),
+        "compare__seeds": (0,),
+    }
+    return tiny.config(**small | fields)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """(configuration, folder) of a finished grid of two runs."""
+    folder = tmp_path_factory.mktemp("grid")
+    tada_jax.compare(config(), folder, say=lambda text: None)
+    return config(), folder
+
+
+def test_every_cell_is_an_ordinary_run(compared):
+    _, folder = compared
+    for method in ("none", "tada"):
+        run = tada_jax.load_run(folder / f"{method}-n40-seed0")
+        assert (run.config.method, run.config.data.train_size, run.step) == (method, 40, 3)
+        (metrics,) = run.workdir.glob("evaluation/*/metrics.json")
+        assert json.loads(metrics.read_text())["protocol"]["train_images"] == 40
+
+
+def test_the_same_command_trains_nothing_again_and_a_larger_grid_only_what_is_new(
+    compared, monkeypatch
+):
+    _, folder = compared
+    trained, real = [], loop.train
+    monkeypatch.setattr(loop, "train", lambda c, w: trained.append(w.name) or real(c, w))
+    tada_jax.compare(config(), folder, say=lambda text: None)
+    assert trained == []
+
+    def train(config, workdir):
+        trained.append(workdir.name)
+        raise KeyError
+
+    monkeypatch.setattr(loop, "train", train)
+    for more, name in (
+        ({"compare__methods": ("none", "constant:0.5", "tada")}, "constant0.5-n40-seed0"),
+        ({"compare__seeds": (0, 1)}, "none-n40-seed1"),
+        ({"compare__train_sizes": (40, 30)}, "none-n30-seed0"),
+    ):
+        trained.clear()
+        with pytest.raises(KeyError):
+            tada_jax.compare(config(**more), folder, say=lambda text: None)
+        assert trained == [name]
+
+
+def test_a_cell_that_was_interrupted_stops_the_grid_and_goes_on(tmp_path, monkeypatch):
+    real = loop.train
+    first = lambda c, w: real(tiny_until(c, 2), w)  # noqa: E731
+    monkeypatch.setattr(loop, "train", first)
+    only = config(compare__methods=("none",))
+    with pytest.raises(KeyboardInterrupt):
+        tada_jax.compare(only, tmp_path, say=lambda text: None)
+    cell = tmp_path / "none-n40-seed0"
+    assert tada_jax.load_run(cell).step == 2 and not (cell / "evaluation").exists()
+    monkeypatch.setattr(loop, "train", real)
+    page = tada_jax.compare(only, tmp_path, say=lambda text: None)
+    assert tada_jax.load_run(cell).step == 3 and page.is_file()
+    assert json.loads((cell / "seconds.json").read_text()) > 0
+
+
+def tiny_until(config, steps):
+    """The configuration, to stop after `steps`."""
+    shorter = config.copy_and_resolve_references().unlock()
+    shorter.train.total_steps = steps
+    return shorter
+
+
+def test_the_report_is_one_file_with_everything(compared):
+    settings, folder = compared
+    page = (folder / "report.html").read_text()
+    assert not re.search("(src|href)=(?!'data:)", page) and "url(" not in page
+    assert page.count("data:image/png;base64,") >= 6  # figures, and a grid for each method
+    for text in ("Paired differences", "does not prove", "nearest training images", "seed 0"):
+        assert text in page
+    for cell in ("none, 40 images, seed 0", "tada, 40 images, seed 0"):
+        assert cell in page
+    assert json.dumps(settings.train.ema_decay) in page  # the whole configuration
+    table = (folder / "table.md").read_text()
+    assert "| Frechet distance, held out |" in table and "40 training images" in table
+    saved = json.loads((folder / "comparison.json").read_text())
+    assert len(saved["cells"]) == 2 and saved["failures"] == {}
+    assert {cell["method"] for cell in saved["cells"]} == {"none", "tada"}
+
+
+def test_a_cell_that_fails_is_reported_after_the_others(compared, tmp_path, monkeypatch):
+    shutil.copytree(compared[1], tmp_path, dirs_exist_ok=True)  # none and tada are finished
+
+    def evaluate(config, workdir, **options):
+        raise UserError("sample 3 is not finite")
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    grid = config(compare__methods=("none", "hflip", "tada"))
+    with pytest.raises(UserError, match="1 of 3 cells failed"):
+        tada_jax.compare(grid, tmp_path, say=lambda text: None)
+    page = (tmp_path / "report.html").read_text()
+    assert "Failed: hflip, 40 images, seed 0: sample 3 is not finite" in page
+    with pytest.raises(UserError, match="not finite"):  # if it is the first, all would fail
+        tada_jax.compare(config(compare__methods=("hflip",)), tmp_path, say=lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"compare__methods": ("tadda",)}, "'tadda' is unknown"),
+        ({"compare__methods": ("tada:0.5",)}, "'tada:0.5' is unknown"),
+        ({"compare__methods": ("constant:much",)}, "no number"),
+        ({"compare__methods": ("constant:2",)}, "constant_strength"),
+        ({"compare__methods": ()}, "at least one"),
+        ({"compare__seeds": ()}, "at least one"),
+        ({"compare__seeds": (0, 0)}, "listed twice"),
+        ({"compare__train_sizes": (40, 99_999)}, "does not fit"),
+        ({"data__test_fraction": 0.0}, "held-out"),
+        ({"evaluate__count": 10}, "at least 50"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_anything_is_trained(fields, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        tada_jax.compare(config(**fields), tmp_path, say=lambda text: None)
+    assert not list(tmp_path.glob("*/checkpoints"))
+
+
+# The statistics, on results that were made up
+
+
+def results(values):
+    """{Cell: Result} of {(method, seed): FD}, with 100 images."""
+    found = {}
+    for (method, seed), value in values.items():
+        cell = comparison.Cell(
+            method, 100, seed, config(), loop.workdirs.absolute(f"{method}{seed}")
+        )
+        number = Number(value, 50, "held-out images (9)", "pixels", real=1.0)
+        protocol = {"samples": 50, "sampler": "ddim", "data": "d", "extractor": "pixels"}
+        found[cell] = Result(cell.workdir, protocol, {"fd/held_out": number}, {})
+    return found
+
+
+VALUES = {
+    ("none", 0): 5.0,
+    ("tada", 0): 4.0,
+    ("none", 1): 9.0,
+    ("tada", 1): 7.5,
+    ("none", 2): 7.0,
+    ("tada", 2): 6.5,
+    ("none", 3): 100.0,  # without a partner
+}
+
+
+def test_means_deviations_and_paired_differences():
+    made = results(VALUES)
+    found = comparison.summaries(made, "fd/held_out")
+    tada = found["tada", 100]
+    assert tada.mean == pytest.approx(6.0)
+    assert tada.deviation == pytest.approx(np.std([4, 7.5, 6.5], ddof=1))
+    differences, (low, high) = comparison.paired_differences(
+        made, "fd/held_out", "tada", "none", 100
+    )
+    np.testing.assert_allclose(differences, [-1.0, -1.5, -0.5])
+    assert -1.5 <= low < -1.0 < high <= -0.5
+    assert comparison.paired_differences(made, "fd/held_out", "tada", "constant", 100) is None
+    assert comparison.paired_differences(made, "leak", "tada", "none", 100) is None
+    text = comparison.markdown(made)
+    assert "6.00 ± 1.80" in text and "-1.00 [-1.50, -0.50]" in text and "tada - none" in text
+
+
+def test_one_seed_has_no_deviation_and_no_interval():
+    made = results({("none", 0): 5.0, ("tada", 0): 4.0})
+    assert "±" not in comparison.markdown(made).split("\n", 1)[1].split("**Paired")[0]
+    differences, interval = comparison.paired_differences(made, "fd/held_out", "tada", "none", 100)
+    assert interval is None and differences.tolist() == [-1.0]
+
+
+def test_figures_are_drawn_only_of_what_there_is(tmp_path):
+    made = results(VALUES)
+    assert not comparison_report.trade_off_figure(tmp_path / "a.png", made)
+    assert not comparison_report.curves_figure(tmp_path / "b.png", made, "fd", "FD", True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,161 @@
+"""FID's Inception against the PyTorch original, and files of PyTorch, harmless and not."""
+
+import os
+import pickle
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from tada_jax.errors import UserError
+from tada_jax.metrics import inception
+from tada_jax.metrics.torch_file import read_state_dict
+from tests.make_torch_data import DATA, pictures, random_weights
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Random weights under the names and in the shapes of the PyTorch port."""
+    shapes = jax.eval_shape(
+        inception.Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3))
+    )
+    theirs = {}
+    for unit, leaves in shapes["params"].items():
+        for name, leaf in leaves.items():
+            order = (3, 2, 0, 1) if len(leaf.shape) == 4 else (0,)
+            theirs[f"{unit}.{name}"] = tuple(leaf.shape[i] for i in order)
+    return random_weights(theirs)
+
+
+def test_the_network_has_the_size_of_inception(weights):
+    assert len(weights) == 94 * 5
+    learned = (w.size for name, w in weights.items() if "running" not in name)
+    assert sum(learned) == 23_834_568 - (2048 + 1) * 1000  # Inception v3 without its classifier
+
+
+@pytest.mark.parametrize("convention", inception.CONVENTIONS)
+def test_features_are_those_of_the_pytorch_original(convention, weights):
+    """Recorded by tests/make_torch_data.py with pytorch-fid and the same weights."""
+    params = inception.params_from_state_dict(weights | {"fc.weight": np.zeros(3)})
+    expected = np.load(DATA / "inception_features.npz")
+    batch = np.concatenate([inception.prepare(image, convention) for _, image in pictures()])
+    assert batch.dtype == np.float32 and batch.shape == (4, 299, 299, 3)
+    found = np.asarray(jax.jit(inception.features)(params, batch))
+    for (name, _), mine in zip(pictures(), found):
+        theirs = expected[f"{convention} {name}"][0]
+        assert theirs.shape == mine.shape == (2048,) and theirs.std() > 0.01
+        assert np.linalg.norm(mine - theirs) < 1e-4 * np.linalg.norm(theirs), name
+
+
+def test_images_are_resized_as_clean_fid_does():
+    image = np.random.default_rng(0).integers(0, 256, (1, 20, 31, 3), np.uint8)
+    found = inception.prepare(image, "clean-fid")[0] * 128 + 128
+    for c in range(3):
+        channel = Image.fromarray(image[0, :, :, c].astype(np.float32))
+        expected = np.clip(np.asarray(channel.resize((299, 299), Image.Resampling.BICUBIC)), 0, 255)
+        np.testing.assert_allclose(found[:, :, c], expected, atol=1e-3)
+    grey = inception.prepare(image[..., :1], "pytorch-fid")
+    assert (grey[..., 0] == grey[..., 2]).all() and np.abs(grey).max() <= 1
+    with pytest.raises(ValueError, match="convention"):
+        inception.prepare(image, "torch-fid")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("Mixed_7c.branch_pool.conv.weight"), "branch_pool.conv.weight is missing"),
+        (lambda w: w.update({"Mixed_5b.branch1x1.bn.bias": np.zeros(3)}), r"has the shape \[3\]"),
+        (lambda w: w.clear(), "is missing; take pt_inception"),
+    ],
+)
+def test_other_weights_are_refused(change, message, weights):
+    changed = dict(weights)
+    change(changed)
+    with pytest.raises(UserError, match=message):
+        inception.params_from_state_dict(changed)
+
+
+# Files of PyTorch
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "older.pth"])
+def test_both_layouts_are_read(name):
+    found = read_state_dict(DATA / name)
+    base = np.arange(24, dtype=np.float32).reshape(4, 6)
+    expected = {
+        "whole": base,
+        "transposed": base.T,
+        "part": base[1:3, ::2],
+        "parameter": base[0],
+        "half": np.array([1.5, -2], np.float16),
+        "brain": np.array([1.5, -2, 3e38], np.float32),
+        "double": np.array([1 / 3]),
+        "count": np.array(7),
+        "signs": np.array([[True, False]]),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype and found[key].shape == value.shape
+        np.testing.assert_allclose(found[key], value, rtol=0.01 if key == "brain" else 0)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def zipped(content, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+
+
+@pytest.mark.parametrize("layout", ["zip", "older"])
+def test_pickled_code_is_not_run(layout, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = pickle.dumps({"weight": Harmful()})
+    if layout == "zip":
+        zipped(content, tmp_path / "bad.pth")
+    else:
+        start = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
+        (tmp_path / "bad.pth").write_bytes(b"".join(start) + content)
+    with pytest.raises(UserError, match=r"names (posix|nt)\.system, refused"):
+        read_state_dict(tmp_path / "bad.pth")
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "older.pth"])
+def test_damaged_files_are_one_line(name, tmp_path):
+    content, rng = (DATA / name).read_bytes(), np.random.default_rng(0)
+    path, refused = tmp_path / "damaged.pth", 0
+    for trial in range(400):
+        changed = bytearray(content)
+        if trial % 2:
+            for place in rng.integers(len(content), size=rng.integers(1, 4)):
+                changed[place] = rng.integers(256)
+        else:
+            del changed[rng.integers(len(content)) :]
+        path.write_bytes(changed)
+        try:
+            read_state_dict(path)
+        except UserError as e:
+            refused += 1
+            assert "\n" not in str(e) and "damaged.pth" in str(e)
+    assert refused > 200
+
+
+def test_what_is_no_file_of_tensors(tmp_path):
+    text = tmp_path / "notes.pth"
+    text.write_text("hello")
+    zipped(pickle.dumps([1, 2]), tmp_path / "list.pth")
+    for path, message in (
+        (tmp_path / "nowhere.pth", "cannot be read"),
+        (tmp_path, "cannot be read"),
+        (text, "no file of PyTorch"),
+        (tmp_path / "list.pth", "holds no dict"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_state_dict(path)
