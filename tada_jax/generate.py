@@ -118,6 +118,7 @@ def to_files(run, count):
             progress.say(f"{count - len(missing):,} of {count:,} images are there already")
         if missing:
             _draw_missing(run, paths, missing, progress)
+        backend.in_turn(lambda: None)  # other processes may read what the first one wrote
     return paths
 
 

@@ -89,7 +89,8 @@ class Judge:
         its method.
       dataset: with the training images of the run, a subset or all, and the held-out images.
       pool: the same data set with all of its training images.
-      mesh: devices for the extractor.
+      mesh: devices for the extractor; by default those of this process. Of several processes, each
+        does all of the work.
       extractor: a `features.Extractor`; None: the one that `config.evaluate.extractor` names.
       say: called with a line of text about what takes time.
 
@@ -100,7 +101,7 @@ class Judge:
     def __init__(self, config, dataset, pool, *, mesh=None, extractor=None, say=None):
         self.config = config
         self._say = say or (lambda text: None)
-        self._mesh = mesh or backend.data_mesh(jax.device_count())
+        self._mesh = mesh or features.local_mesh()
         train, held_out = np.asarray(dataset.train.images), np.asarray(dataset.test.images)
         check_held_out(len(held_out))
         everything = np.concatenate([np.asarray(pool.train.images), held_out])

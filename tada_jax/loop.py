@@ -537,6 +537,8 @@ def _draw_curves(session):
     counts = [len(split.images) for split in (planned.dataset.train, planned.dataset.test)]
     title = f"{planned.title}: {counts[0]:,} training images, seed {seed}"
     report.training_figure(session.workdir / "training.png", lines, title=title)
+    count = planned.config.log.metrics_count
+    report.quality_figure(session.workdir / "quality.png", lines, title=title, count=count)
     report.noise_level_figure(
         session.workdir / "noise_levels.png", lines, title=planned.title, images=counts, seed=seed
     )

@@ -131,6 +131,48 @@ def training_figure(path, lines, *, title):
     figure.savefig(path, dpi=110)
 
 
+def quality_figure(path, lines, *, title, count):
+    """Draws the quick metrics of samples against the step, if there are any.
+
+    Args:
+      path: of the PNG.
+      lines: dicts of metrics.jsonl.
+      title: of the figure, with the number of images and the seed.
+      count: samples behind every point.
+    """
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("Frechet distance to held-out images", (("fd", "samples", BLUE, "-", "o", 1),)),
+        (
+            "share [%]",
+            (
+                ("leak", "leak, of T(x, 1)", ORANGE, "--", "s", 100),
+                ("copies", "copies among the samples", GREEN, ":", "^", 100),
+                ("copies_real", "copies among held-out images", "black", "-.", "", 100),
+            ),
+        ),
+        (
+            "distance to training / to held-out images",
+            (("copy_margin", "copy margin", BLUE, "-", "o", 1),),
+        ),
+    )
+    if not any("fd" in line for line in lines):
+        return
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    for axes, (label, curves) in zip(figure.subplots(1, 3), panels):
+        for key, name, color, style, marker, factor in curves:
+            points = [(line["step"], factor * line[key]) for line in lines if key in line]
+            if points:
+                axes.plot(*zip(*points), color=color, linestyle=style, marker=marker, label=name)
+        axes.set(xlabel="step", ylabel=label)
+        if "Frechet" in label:
+            axes.set_yscale("log")
+        axes.legend()
+    figure.suptitle(f"{title}, {count:,} samples")
+    figure.savefig(path, dpi=110)
+
+
 def noise_level_figure(path, lines, *, title, images, seed):
     """Draws the latest squared errors on training and held-out images against log SNR.
 

@@ -29,6 +29,9 @@ tada_jax.train(config, sys.argv[1])
 config.sample.count = 5
 config.sample.batch_size = 8
 tada_jax.sample(config, sys.argv[1])
+if config.log.metrics_every:
+    config.evaluate.count = 50
+    tada_jax.evaluate(config, sys.argv[1])
 """
 
 
@@ -64,19 +67,25 @@ def finish(running):
     return errors
 
 
-@pytest.mark.parametrize("device_gib", [4.0, 0.0], ids=["resident", "fed"])
-def test_two_processes_equal_one(device_gib, finished, tmp_path):
+MEASURED = {"log__metrics_every": 6, "log__metrics_count": 8, "evaluate__fit_steps": 1}
+
+
+@pytest.mark.parametrize("fields", [MEASURED, {"data__device_gib": 0.0}], ids=["measured", "fed"])
+def test_two_processes_equal_one(fields, finished, tmp_path):
     _, alone, state = finished
-    first, second = finish(start(tmp_path, {"data__device_gib": device_gib}))
+    first, second = finish(start(tmp_path, fields))
     assert "8 x cpu" in first  # devices of both
     assert "step" not in second  # one writer
     run = tada_jax.load_run(tmp_path)
     assert run.step == 6
     for a, b in zip(jax.tree.leaves(run.params), jax.tree.leaves(state.params)):
         np.testing.assert_allclose(a, b, atol=2e-4)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == sorted(
-        p.name for p in alone.iterdir() if p.name != ".lock"
-    )
+    names = [{p.name for p in folder.iterdir()} - {".lock"} for folder in (tmp_path, alone)]
+    more = {"evaluation", "quality.png"} if fields is MEASURED else set()
+    assert names[0] - names[1] == more and names[1] <= names[0]
+    if fields is MEASURED:
+        (table,) = tmp_path.glob("evaluation/*/table.txt")
+        assert "Frechet distance" in table.read_text()
     (folder,) = (p for p in (tmp_path / "samples").iterdir() if p.is_dir())
     images = np.load(folder / "samples_n5.npz")["arr_0"].astype(int)
     drawn = tada_jax.load_run(alone).sample(5).astype(int)

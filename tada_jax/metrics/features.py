@@ -42,7 +42,7 @@ class Extractor:
 
     def __call__(self, images, mesh=None):
         """Features float32 [N,D] of uint8 images [N,H,W,C], on the host."""
-        mesh = mesh or backend.data_mesh(jax.device_count())
+        mesh = mesh or local_mesh()
         batch = -(-min(self.batch_size, len(images)) // mesh.size) * mesh.size
         apply = _compiled(self.apply, mesh)
         features = []
@@ -64,6 +64,11 @@ class Extractor:
 
         key = digest("features", self.digest, str(images.shape), images.tobytes())
         return load_cached(key, make, lambda at: np.load(at / "features.npy"), kind="features")
+
+
+def local_mesh():
+    """All devices of this process."""
+    return backend.data_mesh(jax.local_device_count(), jax.local_devices())
 
 
 @functools.lru_cache(maxsize=8)
