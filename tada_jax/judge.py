@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import backend, build, sampling
+from tada_jax import build, sampling
 from tada_jax.augment import augment_batch
 from tada_jax.errors import UserError
 from tada_jax.metrics import classifier, features, leakage, memorisation, quality, wasserstein
