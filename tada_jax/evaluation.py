@@ -93,7 +93,8 @@ def evaluate(config, workdir, *, extractor=None, say=print):
         from tada_jax.metrics import features
 
         extractor = features.of_function(extractor)
-    judge = planned.judge(say, extractor)  # before the samples: what is missing is said at once
+    _ = run.sampled_params  # what is missing is said before anything is fitted or drawn
+    judge = planned.judge(say, extractor)
     mark = time.monotonic()
     paths = generate.to_files(run, config.evaluate.count)
     samples, seconds = generate.read(paths), {"sampling": time.monotonic() - mark}

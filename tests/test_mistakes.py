@@ -30,6 +30,7 @@ HARNESS = """
 import json, os, runpy, sys, warnings
 warnings.filterwarnings("ignore", message=".*fork.*")
 import tada_jax.loop, tada_jax.generate, tada_jax.data.folder, tada_jax.data.arrays
+import tada_jax.evaluation, tada_jax.comparison
 for line in sys.stdin:
     case = json.loads(line)
     child = os.fork()
@@ -251,6 +252,7 @@ def one_image(folder, size=(12, 12)):
     ("arguments", "message"),
     [
         ((), "data.path is missing"),
+        (("--config.data.path=",), "data.path is missing"),
         (("--config.data.path=/nowhere",), "/nowhere"),
         (("--config.data.path=/dev/null",), "/dev/null"),
         (("--config.data.path=/proc/self/mem",), "/proc/self/mem"),
@@ -388,6 +390,22 @@ def test_a_damaged_run(kind, mode, refuse, trained, tmp_path):
         (("--mode=sample", "--config.sample.checkpoint=2"), "one of 3"),
         (("--mode=sample", "--config.sample.steps=99"), "99"),
         (("--mode=sample", "--config.model.channels=16"), "model.channels 8 -> 16"),
+        (("--mode=evaluate", "--config.evaluate.count=10"), "evaluate.count=10"),
+        (("--mode=evaluate", "--config.evaluate.extractor=inception"), "evaluate.weights names no"),
+        (
+            (
+                "--mode=evaluate",
+                "--config.evaluate.extractor=inception",
+                "--config.evaluate.weights=/nowhere.pth",
+            ),
+            "/nowhere.pth",
+        ),
+        (("--mode=evaluate", "--config.evaluate.extractor=mine.py:f"), "mine.py"),
+        (("--mode=evaluate", "--config.sample.ema_width=0.1"), "config.ema.widths"),
+        (("--mode=evaluate", "--config.sample.ema_width=0.5"), "width=0.5"),
+        (("--mode=evaluate", "--config.method=none"), "method 'tada' -> 'none'"),
+        (("--mode=compare", "--config.compare.methods=('tadda',)"), "'tadda' is unknown"),
+        (("--mode=compare", "--config.compare.train_sizes=(99999,)"), "99999"),
     ],
 )
 def test_a_configuration_that_does_not_fit_the_run(arguments, message, refuse, trained):
