@@ -260,6 +260,10 @@ class Judge:
                 "fd": biased if n <= dimension else "",
                 "kid": "" if math.isnan(deviation) else f"sd of a subset {deviation * 1e3:.2f}",
             }
+            intervals = {
+                "fd": _frechet_interval(drawn, reference, scores["fd"]),
+                "precision": _share_interval(scores["precision"], n),
+            }
             for key, value in scores.items():
                 found[f"{key}/{name}"] = Number(
                     value,
@@ -267,6 +271,7 @@ class Judge:
                     self.title(name),
                     self.extractor.name,
                     real=None if name == "all" else real[key],
+                    interval=intervals.get(key),
                     note=notes.get(key, ""),
                 )
         return found
@@ -303,7 +308,7 @@ class Judge:
             "copies": number(
                 float(copied.mean()),
                 real=float(memorisation.copies(held_out, train).mean()),
-                interval=_share_interval(copied),
+                interval=_share_interval(float(copied.mean()), len(copied)),
             ),
             "copy_margin": dataclasses.replace(
                 number(memorisation.copy_margin(images, train, held_out), real=1.0), reference=both
@@ -311,7 +316,7 @@ class Judge:
             "authentic": number(
                 float(authentic.mean()),
                 real=float(memorisation.authenticity(held_out, train).mean()),
-                interval=_share_interval(authentic),
+                interval=_share_interval(float(authentic.mean()), len(authentic)),
             ),
             "c_t": dataclasses.replace(
                 number(memorisation.data_copying(images, train, held_out), real=0.0),
@@ -460,9 +465,25 @@ def _probability(network):
     return apply
 
 
-def _share_interval(hits):
-    """Wilson's 95% interval of a share, from bool [N]."""
-    n, share, z = len(hits), float(np.mean(hits)), 1.96
+def _frechet_interval(drawn, reference, value, resamples=30, most_features=256, seed=0):
+    """95%, from the deviation over bootstrapped samples; None where that would take too long."""
+    if drawn.shape[1] > most_features:
+        return None
+    rng, fixed = np.random.default_rng(seed), quality.gaussian(reference)
+    deviation = np.std(
+        [
+            quality.frechet_distance(
+                quality.gaussian(drawn[rng.integers(len(drawn), size=len(drawn))]), fixed
+            )
+            for _ in range(resamples)
+        ]
+    )
+    return max(0.0, value - 1.96 * deviation), value + 1.96 * deviation
+
+
+def _share_interval(share, n):
+    """Wilson's 95% interval of a share of n."""
+    z = 1.96
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)

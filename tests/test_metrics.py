@@ -344,9 +344,20 @@ def test_bootstrap_intervals_cover_as_often_as_they_say():
 
 
 def test_wilsons_interval_of_a_share():
-    low, high = judge._share_interval(np.array([True] * 3 + [False] * 97))
+    low, high = judge._share_interval(0.03, 100)
     assert low == pytest.approx(0.0103, abs=2e-4) and high == pytest.approx(0.0845, abs=2e-4)
-    assert judge._share_interval(np.zeros(50, bool))[0] == 0
+    assert judge._share_interval(0.0, 50)[0] == 0
+
+
+def test_the_interval_of_a_frechet_distance_is_as_wide_as_other_samples_vary():
+    reference = normal(0, 2000, 4)
+    value = lambda x: quality.frechet_distance(quality.gaussian(x), quality.gaussian(reference))  # noqa: E731
+    drawn = normal(1, 400, 4) + 0.3
+    low, high = judge._frechet_interval(drawn, reference, value(drawn))
+    others = np.array([value(normal(100 + i, 400, 4) + 0.3) for i in range(40)])
+    assert (low + high) / 2 == pytest.approx(value(drawn))
+    assert (high - low) / 3.92 == pytest.approx(others.std(), rel=0.4)
+    assert judge._frechet_interval(normal(0, 9, 300), normal(1, 9, 300), 1.0) is None
 
 
 # Extractors
