@@ -184,8 +184,9 @@ def beside_nearest(samples, planned, rows=8, neighbours=3):
     train, shown = np.asarray(planned.dataset.train.images), samples[: 2 * rows]
     k = min(neighbours, len(train))
     _, index = nearest(small(shown, NEIGHBOUR_SIDE), small(train, NEIGHBOUR_SIDE), k)
-    together = np.concatenate([shown[:, None], train[index]], 1)
-    return report.grid(together.reshape(-1, *shown.shape[1:]), 2 * (k + 1), gap=2)
+    space = np.full_like(shown[:, None], 255)  # between two samples
+    together = np.concatenate([shown[:, None], train[index], space], 1)
+    return report.grid(together.reshape(-1, *shown.shape[1:]), 2 * (k + 2), gap=1)
 
 
 def table(protocol, numbers):
