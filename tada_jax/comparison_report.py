@@ -25,6 +25,15 @@ _LOOKS = (
     ("#000000", "X", (0, (3, 1, 1, 1))),
 )
 
+# Figures of what is logged while training: (file, scalar, label).
+_CURVES = (
+    ("quality.png", "fd", "Frechet distance"),
+    ("leakage.png", "leak", "leak, share of T(x, 1)"),
+    ("memorisation.png", "copy_margin", "copy margin, d(train)/d(held out)"),
+    ("copies.png", "copies", "share of copies"),
+    ("loss.png", "test_mse", "squared error, held-out images"),
+)
+
 _DEFINITIONS = {
     "fd": "Frechet distance of two Gaussians fitted to features, of the samples and of real "
     "images. Biased upwards with few images, so comparable at equal numbers only.",
@@ -74,23 +83,10 @@ def write(path, config, results, failures):
         "versions": workdirs.versions(),
     }
     write_whole(path / "comparison.json", json.dumps(everything, indent=1) + "\n")
-    figures = {
-        "trade_off.png": trade_off_figure,
-        "quality.png": lambda at, found: curves_figure(at, found, "fd", "Frechet distance", True),
-        "memorisation.png": lambda at, found: curves_figure(
-            at, found, "copy_margin", "copy margin, d(train)/d(held out)", False
-        ),
-        "copies.png": lambda at, found: curves_figure(
-            at, found, "copies", "share of copies", False
-        ),
-        "leakage.png": lambda at, found: curves_figure(
-            at, found, "leak", "leak, share of T(x, 1)", False
-        ),
-        "loss.png": lambda at, found: curves_figure(
-            at, found, "test_mse", "squared error, held-out images", False
-        ),
-    }
-    drawn = [name for name, draw in figures.items() if draw(path / name, results)]
+    drawn = [] if not trade_off_figure(path / "trade_off.png", results) else ["trade_off.png"]
+    for name, key, label in _CURVES:
+        if curves_figure(path / name, results, key, label):
+            drawn.append(name)
     write_whole(path / "report.html", _page(path, config, results, failures, drawn))
 
 
@@ -166,7 +162,7 @@ def trade_off_figure(path, results):
     return True
 
 
-def curves_figure(path, results, key, label, logarithmic):
+def curves_figure(path, results, key, label):
     """A scalar of the log against the training step: mean over the seeds, and their range."""
     from matplotlib.figure import Figure
 
@@ -194,7 +190,7 @@ def curves_figure(path, results, key, label, logarithmic):
             )
             ax.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15)
         ax.set(title=_images(size), xlabel="training step", ylabel=label)
-        if logarithmic:
+        if key == "fd":
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
         ax.legend()

@@ -203,5 +203,5 @@ def test_one_seed_has_no_deviation_and_no_interval():
 def test_figures_are_drawn_only_of_what_there_is(tmp_path):
     made = results(VALUES)
     assert not comparison_report.trade_off_figure(tmp_path / "a.png", made)
-    assert not comparison_report.curves_figure(tmp_path / "b.png", made, "fd", "FD", True)
+    assert not comparison_report.curves_figure(tmp_path / "b.png", made, "fd", "FD")
     assert not list(tmp_path.iterdir())
