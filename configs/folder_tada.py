@@ -24,4 +24,5 @@ def get_config(method="tada"):
     c.train.batch_size = 64
     c.train.total_steps = 100_000
     c.train.ema_decay = 0.9995
+    c.log.metrics_every = 5000
     return c

@@ -116,7 +116,7 @@ def compare(config, workdir, *, extractor=None, say=print):
 
     cells, path = grid(config, workdir), workdirs.absolute(workdir)
     for cell in (cell for cell in cells if cell.seed == cells[0].seed):
-        judge.check_held_out(len(loop.plan(cell.config).dataset.test.images))
+        judge.check(loop.plan(cell.config).dataset)
     results, failures = {}, {}
     for number, cell in enumerate(cells, 1):
         found = finished(cell)

@@ -20,6 +20,7 @@ from tada_jax.metrics import classifier, features, leakage, memorisation, qualit
 # Real images to score in the samples' place, for each reference; "all" has no others.
 _STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
 
+FEWEST_HELD_OUT = 10  # images
 FOLDS = 2  # of the held-out images, for the leak classifiers
 NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
 GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
@@ -103,7 +104,7 @@ class Judge:
         self._say = say or (lambda text: None)
         self._mesh = mesh or features.local_mesh()
         train, held_out = np.asarray(dataset.train.images), np.asarray(dataset.test.images)
-        check_held_out(len(held_out))
+        check(dataset)
         everything = np.concatenate([np.asarray(pool.train.images), held_out])
         self.images = {"train": train, "held_out": held_out}
         if len(everything) > len(train) + len(held_out):
@@ -424,17 +425,20 @@ def _quality(drawn, reference):
     return {"fd": fd, "kid": kid, **quality.manifold(drawn, reference)}, deviation
 
 
-def check_held_out(count):
-    """Refuses to measure with too few held-out images.
+def check(dataset):
+    """Refuses to measure with too few images.
 
     Raises:
-      UserError: if there are fewer than 10.
+      UserError: if fewer than 10 are held out, or there are fewer than 6 different training images.
     """
-    if count < 10:
+    held_out, train = len(dataset.test.images), np.asarray(dataset.train.images[:1000])
+    if held_out < FEWEST_HELD_OUT:
         raise UserError(
-            f"measuring needs held-out images, and there are {count}: raise "
+            f"measuring needs held-out images, and there are {held_out}: raise "
             "config.data.test_fraction, or give the data set a test split"
         )
+    if len(memorisation.distinct(train)) < 6:
+        raise UserError("measuring needs at least 6 different training images: there are fewer")
 
 
 def augmented_images(images, policy, *, strength=1.0, seed=0):

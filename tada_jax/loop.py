@@ -25,7 +25,7 @@ from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
 from tada_jax.interrupt import StopRequest
-from tada_jax.judge import GLANCES, Judge, copying
+from tada_jax.judge import FEWEST_HELD_OUT, GLANCES, Judge, copying
 from tada_jax.paths import write_whole
 from tada_jax.run import load_run
 
@@ -479,8 +479,12 @@ def _observer(session):
         if len(split.images)
     }
     draw = generate.make_sampler(parts, mesh, batch_size=c.batch_size)
-    judged = config.log.metrics_every or best in GLANCES
-    judge = planned.judge(session.progress.say) if judged else None
+    every, judge = config.log.metrics_every, None
+    if every and best not in GLANCES and len(dataset.test.images) < FEWEST_HELD_OUT:
+        session.progress.say("warning: too few held-out images: no quick metrics of samples")
+        every = 0
+    if every or best in GLANCES:
+        judge = planned.judge(session.progress.say)
 
     def losses(state):
         scalars = {}
@@ -491,11 +495,11 @@ def _observer(session):
         return scalars
 
     def observe(state, step, saving):
-        due = lambda every: every and (step % every == 0 or step == config.train.total_steps)  # noqa: E731
+        due = lambda n: n and (step % n == 0 or step == config.train.total_steps)  # noqa: E731
         scalars = {}
         if due(config.log.eval_every) or (saving and best in ("test_mse", "train_mse")):
             scalars |= losses(state)
-        glancing = due(config.log.metrics_every) or (saving and best in GLANCES)
+        glancing = due(every) or (saving and best in GLANCES)
         wanted = c.count if due(config.log.sample_every) else 0
         count = max(wanted, config.log.metrics_count if glancing else 0)
         if not count:

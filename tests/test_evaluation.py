@@ -164,7 +164,22 @@ def test_a_run_without_augmentation_to_leak_is_measured_too():
     assert "leak" not in made.glance(made.images["held_out"][:60])
 
 
+def test_too_few_images_are_no_traceback(tmp_path):
+    same = np.zeros((40, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "images.npy", same)
+    fields = {"data__name": "images", "data__path": str(tmp_path / "images.npy")}
+    fields |= {"data__train_size": None, "data__test_fraction": 0.5}
+    with pytest.raises(UserError, match="6 different training images"):
+        loop.plan(config(**fields)).judge()
+
+
 # While training
+
+
+def test_too_few_held_out_images_stop_no_training(tmp_path, capsys):
+    settings = tiny.config(data__test_fraction=0.0, log__metrics_every=3, train__total_steps=3)
+    assert int(loop.train(settings, tmp_path).step) == 3
+    assert "no quick metrics" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
