@@ -8,6 +8,7 @@ random, from a seed; the tests draw the same ones.
 
 import collections
 import pathlib
+from unittest import mock
 
 import numpy as np
 
@@ -55,25 +56,18 @@ def main():
     from PIL import Image
     from pytorch_fid import inception
 
-    inception.load_state_dict_from_url = lambda *a, **k: network.state_dict()
-    network = inception._inception_v3(num_classes=1008, aux_logits=False, weights=None)
-    for name, block in (
-        ("Mixed_5b", inception.FIDInceptionA(192, pool_features=32)),
-        ("Mixed_5c", inception.FIDInceptionA(256, pool_features=64)),
-        ("Mixed_5d", inception.FIDInceptionA(288, pool_features=64)),
-        ("Mixed_6b", inception.FIDInceptionC(768, channels_7x7=128)),
-        ("Mixed_6c", inception.FIDInceptionC(768, channels_7x7=160)),
-        ("Mixed_6d", inception.FIDInceptionC(768, channels_7x7=160)),
-        ("Mixed_6e", inception.FIDInceptionC(768, channels_7x7=192)),
-        ("Mixed_7b", inception.FIDInceptionE_1(1280)),
-        ("Mixed_7c", inception.FIDInceptionE_2(2048)),
+    # The architecture without the download: the weights are ours.
+    with (
+        mock.patch.object(inception, "load_state_dict_from_url"),
+        mock.patch.object(torch.nn.Module, "load_state_dict"),
     ):
-        setattr(network, name, block)
+        network = inception.fid_inception_v3()
     needed = lambda name: "num_batches" not in name and not name.startswith("fc.")  # noqa: E731
     shapes = {n: tuple(v.shape) for n, v in network.state_dict().items() if needed(n)}
     weights = random_weights(shapes)
     network.load_state_dict({n: torch.tensor(v) for n, v in weights.items()}, strict=False)
-    fid = inception.InceptionV3([3], use_fid_inception=True).eval()
+    with mock.patch.object(inception, "fid_inception_v3", lambda: network):
+        fid = inception.InceptionV3([3], use_fid_inception=True).eval()
 
     saved = {}
     for name, image in pictures():
@@ -105,7 +99,9 @@ def main():
         count=torch.tensor(7),
         signs=torch.tensor([[True, False]]),
         empty=torch.zeros(0, 3),
+        repeated=base[0, 1:3].expand(4, 2),
     )
+    tensors._metadata = {"": {"version": 1}}  # as in Module.state_dict()
     for name, new in (("zip.pth", True), ("older.pth", False)):
         torch.save(tensors, DATA / name, _use_new_zipfile_serialization=new)
 

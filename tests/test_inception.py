@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import struct
+import subprocess
+import sys
 import zipfile
 
 import jax
@@ -78,6 +81,11 @@ def test_other_weights_are_refused(change, message, weights):
         inception.params_from_state_dict(changed)
 
 
+def test_the_file_of_another_network_is_named():
+    with pytest.raises(UserError, match=r"older\.pth: .* is missing; take pt_inception"):
+        inception.load(DATA / "older.pth")
+
+
 # Files of PyTorch
 
 
@@ -96,6 +104,7 @@ def test_both_layouts_are_read(name):
         "count": np.array(7),
         "signs": np.array([[True, False]]),
         "empty": np.zeros((0, 3), np.float32),
+        "repeated": np.tile(base[0, 1:3], (4, 1)),
     }
     assert found.keys() == expected.keys()
     for key, value in expected.items():
@@ -108,9 +117,31 @@ class Harmful:
         return os.system, ("touch harmed",)
 
 
-def zipped(content, path):
-    with zipfile.ZipFile(path, "w") as archive:
+def zipped(content, path, compression=zipfile.ZIP_STORED, **others):
+    with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", content)
+        for name, data in others.items():
+            archive.writestr("archive/" + name.replace("__", "/"), data)
+
+
+def older(content, path, about=None, rest=b""):
+    start = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, about or {})]
+    path.write_bytes(b"".join(start) + content + rest)
+
+
+def tensor(shape, strides, dtype="Float", view=b"N", key=None):
+    """The pickle, without its end, of a tensor with the numbers of storage 0."""
+    text = lambda s: b"X" + struct.pack("<I", len(s)) + s  # noqa: E731
+    tail = lambda value: pickle.dumps(value, 2)[2:-1]  # noqa: E731
+    kind = b"ctorch\n" + dtype.encode() + b"Storage\n"
+    start, end = b"(" + text(b"storage") + kind, text(b"cpu") + b"K\x04" + view + b"tQ"
+    storage = start + (key or text(b"0")) + end
+    numbers = b"".join(b"(" + b"".join(tail(n) for n in ns) + b"t" for ns in (shape, strides))
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + numbers + b"tR"
+
+
+def dict_of(*values):
+    return b"}" + b"".join(pickle.dumps(f"w{i}", 2)[2:-1] + v + b"s" for i, v in enumerate(values))
 
 
 @pytest.mark.parametrize("layout", ["zip", "older"])
@@ -120,11 +151,70 @@ def test_pickled_code_is_not_run(layout, tmp_path, monkeypatch):
     if layout == "zip":
         zipped(content, tmp_path / "bad.pth")
     else:
-        start = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
-        (tmp_path / "bad.pth").write_bytes(b"".join(start) + content)
+        older(content, tmp_path / "bad.pth")
     with pytest.raises(UserError, match=r"names (posix|nt)\.system, refused"):
         read_state_dict(tmp_path / "bad.pth")
     assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (dict_of(b"\x96" + struct.pack("<Q", 1 << 40)), "bytearray"),
+        (dict_of(*[tensor((1 << 18,), (0,))] * 64), "larger than the file"),
+        (dict_of(tensor((1 << 30, 1 << 30), (0, 0))), "larger than the file"),
+        (dict_of(tensor((4,), (2,))), "reaches beyond"),
+        (dict_of(tensor((4,), (1, 1))), "one stride"),
+        (dict_of(tensor((2,), (-1,))), "negative"),
+        (dict_of(tensor((2,), (1,), view=b"(K\x01K\x02K\x02t")), "before 0.4"),
+        (dict_of(tensor((2,), (1,), key=b"K\x00")), "other than numbers"),
+    ],
+)
+def test_files_that_ask_for_too_much(content, message, tmp_path):
+    zipped(content + b".", tmp_path / "bad.pth", data__0=bytes(16))
+    with pytest.raises(UserError, match=message):
+        read_state_dict(tmp_path / "bad.pth")
+
+
+def test_what_is_compressed_is_refused(tmp_path):
+    zipped(bytes(1 << 20), tmp_path / "bad.pth", zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="data.pkl is compressed"):
+        read_state_dict(tmp_path / "bad.pth")
+
+
+def test_a_file_cannot_change_the_reader(tmp_path):
+    """BUILD would set an attribute of the stand-in for tensors, for all files to come."""
+    changes = b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x05\x00\x00\x00arrayNs\x86b0"
+    zipped(changes + dict_of(tensor((4,), (1,))) + b".", tmp_path / "a.pth", data__0=bytes(16))
+    assert read_state_dict(tmp_path / "a.pth")["w0"].tolist() == [0, 0, 0, 0]
+    assert len(read_state_dict(DATA / "zip.pth")) == 11
+
+
+def test_a_deep_tuple_does_not_end_the_process(tmp_path):
+    older(b"})" + b"\x85" * 500_000 + b"Ns.", tmp_path / "deep.pth")
+    code = (
+        "import sys; from tada_jax.metrics import torch_file as t; t.read_state_dict(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "deep.pth")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=DATA.parents[1])
+    assert run.returncode == 1 and "UserError" in run.stderr and "deep.pth" in run.stderr
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("Float", "f"), ("Double", "d"), ("BFloat16", None)])
+def test_byte_orders(dtype, code, tmp_path):
+    def numbers(order):
+        if code:
+            return struct.pack(f"{order}2{code}", 1.5, -2)
+        return struct.pack(f"{order}2H", 0x3FC0, 0xC000)
+
+    content = dict_of(tensor((2,), (1,), dtype)) + b"."
+    for order, name in (("<", b"little"), (">", b"big")):
+        zipped(content, tmp_path / "zip.pth", byteorder=name, data__0=numbers(order))
+        np.testing.assert_array_equal(read_state_dict(tmp_path / "zip.pth")["w0"], [1.5, -2])
+    # The older layout is little-endian wherever it was written.
+    rest = pickle.dumps(["0"], 2) + struct.pack("<q", 2) + numbers("<")
+    older(content, tmp_path / "older.pth", {"little_endian": False}, rest)
+    np.testing.assert_array_equal(read_state_dict(tmp_path / "older.pth")["w0"], [1.5, -2])
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "older.pth"])
@@ -151,11 +241,14 @@ def test_what_is_no_file_of_tensors(tmp_path):
     text = tmp_path / "notes.pth"
     text.write_text("hello")
     zipped(pickle.dumps([1, 2]), tmp_path / "list.pth")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("picture.png", b"")
     for path, message in (
         (tmp_path / "nowhere.pth", "cannot be read"),
         (tmp_path, "cannot be read"),
         (text, "no file of PyTorch"),
         (tmp_path / "list.pth", "holds no dict"),
+        (tmp_path / "other.zip", "without a data.pkl"),
     ):
         with pytest.raises(UserError, match=message):
             read_state_dict(path)

@@ -203,9 +203,13 @@ def load(path):
     """Parameters from a file of PyTorch's; see `params_from_state_dict`.
 
     Raises:
-      UserError: if it cannot be read, or is another network.
+      UserError: if it cannot be read, or is another network; it names the file.
     """
-    return params_from_state_dict(read_state_dict(path))
+    state = read_state_dict(path)
+    try:
+        return params_from_state_dict(state)
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
 
 
 def prepare(images, convention):
@@ -245,7 +249,9 @@ def _bicubic(images):
 def _bilinear(images):
     for axis in (1, 2):
         length = images.shape[axis]
-        place = np.clip((np.arange(SIDE) + 0.5) * length / SIDE - 0.5, 0.0, length - 1)
+        # In float32, as PyTorch does: on large images its rounding is seen in the pixels.
+        place = np.float32(length / SIDE) * (np.arange(SIDE, dtype=np.float32) + np.float32(0.5))
+        place = np.clip(place - np.float32(0.5), 0, length - 1)
         below = np.minimum(place.astype(int), max(length - 2, 0))
         share = (place - below).astype(np.float32)
         share = share.reshape([-1 if a == axis else 1 for a in range(4)])
