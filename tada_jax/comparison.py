@@ -164,11 +164,9 @@ def _run(cell, extractor, say):
         state = loop.train(cell.config, cell.workdir)
         if int(state.step) < cell.config.train.total_steps:
             raise KeyboardInterrupt
-        jax.clear_caches()  # every run compiles anew, from the cache on disk
-        result = evaluation.evaluate(cell.config, cell.workdir, extractor=extractor, say=say)
-        jax.clear_caches()
-        return result
+        return evaluation.evaluate(cell.config, cell.workdir, extractor=extractor, say=say)
     finally:
+        jax.clear_caches()  # every run compiles anew, from the cache on disk
         if backend.is_first() and cell.workdir.is_dir():
             write_whole(clock, json.dumps(seconds_spent(cell) + time.monotonic() - mark) + "\n")
 
