@@ -19,9 +19,12 @@ from tada_jax.errors import UserError
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file and variant, as configs/digits_tada.py:constant."
 )
-MODES = ("train", "sample", "evaluate", "compare")
+MODES = ("train", "sample", "evaluate", "compare", "analyze")
 MODE = flags.DEFINE_enum(
-    "mode", "train", MODES, "Train a model, draw from it, measure it, or train and compare many."
+    "mode",
+    "train",
+    MODES,
+    "Train a model, draw from it, measure it, train and compare many, or find the sensitive band.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (runs/<config>-<variant>).")
 DRY_RUN = flags.DEFINE_bool(
@@ -95,8 +98,11 @@ def main():
     elif MODE.value == "evaluate":
         result = tada_jax.evaluate(CONFIG.value, workdir)
         print(f"\n{result.table()}\n{result.folder}")
-    else:
+    elif MODE.value == "compare":
         tada_jax.compare(CONFIG.value, workdir)
+    else:
+        found = tada_jax.analyze(CONFIG.value, workdir)
+        print(f"\n{found.text}\n{found.folder}")
 
 
 if __name__ == "__main__":

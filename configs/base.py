@@ -62,13 +62,27 @@ def get_config(method="tada"):
     c.schedule.name = "cosine"  # "linear" or "cosine"
     c.schedule.total_timesteps = 1000  # T
 
-    c.tada = ConfigDict()  # arguments of tada.strength
+    c.tada = ConfigDict()
+    # w against log SNR: "paper", the parabola below; "fitted", the same with the band of the
+    # profile; "freeform", the largest w whose risk stays within the budget; "per_operation", the
+    # same for each of them apart; "constant", constant_strength; "table"
+    c.tada.schedule = "paper"
+    c.tada.band = "given"  # of "paper": "given" by the next two, or "auto" by the profile
     c.tada.r_rough = -3.0  # lower threshold of the sensitive band, log SNR
     c.tada.r_fine = 0.0  # upper threshold, log SNR
     c.tada.delta = 0.1  # w at both thresholds
     c.tada.kappa = "auto"  # curvature of the parabola: "auto" (it touches 0) or a number as "0.05"
     c.tada.calibration = "resolution"  # thresholds hold for 64 px; "none": as they stand; "inverse"
     c.tada.resolution = placeholder(int)  # pixels, for the calibration; None: that of the data
+    c.tada.budget = 1.0  # of "freeform" and "per_operation": risk, 1 at the sensitivity.thresholds
+    c.tada.table = ()  # ((r, w), ...), r in native log SNR, ascending; w a number or one per op
+
+    c.sensitivity = ConfigDict()  # the profile, for schedules that follow it and --mode=analyze
+    c.sensitivity.proxy = "exact"  # denoiser: "exact", "held_out", "local" or "wiener"
+    c.sensitivity.thresholds = (0.05, 0.01)  # K in nats and V as a share: above both is sensitive
+    c.sensitivity.queries = 256  # images that are noised and denoised
+    c.sensitivity.copies = 4  # augmented copies of each image
+    c.sensitivity.seed = 0
 
     c.augment = ConfigDict()  # arguments of augment.Policy
     c.augment.ops = (
@@ -183,8 +197,21 @@ def get_config(method="tada"):
     c.evaluate.fit_steps = 1000  # of the small networks that are fitted to the data set
     c.evaluate.convention = "clean-fid"  # of its input: "clean-fid" or "pytorch-fid"
 
+    c.analyze = ConfigDict()  # of --mode=analyze
+    c.analyze.proxies = ("exact", "held_out", "local", "wiener")  # of which profiles are computed
+    c.analyze.base = placeholder(str)  # folders of two runs, trained without augmentation and
+    c.analyze.augmented = placeholder(str)  # with constant strength, to compare; None: no networks
+    c.analyze.train_steps = 0  # instead: train both for so many steps; 0: do not
+    c.analyze.images = 256  # that the two denoise
+    c.analyze.count = 512  # samples for each interval in which the two are exchanged
+    c.analyze.window = 2.0  # length of the intervals, nats
+    # Distances of denoised images besides "pixel": "features" (evaluate.extractor), "lpips"
+    c.analyze.distances = ()
+
     c.compare = ConfigDict()  # of --mode=compare: every combination is a run of its own
-    c.compare.methods = ("none", "constant", "tada")  # "constant:0.3" is that strength
+    # "constant:0.3" is that strength; other names are those of `variants`
+    c.compare.methods = ("none", "constant", "tada")
+    c.compare.variants = ConfigDict()  # name: the fields in which it differs from this config
     c.compare.train_sizes = ()  # numbers of training images; (): data.train_size alone
     c.compare.seeds = (0, 1, 2)
     return c

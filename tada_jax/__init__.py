@@ -6,6 +6,7 @@
     tada_jax.sample(config, "runs/mine")          # to files
     tada_jax.evaluate(config, "runs/mine")        # quality, memorisation, leakage
     tada_jax.compare(config, "runs/grid")         # the same for a grid of runs
+    tada_jax.analyze(config, "runs/mine")         # which noise levels are sensitive
 
 The method alone, for another JAX project: `tada_jax.tada.strength`, `tada_jax.augment.augment`.
 """
@@ -19,6 +20,7 @@ _WHERE = {
     "sample": "generate",
     "evaluate": "evaluation",
     "compare": "comparison",
+    "analyze": "analysis",
     "load_run": "run",
     "Run": "run",
     "UserError": "errors",

@@ -2,6 +2,7 @@
 
     y = augment(rng, x, w)                 # one image  [H,W,C]
     y = augment_batch(rng, x, w)           # [B,H,W,C], one strength per image: w [B]
+                                           # or one per image and operation: w [B,len(ops)]
 
 A random operation is two things kept apart: the draw (here) and the deterministic operation
 (`transforms`). `draw` makes normalised draws that are 0 where an operation does not fire and are
@@ -147,7 +148,7 @@ def draw(rng, w, policy):
 
     Args:
       rng: a typed key.
-      w: strength in [0, 1], a scalar.
+      w: strength in [0, 1], a scalar; or [len(policy.ops)], one for each of them.
       policy: the `Policy`.
 
     Returns:
@@ -161,7 +162,7 @@ def draw(rng, w, policy):
         return draws
     # One call for all operations: each costs a compiler more time than all the arithmetic here.
     fires = _choose(rng_fire, policy)
-    bound = jnp.float32(policy.truncate)
+    w, bound = jnp.broadcast_to(w, (k,)), jnp.float32(policy.truncate)
     normal = jax.random.truncated_normal(rng_normal, -bound, bound, (k, 2))
     uniform = jax.random.uniform(rng_uniform, (k, 2), minval=-1.0, maxval=1.0)
     kept = jax.random.uniform(rng_thin, (k,)) < w
@@ -170,7 +171,7 @@ def draw(rng, w, policy):
         if policy.mapping == "probability" or name in DISCRETE:
             fire &= kept[i]
         else:
-            value = w * value
+            value = w[i] * value
         if name not in DISCRETE:
             value = policy.magnitude.get(name, 1.0) * value
         draws[name] = jnp.where(fire, value, 0.0)
@@ -272,7 +273,8 @@ def augment(rng, x, w, policy=Policy(), *, return_labels=False):
     Args:
       rng: a typed key.
       x: float image [H,W,C] in [-1, 1], C = 1 or 3. The result is not clipped.
-      w: strength in [0, 1], a scalar. With w = 0 and `xflip_p` = 0, x comes back bit for bit.
+      w: strength in [0, 1], a scalar; or [len(policy.ops)], one for each of them. With w = 0 and
+        `xflip_p` = 0, x comes back bit for bit.
       policy: the `Policy`; its numbers may be traced.
       return_labels: also return the label vector (see `labels`), for networks conditioned on it.
 
@@ -285,7 +287,7 @@ def augment(rng, x, w, policy=Policy(), *, return_labels=False):
 
 
 def augment_batch(rng, x, w, policy=Policy(), *, return_labels=False):
-    """`augment` of every image [B,H,W,C] with a key and a strength of its own, w [B]."""
+    """`augment` of every image [B,H,W,C] with a key of its own; w [B] or [B,len(policy.ops)]."""
     keys = jax.random.split(rng, x.shape[0])
     one = lambda key, image, w: augment(  # noqa: E731
         key, image, w, policy, return_labels=return_labels

@@ -14,13 +14,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from tada_jax import augment, data, diffusion, ema, sampling, schedule, tada, unet
+from tada_jax import augment, data, diffusion, ema, sampling, schedule, sensitivity, tada, unet
 from tada_jax.data import order as orders
 from tada_jax.errors import UserError
 
 METHODS = ("tada", "constant", "hflip", "none")
+SCHEDULES = ("paper", "fitted", "freeform", "per_operation", "constant", "table")
 FEWEST_SAMPLES = 50  # below which no metric is worth printing
 BEST_METRICS = ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin")
 
@@ -32,7 +34,7 @@ class Parts:
     Attributes:
       image_shape: (H, W, C).
       schedule: the noise schedule.
-      strength: log SNR [B] -> w [B], the method's.
+      strength: log SNR [B] -> w [B], the method's; or [B,K] for one of each operation.
       policy: the augmentation's.
       network: a `unet.UNet`.
       loss_options: keyword arguments of `diffusion.training_losses`.
@@ -64,8 +66,14 @@ def _blame(section):
         raise UserError(f"config.{section}: {e}") from e
 
 
-def parts(config, image_shape, num_classes=0):
+def parts(config, image_shape, num_classes=0, found=None):
     """Builds the parts of a run for images of `image_shape` (H, W, C).
+
+    Args:
+      config: the run's.
+      image_shape: (H, W, C).
+      num_classes: of the labels; 0 without.
+      found: what `autoband.find` found for a schedule that follows the profile, if it does.
 
     Raises:
       UserError: naming the field of the configuration that cannot be.
@@ -76,7 +84,7 @@ def parts(config, image_shape, num_classes=0):
     return Parts(
         image_shape=tuple(image_shape),
         schedule=noise,
-        strength=strength(config, image_shape),
+        strength=strength(config, image_shape, found),
         policy=policy(config),
         network=network(config, image_shape, num_classes),
         loss_options=dict(config.diffusion),
@@ -92,6 +100,9 @@ def check(config):
       UserError: naming the field, its value and what it may be.
     """
     _one_of(config, "method", METHODS)
+    _one_of(config, "tada.schedule", SCHEDULES)
+    _one_of(config, "tada.band", ("given", "auto"))
+    _one_of(config, "sensitivity.proxy", sensitivity.PROXIES)
     _one_of(config, "diffusion.parameterisation", diffusion.PARAMETERISATIONS)
     _one_of(config, "diffusion.variance", diffusion.VARIANCES)
     _one_of(config, "diffusion.weighting", diffusion.WEIGHTINGS)
@@ -121,6 +132,7 @@ def check(config):
         "log.metrics_count",
         "evaluate.fit_steps",
         "ema.snapshot_every",
+        "sensitivity.copies",
         "model.num_res_blocks",
         "model.head_channels",
         "model.norm_groups",
@@ -136,7 +148,15 @@ def check(config):
         _in_range(config, field, 0, math.inf)
     for name in config.augment.magnitude:
         _in_range(config, f"augment.magnitude.{name}", 0, 100)
-    for field in ("seed", "sample.seed"):
+    _in_range(config, "sensitivity.queries", 16, math.inf)
+    _in_range(config, "tada.budget", 0, math.inf)
+    thresholds = _value(config, "sensitivity.thresholds")
+    if len(thresholds) != 2 or not all(isinstance(t, float) and t > 0 for t in thresholds):
+        raise UserError(
+            f"config.sensitivity.thresholds={thresholds} cannot be: needs a positive K in nats and "
+            "a positive V as a share, as (0.05,0.01)"
+        )
+    for field in ("seed", "sample.seed", "sensitivity.seed"):
         _in_range(config, field, 0, 2**32 - 1)
     _in_range(config, "sample.eta", 0, 1)
     _in_range(config, "log.metrics_every", 0, math.inf)
@@ -186,9 +206,28 @@ def _in_range(config, field, low, high):
         raise UserError(f"config.{field}={value} cannot be: it must be {bounds}")
 
 
-def strength(config, image_shape):
-    """The method's strength as a function of log SNR, [B] -> [B]."""
+def follows_profile(config):
+    """Whether the strength of the method follows the sensitivity profile of the data set."""
+    c = config.tada
+    fitted = c.schedule in ("fitted", "freeform", "per_operation")
+    return config.method == "tada" and (fitted or (c.schedule, c.band) == ("paper", "auto"))
+
+
+def strength(config, image_shape, found=None):
+    """The method's strength as a function of log SNR, [B] -> [B], or [B,K] for K operations.
+
+    Args:
+      config: the run's.
+      image_shape: (H, W, C).
+      found: {"r_rough", "r_fine"} or {"levels", "strengths"} of `autoband.find`, if the schedule
+        follows the profile.
+
+    Raises:
+      UserError: naming the field that cannot be.
+    """
     options = dict(config.tada)
+    for name in ("schedule", "band", "budget", "table"):
+        options.pop(name)
     if options["resolution"] is None:
         options["resolution"] = math.sqrt(image_shape[0] * image_shape[1])
     if options["kappa"] != "auto":
@@ -200,12 +239,45 @@ def strength(config, image_shape):
             ) from e
         if not math.isfinite(options["kappa"]):
             raise UserError(f"config.tada.kappa={options['kappa']} cannot be: it must be finite")
-    if config.method == "constant":
+    if config.method == "constant" or config.tada.schedule == "constant":
         options["constant"] = config.constant_strength
     function = functools.partial(tada.strength, **options)
+    if follows_profile(config):
+        if found is None:  # a run that is only sampled
+            return _unknown_strength
+        if "levels" in found:
+            function = functools.partial(tada.interpolated, **found)
+        else:
+            function = functools.partial(tada.strength, **options | found | {"calibration": "none"})
+    elif config.method == "tada" and config.tada.schedule == "table":
+        function = _table(config)
     with _blame("tada"):
         function(0.0)
     return function
+
+
+def _unknown_strength(logsnr):
+    raise RuntimeError("the strength of this run follows a profile that was not looked up")
+
+
+def _table(config):
+    """The schedule of config.tada.table."""
+    rows = config.tada.table
+    try:
+        levels = [float(r) for r, _ in rows]
+        strengths = np.array([np.asarray(w, np.float64) for _, w in rows])
+    except (TypeError, ValueError) as e:
+        raise UserError(
+            f"config.tada.table={rows!r} cannot be: needs pairs (r, w), as ((-5,1),(-2,0),(3,1)), "
+            "with w a number or one for each of config.augment.ops"
+        ) from e
+    wrong = strengths.ndim > 1 and strengths.shape[1:] != (len(config.augment.ops),)
+    if wrong:
+        raise UserError(
+            f"config.tada.table={rows!r} cannot be: it has {strengths.shape[1]} strengths a level, "
+            f"and config.augment.ops has {len(config.augment.ops)} operations"
+        )
+    return functools.partial(tada.interpolated, levels=levels, strengths=strengths)
 
 
 def policy(config):

@@ -74,18 +74,8 @@ def grid(config, workdir):
         raise UserError("config.compare: needs at least one of methods and one of seeds")
     sizes = tuple(c.train_sizes) or (config.data.train_size,)
     for seed, size, method in itertools.product(c.seeds, sizes, c.methods):
-        own = config.copy_and_resolve_references().unlock()
-        name, _, strength = method.partition(":")
-        if name not in build.METHODS or (strength and name != "constant"):
-            raise UserError(
-                f"config.compare.methods: {method!r} is unknown, choose of "
-                f"{', '.join(build.METHODS)}, or constant:0.3 for that strength"
-            )
-        own.method, own.seed, own.data.train_size = name, seed, size
-        try:
-            own.constant_strength = float(strength) if strength else own.constant_strength
-        except ValueError as e:
-            raise UserError(f"config.compare.methods: {method!r} has no number after :") from e
+        own = _of_method(config, method)
+        own.seed, own.data.train_size = seed, size
         build.check(own)
         images = "all" if size is None else size
         folder = f"{method.replace(':', '')}-n{images}-seed{seed}"
@@ -93,6 +83,32 @@ def grid(config, workdir):
     if len({cell.workdir for cell in cells}) < len(cells):
         raise UserError("config.compare: a method, size or seed is listed twice")
     return cells
+
+
+def _of_method(config, method):
+    """The configuration of the runs that `config.compare.methods` calls so, unlocked."""
+    own = config.copy_and_resolve_references()
+    if method in config.compare.variants:
+        try:
+            own.update(config.compare.variants[method].to_dict())
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            reason = " ".join(str(e.args[0] if e.args else e).split())
+            raise UserError(f"config.compare.variants.{method}: {reason}") from e
+        return own.unlock()
+    name, _, strength = method.partition(":")
+    if name not in build.METHODS or (strength and name != "constant"):
+        known = ", ".join((*build.METHODS, *config.compare.variants))
+        raise UserError(
+            f"config.compare.methods: {method!r} is unknown, choose of {known}, or constant:0.3 "
+            "for that strength"
+        )
+    own = own.unlock()
+    own.method = name
+    try:
+        own.constant_strength = float(strength) if strength else own.constant_strength
+    except ValueError as e:
+        raise UserError(f"config.compare.methods: {method!r} has no number after :") from e
+    return own
 
 
 def compare(config, workdir, *, extractor=None, say=print):
@@ -116,7 +132,7 @@ def compare(config, workdir, *, extractor=None, say=print):
 
     cells, path = grid(config, workdir), workdirs.absolute(workdir)
     for cell in (cell for cell in cells if cell.seed == cells[0].seed):
-        judge.check(loop.plan(cell.config).dataset)
+        judge.check(loop.load_data(cell.config))
     results, failures = {}, {}
     for number, cell in enumerate(cells, 1):
         found = finished(cell)

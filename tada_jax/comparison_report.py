@@ -13,17 +13,7 @@ from tada_jax import workdir as workdirs
 from tada_jax.judge import MEASURES
 from tada_jax.logs import duration
 from tada_jax.paths import write_whole
-
-# Each method keeps its look in every figure: colour (Okabe & Ito), marker, line style.
-_LOOKS = (
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", ":"),
-    ("#CC79A7", "D", "-."),
-    ("#E69F00", "v", (0, (5, 1))),
-    ("#56B4E9", "P", (0, (1, 1))),
-    ("#000000", "X", (0, (3, 1, 1, 1))),
-)
+from tada_jax.report import LOOKS
 
 # Figures of what is logged while training: (file, scalar, label).
 _CURVES = (
@@ -92,7 +82,7 @@ def write(path, config, results, failures):
 
 def _looks(results):
     methods, _ = comparison.methods_and_sizes(results)
-    return {method: _LOOKS[i % len(_LOOKS)] for i, method in enumerate(methods)}
+    return {method: LOOKS[i % len(LOOKS)] for i, method in enumerate(methods)}
 
 
 def _caption(results):

@@ -83,8 +83,8 @@ def evaluate(config, workdir, *, extractor=None, say=print):
         finite, no file of weights.
     """
     run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
-    planned = loop.plan(config)
-    if run.meta["image_digest"] != planned.image_digest:
+    planned = loop.plan(config, run.workdir)
+    if run.meta["image_digest"] != planned.dataset.digest:
         raise UserError(
             f"{planned.dataset.source}: these are not the images that the run in {run.workdir} was "
             "trained on: restore them"

@@ -20,19 +20,20 @@ class NotFinite(UserError):
     """Samples with NaN or infinite pixels."""
 
 
-def make_sampler(parts, mesh, *, batch_size):
+def make_sampler(parts, mesh, *, batch_size, apply=None):
     """`sample(params, numbers, *, seed)` -> uint8 [n,H,W,C] on the host, for image numbers [n].
 
     Image i depends on (seed, i) only, however large the batches are; in a conditional network its
     class is i modulo the number of classes. It raises `NotFinite` rather than return black images.
+    `apply(params, z, t, labels)` may stand in for the network.
     """
-    classes = parts.network.num_classes
+    classes, apply = parts.network.num_classes, apply or parts.network.apply
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
     def sample_batch(params, numbers, seed):
         numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
         labels = numbers % classes if classes else None
-        predict = lambda z, t: parts.network.apply(params, z, t, labels)  # noqa: E731
+        predict = lambda z, t: apply(params, z, t, labels)  # noqa: E731
         x = parts.sample(predict, sampling.sample_keys(seed, numbers))
         return sampling.to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
 

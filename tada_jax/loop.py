@@ -9,6 +9,7 @@ import errno
 import functools
 import itertools
 import operator
+import sys
 import time
 from typing import Any
 
@@ -16,11 +17,10 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from tada_jax import backend, build, data, generate, logs, memory, report, training
+from tada_jax import autoband, backend, build, data, generate, logs, memory, report, training
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, move_aside, restore_one
 from tada_jax.data import inspection
-from tada_jax.data.cache import digest
 from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
@@ -42,6 +42,7 @@ class Plan:
     order: Order
     parts: build.Parts
     mesh: jax.sharding.Mesh
+    schedule: autoband.Found | None = None  # of the strength, if it follows the profile
 
     @property
     def title(self):
@@ -52,17 +53,6 @@ class Plan:
     def image_bytes(self):
         """Of the training set."""
         return memory.size(self.dataset.train.images)
-
-    @functools.cached_property
-    def image_digest(self):
-        """A name for the training images and their labels."""
-        train, names = self.dataset.train, self.dataset.class_names
-        chunks = (
-            np.ascontiguousarray(train.images[start : start + 1024]).tobytes()
-            for start in range(0, len(train.images), 1024)
-        )
-        labels = b"" if train.labels is None else np.ascontiguousarray(train.labels).tobytes()
-        return digest(str(train.images.shape), labels, repr(names), *chunks)
 
     def judge(self, say=None, extractor=None):
         """What samples of the run are measured against, a `judge.Judge`.
@@ -98,8 +88,13 @@ def load_data(config):
     return data.load(c.name, train_size=c.train_size, seed=config.seed, **options)
 
 
-def plan(config):
+def plan(config, workdir=None, say=None):
     """Reads the data and builds everything that a run needs.
+
+    Args:
+      config: the run's.
+      workdir: its folder; a schedule that it found there when it began stays as it was.
+      say: called with lines of text about what takes time.
 
     Raises:
       UserError: for whatever cannot be, in one line.
@@ -107,13 +102,18 @@ def plan(config):
     build.check(config)
     mesh = backend.data_mesh(config.train.batch_size)
     dataset = backend.in_turn(lambda: load_data(config))
-    train_set = dataset.train
+    train_set, found = dataset.train, None
+    if build.follows_profile(config):
+        found = backend.in_turn(lambda: autoband.find(config, dataset, workdir, say))
     return Plan(
         config=config,
         dataset=dataset,
         order=build.order(config, train_set.labels, len(train_set.images)),
-        parts=build.parts(config, train_set.images.shape[1:], dataset.num_classes),
+        parts=build.parts(
+            config, train_set.images.shape[1:], dataset.num_classes, found and found.schedule
+        ),
         mesh=mesh,
+        schedule=found,
     )
 
 
@@ -133,9 +133,9 @@ def train(config, workdir):
       UserError: for a mistake of the user's or a failing disk, in one line.
     """
     started = time.monotonic()
-    planned = plan(config)
     workdir_ = workdirs.absolute(workdir)
     first = backend.is_first()
+    planned = plan(config, workdir_, functools.partial(print, file=sys.stderr) if first else None)
     with contextlib.ExitStack() as stack:
         occupy = lambda: stack.enter_context(workdirs.occupied(config, workdir_))  # noqa: E731
         backend.in_turn(occupy if first else lambda: None)
@@ -153,6 +153,8 @@ def train(config, workdir):
             stack.callback(snapshots.close)
         if first:
             workdirs.describe(config, workdir_)
+            if planned.schedule:
+                autoband.keep(planned.schedule, workdir_)
         first_step = int(state.step)
         log = logs.Log(workdir_, first_step=first_step, active=first)
         stack.callback(log.close)
@@ -240,7 +242,7 @@ def resume_or_init(checkpoints, planned, say):
 def _check_data(checkpoints, step, planned):
     """Refuses to go on with other images than those of a checkpoint."""
     saved = checkpoints.meta(step)
-    if saved["image_digest"] != planned.image_digest:
+    if saved["image_digest"] != planned.dataset.digest:
         raise UserError(
             f"{planned.dataset.source}: these are not the images that the run in "
             f"{checkpoints.path.parent} was trained on, {saved['num_images']:,} of them: restore "
@@ -394,7 +396,7 @@ def _loop(session, state, stop, started):
         "num_classes": dataset.num_classes,
         "class_names": list(dataset.class_names),
         "num_images": len(dataset.train.images),
-        "image_digest": planned.image_digest,
+        "image_digest": planned.dataset.digest,
     }
 
     step = first_step = logged_step = timed_step = int(state.step)

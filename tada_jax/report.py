@@ -1,6 +1,7 @@
 """Pictures and figures of a run. Curves differ by line style and marker as well as colour."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import jax
@@ -14,6 +15,17 @@ from tada_jax.paths import replacing
 
 # Okabe & Ito's colours, distinguishable with any colour vision.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+
+# Of curves that are told apart in every figure: colour, marker, line style.
+LOOKS = (
+    (BLUE, "o", "-"),
+    (ORANGE, "s", "--"),
+    (GREEN, "^", ":"),
+    ("#CC79A7", "D", "-."),
+    ("#E69F00", "v", (0, (5, 1))),
+    ("#56B4E9", "P", (0, (1, 1))),
+    ("#000000", "X", (0, (3, 1, 1, 1))),
+)
 
 
 def grid(images, columns=None, *, min_side=48, gap=1):
@@ -67,7 +79,14 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
 
-    left.plot(r, w, color=BLUE, marker="o", markevery=max(1, len(r) // 12), label="strength w")
+    every = max(1, len(r) // 12)
+    if w.ndim == 1:
+        left.plot(r, w, color=BLUE, marker="o", markevery=every, label="strength w")
+    else:
+        for op, own, (color, marker, style) in zip(parts.policy.ops, w.T, itertools.cycle(LOOKS)):
+            look = dict(color=color, marker=marker, linestyle=style, markevery=every)
+            left.plot(r, own, **look, label=f"w, {op}")
+        w = w.mean(-1)
     low = w <= w.min() + 0.1
     share = 100 * low.mean()
     left.fill_between(

@@ -15,6 +15,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 BASE_RESOLUTION = 64  # pixels: the resolution at which the paper states its thresholds
 CALIBRATIONS = ("resolution", "none", "inverse")
@@ -102,3 +103,31 @@ def strength(
 
     r = logsnr + log_snr_shift(resolution, calibration=calibration)
     return jax.lax.clamp(0.0, kappa * (r - r_rough) * (r - r_fine) + delta, 1.0)
+
+
+def interpolated(logsnr, *, levels, strengths):
+    """A schedule given as a table, linear between its levels and constant beyond its ends.
+
+    Args:
+      logsnr: natural log of alpha_t^2 / sigma_t^2, any shape.
+      levels: native log SNR, [R], ascending.
+      strengths: w at the levels, in [0, 1]: [R], or [R,K] for one of each of K operations.
+
+    Returns:
+      Strengths, float32, the shape of `logsnr`; with K at the end if there are several.
+
+    Raises:
+      ValueError: for a table that is empty, not ascending, or leaves [0, 1].
+    """
+    table = np.asarray(strengths, np.float32)
+    at = np.asarray(levels, np.float32)
+    if at.ndim != 1 or not len(at) or table.shape[:1] != at.shape or table.ndim > 2:
+        raise ValueError("a table needs one or more levels, and as many strengths")
+    if not (np.isfinite(at).all() and (np.diff(at) > 0).all()):
+        raise ValueError("the levels of a table must ascend")
+    if not ((table >= 0.0) & (table <= 1.0)).all():
+        raise ValueError("the strengths of a table must lie in [0, 1]")
+    r = jnp.asarray(logsnr, jnp.float32)
+    if table.ndim == 1:
+        return jnp.interp(r, at, table)
+    return jnp.stack([jnp.interp(r, at, column) for column in table.T], -1)

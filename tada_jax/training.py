@@ -74,7 +74,7 @@ def loss_fn(params, rng, x0, labels, parts):
     schedule = parts.schedule
 
     t = jax.random.randint(rng_t, x0.shape[:1], 0, len(schedule))  # [B]
-    w = parts.strength(schedule.logsnr(t))  # [B]
+    w = parts.strength(schedule.logsnr(t))  # [B], or [B,K] for one of each operation
     x0 = augment_batch(rng_aug, x0, w, parts.policy)  # [B,H,W,C]
     eps = jax.random.normal(rng_noise, x0.shape)
     z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
@@ -82,7 +82,7 @@ def loss_fn(params, rng, x0, labels, parts):
         params, z, t, labels, deterministic=False, rngs={"dropout": rng_dropout}
     )
     terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
-    return terms | {"strength": w}
+    return terms | {"strength": w if w.ndim == 1 else w.mean(-1)}
 
 
 def ema_decay(step, decay, *, warmup):

@@ -28,6 +28,7 @@ FREE = (
     "sample.",
     "evaluate.",
     "compare.",
+    "analyze.",
 )
 CONFIG = "config.json"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")

@@ -1,8 +1,11 @@
 """What a data source is asked for, what it returns, and the held-out split of those without one."""
 
 import dataclasses
+import functools
 
 import numpy as np
+
+from tada_jax.data.cache import digest
 
 FITS = ("crop", "pad", "keep")
 UNREADABLE = ("refuse", "skip")
@@ -117,6 +120,17 @@ class Dataset:
     source: str
     class_names: tuple[str, ...] = ()
     reading: Reading | None = None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A name for the training images and their labels."""
+        images, labels = self.train.images, self.train.labels
+        chunks = (
+            np.ascontiguousarray(images[start : start + 1024]).tobytes()
+            for start in range(0, len(images), 1024)
+        )
+        labels = b"" if labels is None else np.ascontiguousarray(labels).tobytes()
+        return digest(str(images.shape), labels, repr(self.class_names), *chunks)
 
 
 def hold_out(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:

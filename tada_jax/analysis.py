@@ -1,0 +1,315 @@
+"""`--mode=analyze`: which noise levels are sensitive, what schedules follow, and, of two networks,
+whether it is so.
+
+Without networks: the profile by each proxy of `config.analyze.proxies`. With two of them
+(`config.analyze.base` and `.augmented`, or trained here for `config.analyze.train_steps`): the
+paper's two experiments, and how well each proxy foretold the first. Everything goes to
+`<workdir>/analysis/`.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from tada_jax import autoband, backend, build, loop, sensitivity, two_networks
+from tada_jax import workdir as workdirs
+from tada_jax.errors import UserError
+from tada_jax.judge import Judge
+from tada_jax.metrics import features
+from tada_jax.paths import write_whole
+from tada_jax.run import load_run
+from tada_jax.sensitivity import ALL
+
+BUDGETS = (0.25, 1.0, 4.0)  # of the free-form schedules that are drawn
+SWEEP = 1.0  # between the middles of the exchanged intervals, nats
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What was found.
+
+    Attributes:
+      folder: with the files.
+      profiles: {proxy: `sensitivity.Profile`}.
+      gaps: {"training" or "held-out": `two_networks.Gap`}; empty without networks.
+      exchanges: of `two_networks.exchange`; empty without networks.
+      text: all of it for readers.
+    """
+
+    folder: pathlib.Path
+    profiles: dict[str, sensitivity.Profile]
+    gaps: dict[str, two_networks.Gap]
+    exchanges: list[two_networks.Exchange]
+    text: str
+
+
+def analyze(config, workdir, *, say=print):
+    """Finds the sensitive band of a data set.
+
+    Args:
+      config: whose sections `data`, `augment`, `sensitivity` and `analyze` say of what, and how.
+      workdir: folder.
+      say: called with lines of text about the progress.
+
+    Returns:
+      An `Analysis`.
+
+    Raises:
+      UserError: if there is nothing to analyze, or the networks cannot be compared.
+    """
+    build.check(config)
+    c = config.analyze
+    unknown = set(c.proxies) - set(sensitivity.PROXIES)
+    if unknown or not c.proxies:
+        raise UserError(
+            f"config.analyze.proxies={tuple(c.proxies)} cannot be: name some of "
+            f"{', '.join(sensitivity.PROXIES)}"
+        )
+    folder = workdirs.absolute(workdir) / "analysis"
+    dataset = loop.load_data(config)
+    say(dataset.source)
+    profiles = {}
+    for proxy in c.proxies:
+        found = autoband.profile_of(config, dataset, proxy=proxy, everything=True)
+        say(autoband.summary(found))
+        profiles[proxy] = found
+    gaps, exchanges, pictures = {}, [], {}
+    pair = _networks(config, folder, say)
+    if pair:
+        gaps = _gaps(config, pair, dataset, profiles, say)
+        say(_proxy_table(profiles, gaps, config))
+        exchanges, pictures = _exchanges(config, pair, dataset, gaps, say)
+    text = _text(config, dataset, profiles, gaps, exchanges)
+    found = Analysis(folder, profiles, gaps, exchanges, text)
+    if backend.is_first():
+        _write(found, config, dataset, pictures)
+    return found
+
+
+def _networks(config, folder, say):
+    """The `two_networks.Pair` to compare, trained if need be; None if there is none."""
+    c = config.analyze
+    paths = [c.base, c.augmented]
+    if (c.base is None) != (c.augmented is None):
+        raise UserError("config.analyze: base and augmented belong together: name both, or neither")
+    if c.base is None:
+        if not c.train_steps:
+            return None
+        flips = config.augment.xflip_p > 0
+        paths = []
+        for name, method in (("base", "hflip" if flips else "none"), ("augmented", "constant")):
+            own = config.copy_and_resolve_references().unlock()
+            own.method, own.train.total_steps = method, c.train_steps
+            own.log.metrics_every = 0
+            say(f"training the {name} network: {method}, {c.train_steps:,} steps")
+            state = loop.train(own.lock(), folder / name)
+            if int(state.step) < c.train_steps:
+                raise KeyboardInterrupt
+            paths.append(folder / name)
+    return two_networks.Pair(*(load_run(path) for path in paths))
+
+
+def _distances(config, dataset):
+    """{name: distance} of `config.analyze.distances`, and "pixel"."""
+    found = {"pixel": two_networks.pixel_distance}
+    for name in config.analyze.distances:
+        if name == "features":
+            judge = Judge(config, dataset, dataset)
+            found[name] = two_networks.feature_distance(judge.extractor, features.local_mesh())
+        else:
+            raise UserError(f"config.analyze.distances: {name!r} is unknown, choose features")
+    return found
+
+
+def _gaps(config, pair, dataset, profiles, say):
+    """{"training", "held-out": Gap} of the two networks."""
+    if dataset.train.images.shape[1:] != pair.parts.image_shape:
+        raise UserError(f"{pair.base.workdir} was not trained on images of this shape")
+    logsnr = next(iter(profiles.values())).logsnr
+    _, variance = sensitivity.moments(dataset.train.images)
+    distances, gaps = _distances(config, dataset), {}
+    for name, split in (("training", dataset.train), ("held-out", dataset.test)):
+        count = min(config.analyze.images, len(split.images))
+        if not count:
+            continue
+        chosen = np.arange(count) * len(split.images) // count
+        labels = None if split.labels is None else split.labels[chosen]
+        gaps[name] = two_networks.gap(
+            pair, split.images[chosen], labels, logsnr, variance, distances=distances
+        )
+        say(f"two networks, {count:,} {name} images: {_band_text(gaps[name].profile(), config)}")
+    return gaps
+
+
+def _exchanges(config, pair, dataset, gaps, say):
+    """The second experiment: named intervals, and a window over all noise levels."""
+    c, r = config.analyze, pair.parts.schedule.log_snr_table
+    band = next(iter(gaps.values())).profile().band(config.sensitivity.thresholds)
+    low, high = float(np.floor(r.min())) - 1.0, float(np.ceil(r.max())) + 1.0
+    named = [(0.0, 0.0), (low, high)]
+    if band:
+        named += [(low, band[0]), band, (band[1], high)]
+    middles = np.arange(max(low, -12.0), min(high, 10.0) + SWEEP / 2, SWEEP)
+    windows = [(m - c.window / 2, m + c.window / 2) for m in middles.tolist()]
+    draw = two_networks.make_exchange(pair, pair.base.mesh, batch_size=config.sample.batch_size)
+    judge = Judge(pair.augmented.config, dataset, dataset, say=say)
+    return two_networks.exchange(draw, judge, named + windows, c.count, config.sample.seed, say)
+
+
+# The results
+
+
+def correlation(profile, gap, quantity):
+    """Pearson's correlation of a curve of a profile with that of two networks, over log SNR."""
+    mine, theirs = (getattr(p, quantity) for p in (profile.curves[ALL, 1.0], gap.curve))
+    return float(np.corrcoef(np.interp(gap.logsnr, profile.logsnr, mine), theirs)[0, 1])
+
+
+def overlap(a, b):
+    """Length of the common part of two intervals over that of both together; 0 without either."""
+    if a is None or b is None:
+        return 0.0
+    common = min(a[1], b[1]) - max(a[0], b[0])
+    return max(common, 0.0) / (max(a[1], b[1]) - min(a[0], b[0]))
+
+
+def _band_text(profile, config, name=ALL):
+    band = profile.band(config.sensitivity.thresholds, name=name)
+    return (
+        "no sensitive level" if band is None else f"sensitive band [{band[0]:.2f}, {band[1]:.2f}]"
+    )
+
+
+def _proxy_table(profiles, gaps, config):
+    """Markdown: how well each proxy foretold the gap of two trained networks."""
+    thresholds = config.sensitivity.thresholds
+    lines = [
+        "| proxy | band | against | overlap | correlation of K | of V |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, gap in gaps.items():
+        theirs = gap.profile().band(thresholds)
+        lines.append(f"| two networks | {_cell(theirs)} | {name} images | | | |")
+        for proxy, profile in profiles.items():
+            band = profile.band(thresholds)
+            k, v = (correlation(profile, gap, q) for q in ("detectable", "visible"))
+            lines.append(
+                f"| {proxy} | {_cell(band)} | {name} images | {overlap(band, theirs):.2f} | "
+                f"{k:.3f} | {v:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def _cell(band):
+    return "none" if band is None else f"[{band[0]:.2f}, {band[1]:.2f}]"
+
+
+def _curves_table(profile):
+    """Markdown: K and V of the policy and its operations at w = 1, at whole levels."""
+    chosen = np.flatnonzero(np.isclose(profile.logsnr, np.round(profile.logsnr)))
+    levels = [f"{profile.logsnr[i]:.0f}" for i in chosen]
+    lines = [f"| | r = {' | '.join(levels)} |", "|---" * (len(chosen) + 1) + "|"]
+    for name in profile.names:
+        curve = profile.curves[name, 1.0]
+        lines.append(f"| {name}, V [%] | {_row(100 * curve.visible[chosen], 1)} |")
+        lines.append(f"| K [nats] | {_row(curve.detectable[chosen], 2)} |")
+    return "\n".join(lines)
+
+
+def _row(values, digits):
+    return " | ".join(f"{value:.{digits}f}" for value in values)
+
+
+def config_line(profile, thresholds):
+    """The flags that make a run follow the band of a profile; None without a band."""
+    band = profile.band(thresholds)
+    if band is None:
+        return None
+    return (
+        f"--config.tada.r_rough={band[0]:.2f} --config.tada.r_fine={band[1]:.2f} "
+        "--config.tada.calibration=none"
+    )
+
+
+def _text(config, dataset, profiles, gaps, exchanges):
+    """Everything for readers, Markdown."""
+    thresholds = config.sensitivity.thresholds
+    lines = [
+        f"# Sensitivity of {dataset.name} to {', '.join(config.augment.ops)}",
+        "",
+        f"{dataset.source}. A level is sensitive where K >= {thresholds[0]:g} nats and "
+        f"V >= {100 * thresholds[1]:g}%.",
+        "",
+    ]
+    for proxy, profile in profiles.items():
+        lines += [
+            f"## {proxy}",
+            "",
+            autoband.summary(profile) + ".",
+            "",
+            _curves_table(profile),
+            "",
+        ]
+        for name in profile.names:
+            lines.append(f"- {name}: {_band_text(profile, config, name)}")
+        line = config_line(profile, thresholds)
+        lines += ["", f"    {line}" if line else "No level is sensitive.", ""]
+    if gaps:
+        lines += ["## Two trained networks", "", _proxy_table(profiles, gaps, config), ""]
+    if exchanges:
+        lines += [
+            "## One network inside an interval, the other outside",
+            "",
+            _exchange_table(exchanges),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _exchange_table(exchanges):
+    lines = [
+        "| outside | inside | interval of log SNR | leak [%] | Frechet distance | moved by |",
+        "|---|---|---|---|---|---|",
+    ]
+    inside = {"base": "augmented", "augmented": "base"}
+    for e in exchanges:
+        leak = ""
+        if e.leak is not None:
+            low, high = (100 * bound for bound in e.leak.interval)
+            leak = f"{100 * e.leak.share:.1f} [{low:.1f}, {high:.1f}]"
+        where = "nowhere" if e.low == e.high else f"[{e.low:.2f}, {e.high:.2f})"
+        lines.append(
+            f"| {e.outside} | {inside[e.outside]} | {where} | {leak} | {e.fd:.2f} | {e.moved:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _for_json(value: Any):
+    if dataclasses.is_dataclass(value):
+        return {f.name: _for_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _for_json(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value
+
+
+def _write(found, config, dataset, pictures):
+    """Tables, numbers and figures."""
+    from tada_jax import analysis_report
+
+    folder = found.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "analysis.md", found.text)
+        for proxy, profile in found.profiles.items():
+            write_whole(folder / f"profile-{proxy}.json", profile.to_json())
+        numbers = {"gaps": _for_json(found.gaps), "exchanges": _for_json(found.exchanges)}
+        write_whole(folder / "networks.json", json.dumps(numbers, indent=1) + "\n")
+        analysis_report.draw(found, config, dataset, pictures)
+    except OSError as e:
+        raise UserError(f"{folder} cannot be written ({e.strerror}): free some space") from e

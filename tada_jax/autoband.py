@@ -1,0 +1,185 @@
+"""The strength's schedule, read off the sensitivity profile of the data set of a run.
+
+`find` is what a run asks for at its start, once: the profile lies in the cache, under the hash of
+the images, the augmentation and the settings, and the schedule in the run's own folder, so that
+going on elsewhere cannot change it.
+"""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+
+from tada_jax import build, logs, sensitivity
+from tada_jax.data.cache import digest, load_cached
+from tada_jax.errors import UserError
+from tada_jax.paths import write_whole
+
+FILE = "sensitivity.json"  # in the folder of a run
+_VERSION = "1"  # of the numbers; to be raised when the computation changes
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A schedule that follows a profile.
+
+    Attributes:
+      schedule: {"r_rough", "r_fine"}, native log SNR, or {"levels" [R], "strengths" [R] or [R][K]}.
+      about: a line of text about where it comes from.
+      key: of the images and the settings that it is made from.
+    """
+
+    schedule: dict
+    about: str
+    key: str
+
+
+def find(config, dataset, workdir=None, say=None):
+    """The schedule of a run whose strength follows the profile.
+
+    Args:
+      config: the run's.
+      dataset: its `data.Dataset`.
+      workdir: the run's folder, where it may lie already.
+      say: called with lines of text.
+
+    Returns:
+      A `Found`.
+
+    Raises:
+      UserError: if no noise level is sensitive, or nothing can be compared.
+    """
+    settings = (config.tada.to_dict(), tuple(config.sensitivity.thresholds), _VERSION)
+    key = digest(_profile_key(config, dataset), json.dumps(settings, sort_keys=True))
+    kept = workdir and _read(workdir / FILE)
+    if kept and kept.key == key:
+        return kept
+    found = profile_of(config, dataset)
+    if say:
+        say(summary(found))
+    schedule = schedule_of(found, config)
+    about = f"{config.tada.schedule}, {describe(schedule)}"
+    if say:
+        say(about)
+    return Found(schedule, about, key)
+
+
+def keep(found, workdir):
+    """Writes the schedule into the folder of a run, unless it lies there."""
+    if _read(workdir / FILE) != found:
+        write_whole(workdir / FILE, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+
+
+def _read(path):
+    try:
+        return Found(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def schedule_of(profile, config):
+    """What `build.strength` needs of a `sensitivity.Profile`.
+
+    Raises:
+      UserError: if the parabola has no band to be fitted to.
+    """
+    c, thresholds = config.tada, config.sensitivity.thresholds
+    if c.schedule in ("paper", "fitted"):
+        band = profile.band(thresholds)
+        if band is None:
+            raise UserError(
+                f"no noise level is sensitive to config.augment.ops={tuple(config.augment.ops)} at "
+                f"config.sensitivity.thresholds={tuple(thresholds)}: lower them, or set "
+                "config.method='constant', which then is harmless"
+            )
+        return {"r_rough": round(band[0], 3), "r_fine": round(band[1], 3)}
+    if c.schedule == "freeform":
+        w = profile.freeform(thresholds, c.budget)
+    else:
+        w = np.stack(
+            [profile.freeform(thresholds, c.budget, name=op) for op in config.augment.ops], -1
+        )
+    return {"levels": profile.logsnr.tolist(), "strengths": np.round(w, 4).tolist()}
+
+
+def describe(schedule):
+    """A schedule in words."""
+    if "levels" not in schedule:
+        return f"sensitive band [{schedule['r_rough']:g}, {schedule['r_fine']:g}] in log SNR"
+    w = np.array(schedule["strengths"]).reshape(len(schedule["levels"]), -1).mean(1)
+    low = w.argmin()
+    return f"weakest at log SNR {schedule['levels'][low]:g}, w = {w[low]:.3f}"
+
+
+def profile_of(config, dataset, *, proxy=None, everything=False):
+    """The `sensitivity.Profile` of a data set, from the cache or computed, with a progress bar.
+
+    Args:
+      config: whose sections `augment`, `sensitivity` and `tada` say of what.
+      dataset: a `data.Dataset`.
+      proxy: instead of `config.sensitivity.proxy`.
+      everything: all strengths and operations, not only those that the schedule needs.
+    """
+    c = config.sensitivity
+    proxy = proxy or c.proxy
+    weaker = everything or config.tada.schedule in ("freeform", "per_operation")
+    operations = everything or config.tada.schedule == "per_operation"
+    held_out = dataset.test.images if everything else None
+    key = digest(
+        _profile_key(config, dataset), proxy, repr((weaker, operations, everything)), _VERSION
+    )
+
+    def make(folder):
+        found = sensitivity.profile(
+            dataset.train.images,
+            build.augmentation(config),
+            proxy=proxy,
+            strengths=sensitivity.STRENGTHS if weaker else (1.0,),
+            operations=operations,
+            held_out=held_out,
+            queries=c.queries,
+            copies=c.copies,
+            seed=c.seed,
+            progress=_bar(f"profile, {proxy}"),
+        )
+        (folder / "profile.json").write_text(found.to_json())
+
+    load = lambda folder: sensitivity.from_json(  # noqa: E731
+        (folder / "profile.json").read_text()
+    )
+    return load_cached(key, make, load, kind="sensitivity")
+
+
+def _profile_key(config, dataset):
+    """Names the images, the augmentation and the settings of a profile."""
+    c = dict(config.sensitivity)
+    c.pop("thresholds")
+    held_out = digest(np.ascontiguousarray(dataset.test.images).tobytes())
+    settings = {"augment": config.augment.to_dict(), "sensitivity": c, "held_out": held_out}
+    return digest(dataset.digest, json.dumps(settings, sort_keys=True))
+
+
+def _bar(title):
+    """A callback (done, total) that shows a progress bar on stderr."""
+    started, bars = time.monotonic(), []
+
+    def update(done, total):
+        if not bars:
+            bars.append(logs.Progress(total, unit="image"))
+        bars[0].update(done, title, (time.monotonic() - started) / max(done, 1))
+        if done == total:
+            bars[0].end()
+
+    return update
+
+
+def summary(profile):
+    """A line about a profile: of what, and whether the exact identities hold."""
+    a, check = profile.about, profile.check
+    return (
+        f"sensitivity profile ({profile.proxy} posterior of {a['images']:,} images, "
+        f"{a['queries']:,} queries, {a['copies']} copies, seed {a['seed']}, {a['seconds']:g} s): "
+        f"the integral of K is {check.integral:.2f} ± {check.error:.2f} nats, and must be "
+        f"{check.divergence:.2f} ± {check.divergence_error:.2f} (without noise {check.limit:.2f})"
+    )
