@@ -78,8 +78,8 @@ def get_config(method="tada"):
     c.tada.table = ()  # ((r, w), ...), r in native log SNR, ascending; w a number or one per op
 
     c.sensitivity = ConfigDict()  # the profile, for schedules that follow it and --mode=analyze
-    c.sensitivity.proxy = "exact"  # denoiser: "exact", "held_out", "local" or "wiener"
-    c.sensitivity.thresholds = (0.05, 0.01)  # K in nats and V as a share: above both is sensitive
+    c.sensitivity.proxy = "local"  # denoiser: "exact", "held_out", "local" or "wiener"
+    c.sensitivity.thresholds = (0.02, 0.004)  # K in nats, V as a share: above both is sensitive
     c.sensitivity.queries = 256  # images that are noised and denoised
     c.sensitivity.copies = 4  # augmented copies of each image
     c.sensitivity.seed = 0

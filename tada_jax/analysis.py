@@ -129,7 +129,7 @@ def _gaps(config, pair, dataset, profiles, say):
     if dataset.train.images.shape[1:] != pair.parts.image_shape:
         raise UserError(f"{pair.base.workdir} was not trained on images of this shape")
     logsnr = next(iter(profiles.values())).logsnr
-    _, variance = sensitivity.moments(dataset.train.images)
+    variance = float(sensitivity.moments(dataset.train.images)[1].sum())
     distances, gaps = _distances(config, dataset), {}
     for name, split in (("training", dataset.train), ("held-out", dataset.test)):
         count = min(config.analyze.images, len(split.images))

@@ -154,7 +154,7 @@ def check(config):
     if len(thresholds) != 2 or not all(isinstance(t, float) and t > 0 for t in thresholds):
         raise UserError(
             f"config.sensitivity.thresholds={thresholds} cannot be: needs a positive K in nats and "
-            "a positive V as a share, as (0.05,0.01)"
+            "a positive V as a share, as (0.02,0.004)"
         )
     for field in ("seed", "sample.seed", "sensitivity.seed"):
         _in_range(config, field, 0, 2**32 - 1)

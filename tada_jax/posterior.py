@@ -1,7 +1,8 @@
 """Denoisers that need no training: E[x0 | z] of a finite set of images, z = x0 + s n, r = ln 1/s^2.
 
     exact   softmax over whole images; the optimum of the training objective, which memorises
-    local   the same over patches around each pixel (Kamb & Ganguli 2024, arXiv 2412.20292)
+    local   the same over patches around each pixel (Kamb & Ganguli 2024, arXiv 2412.20292), each
+            widened to a Gaussian, as a network that has not memorised them does not know them apart
     wiener  that of a Gaussian with the mean and covariance of the images
 
 The first two are `Evidence`: sums over points, streamed in chunks, so that memory does not grow
@@ -29,8 +30,8 @@ class Evidence(NamedTuple):
 
 
 @jax.jit
-def of_points(queries, noise, points, values, log_prior, excluded, logsnr):
-    """The `Evidence` of one chunk of points.
+def of_points(queries, noise, points, values, log_prior, excluded, logsnr, width):
+    """The `Evidence` of one chunk of points, as the centres of Gaussians of variance width s^2.
 
     Args:
       queries, noise: clean features and standard normal noise, [L,Q,D].
@@ -39,6 +40,7 @@ def of_points(queries, noise, points, values, log_prior, excluded, logsnr):
       log_prior: [P]; -inf leaves a point out.
       excluded: bool [Q,P], pairs to be left out, as a query and its own image.
       logsnr: [R], nats.
+      width: [R], of the Gaussians, in units of the noise's variance; 0 for the points themselves.
 
     Returns:
       `Evidence`.
@@ -49,8 +51,9 @@ def of_points(queries, noise, points, values, log_prior, excluded, logsnr):
         drift = jnp.einsum("lqd,lpd->lqp", noise, points)
         prior = jnp.where(excluded, -jnp.inf, log_prior)
 
-        def level(r):
-            logits = prior + jnp.exp(r) * inner + jnp.exp(0.5 * r) * drift
+        def level(at):
+            r, width = at
+            logits = prior + (jnp.exp(r) * inner + jnp.exp(0.5 * r) * drift) / (1.0 + width)
             peak = logits.max(-1)
             shift = jnp.where(jnp.isfinite(peak), peak, 0.0)  # nothing but excluded points
             weights = jnp.exp(logits - shift[..., None])
@@ -60,7 +63,7 @@ def of_points(queries, noise, points, values, log_prior, excluded, logsnr):
             )
             return Evidence(shift + jnp.log(total), mean, peak)
 
-        return jax.lax.map(level, logsnr)
+        return jax.lax.map(level, (logsnr, width))
 
 
 @jax.jit

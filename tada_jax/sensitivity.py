@@ -35,10 +35,13 @@ STEP = 0.5  # of the grid of noise levels, nats
 HIGHEST = 8.0  # its end: there the noise is 2.3 of 255 grey levels
 LEAST = 0.02  # it begins where the signal is so much of the noise, all pixels together
 MOST_VALUES = 512  # numbers by which posterior means of whole images are compared
-PLACES = 64  # pixels at which `local` compares them
+PLACES = 64  # pixels at which `local` compares them, ...
+PATCH_PIXELS = 4096  # ... fewer if their patches have more pixels than this together, ...
+FEWEST_PLACES = 4  # ... but so many
+WIDTHS = (0.0, 0.5, 2.0, 8.0, 32.0)  # of points that it may choose of, in variances of the noise
 PATCHES = (1, 3, 5, 7, 11, 15, 23, 31, 47, 63)  # sides that it may choose of, pixels
 COMPONENTS = 512  # of the covariances of `wiener`
-POINTS = 2048  # in a chunk of the sums
+POINTS = 1024  # in a chunk of the sums
 SHELL = 2.0  # standard deviations of |n|^2 within which a query lies in the shell of an image
 
 
@@ -99,7 +102,8 @@ class Profile:
       proxy: of `PROXIES`, or "trained".
       check: of the exact identities; None for trained networks.
       memory: `Memory`, or None.
-      patches: side of the patches that `local` chose at each level (0: whole images), or None.
+      patches: what `local` chose at each level, [R,2]: side of the patches (0: whole images), and
+        width of the points; or None.
       about: images, queries, copies, seed and seconds, for titles.
     """
 
@@ -144,12 +148,19 @@ class Profile:
         """w*(r), the largest strength whose risk stays within the budget, [R] in [0, 1].
 
         No smaller strength exceeds it either. Between the strengths of the profile the square root
-        of the risk is taken as linear, which is exact for small ones.
+        of the risk is taken as linear, which is exact for small ones; the risk of a level is the
+        largest of its own and its neighbours', so that noise opens no gap.
         """
         strengths = np.array((0.0, *self.strengths))
-        risks = [self.risk(thresholds, name, w) for w in self.strengths]
+        risks = [_of_neighbours(self.risk(thresholds, name, w)) for w in self.strengths]
         roots = np.sqrt(np.maximum([np.zeros_like(risks[0]), *risks], 0.0))  # [W+1, R]
         return np.array([_first_crossing(strengths, root, np.sqrt(budget)) for root in roots.T])
+
+
+def _of_neighbours(risk):
+    """The largest of each element [R] and the two beside it."""
+    padded = np.pad(risk, 1, mode="edge")
+    return np.maximum(np.maximum(padded[:-2], padded[2:]), risk)
 
 
 def _first_crossing(x, y, level):
@@ -210,12 +221,14 @@ class _View:
       size: side of the patches.
       places: int [L,2].
       mean: image that is subtracted first, [H,W,C]; distances do not change, rounding does.
+      scale: of sums over the places, to those over all pixels.
       sketch: by which whole images are compared, or None.
     """
 
     size: int
     places: np.ndarray
     mean: np.ndarray
+    scale: float = 1.0
     sketch: posterior.Sketch | None = None
 
     def features(self, images):
@@ -233,16 +246,14 @@ class _View:
 
     def values(self, images):
         """What is denoised: [N,H,W,C] -> [L,N,V]."""
-        centred = images - self.mean
-        if self.size:
-            return jnp.moveaxis(centred[:, self.places[:, 0], self.places[:, 1]], 1, 0)
-        flat = centred.reshape(1, len(images), -1)
-        return flat if self.sketch is None else _sketched(self.sketch, flat)
+        return self.noise_values(images - self.mean)
 
-    @property
-    def scale(self):
-        """Of sums over the places, to those over all pixels."""
-        return 1.0 if not self.size else self.mean.shape[0] * self.mean.shape[1] / len(self.places)
+    def noise_values(self, noise):
+        """The same components of noise [N,H,W,C]."""
+        if self.size:
+            return jnp.moveaxis(noise[:, self.places[:, 0], self.places[:, 1]], 1, 0)
+        flat = noise.reshape(1, len(noise), -1)
+        return flat if self.sketch is None else _sketched(self.sketch, flat)
 
 
 @jax.jit
@@ -271,15 +282,14 @@ def to_float(images):
 
 
 def moments(images, chunk=1024):
-    """Mean image [H,W,C] and total variance of uint8 images, streamed; in [-1, 1]."""
-    total = np.zeros(images.shape[1:])
-    squares = 0.0
+    """Mean and variance of each pixel of uint8 images, [H,W,C] float64, streamed; in [-1, 1]."""
+    total, squares = np.zeros(images.shape[1:]), np.zeros(images.shape[1:])
     for start in range(0, len(images), chunk):
         x = to_float(images[start : start + chunk]).astype(np.float64)
         total += x.sum(0)
-        squares += float((x**2).sum())
+        squares += (x**2).sum(0)
     mean = total / len(images)
-    return mean.astype(np.float32), squares / len(images) - float((mean**2).sum())
+    return mean, np.maximum(squares / len(images) - mean**2, 0.0)
 
 
 # Augmented copies
@@ -333,9 +343,9 @@ def _copies(key, numbers, images, w, policy, copies):
         moved = augment.apply(image, draws)
         return moved, jnp.any(moved != flipped)
 
-    each = jax.vmap(jax.vmap(one, (None, 0, None)), (0, None, 0))
-    moved, changed = each(numbers, jnp.arange(copies), images)
-    return moved.reshape(-1, *images.shape[1:]), changed.reshape(-1)
+    # One vmap, not two: `resample` bounds the memory of the innermost only.
+    numbers, number = jnp.repeat(numbers, copies), jnp.tile(jnp.arange(copies), len(images))
+    return jax.vmap(one)(numbers, number, jnp.repeat(images, copies, 0))
 
 
 # The training set in chunks
@@ -409,6 +419,34 @@ def _log(weights):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class _Levels:
+    """Some of the noise levels of a profile, [n] each.
+
+    Attributes:
+      index: which.
+      logsnr: of them.
+      width: variance of the points' Gaussians in units of the noise's.
+    """
+
+    index: np.ndarray
+    logsnr: np.ndarray
+    width: np.ndarray
+
+    def arrays(self):
+        """What `posterior.of_points` needs, float32."""
+        return jnp.asarray(self.logsnr, jnp.float32), jnp.asarray(self.width, jnp.float32)
+
+    def take(self, index):
+        """Some of them."""
+        return _Levels(self.index[index], self.logsnr[index], self.width[index])
+
+
+def _sharp(logsnr):
+    """All levels, and the points as points."""
+    return _Levels(np.arange(len(logsnr)), logsnr, np.zeros(len(logsnr)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Queries:
     """Images to noise and to denoise.
 
@@ -423,16 +461,16 @@ class _Queries:
     left_out: np.ndarray
 
     def ask(self, chunks, views):
-        """`Evidence` for each (view, levels) of views, and the sum of the weights."""
+        """`Evidence` for each (view, `_Levels`) of views, and the sum of the weights."""
         asked = [
-            (view, jnp.asarray(r, jnp.float32), view.features(self.images), view.noise(self.noise))
-            for view, r in views
+            (view, at.arrays(), view.features(self.images), view.noise(self.noise))
+            for view, at in views
         ]
         totals, weight = [None] * len(asked), 0.0
         for chunk in chunks:
             weight += float(np.exp(chunk.log_prior).sum())
             excluded = self.left_out[:, None] == chunk.numbers
-            for i, (view, r, query, noise) in enumerate(asked):
+            for i, (view, at, query, noise) in enumerate(asked):
                 found = posterior.of_points(
                     query,
                     noise,
@@ -440,7 +478,7 @@ class _Queries:
                     view.values(chunk.images),
                     jnp.asarray(chunk.log_prior, jnp.float32),
                     excluded,
-                    r,
+                    *at,
                 )
                 totals[i] = found if totals[i] is None else posterior.merge(totals[i], found)
         return totals, weight
@@ -459,7 +497,7 @@ def _queries(images, count, key, *, leave_out):
 
 
 def _contrast(base, other, share, odds):
-    """What mixing in other points does to the denoiser, and to the likelihood.
+    """What mixing in other points does to the mean of the points, and to the likelihood.
 
     Args:
       base: `Evidence` of the data, of weight 1.
@@ -468,7 +506,7 @@ def _contrast(base, other, share, odds):
       odds: share of the copies over their weight.
 
     Returns:
-      (squared length of D_base - D_w [R,L,Q], ln p_base(z) - ln p_w(z) [R,L,Q]), float64.
+      (squared length of the difference of the means, ln p_base(z) - ln p_w(z)); float64 [R,L,Q].
     """
     base_z, other_z = (np.asarray(e.log_z, np.float64) for e in (base, other))
     other_z = other_z + np.log(odds)
@@ -507,8 +545,8 @@ def profile(
       images: uint8 [N,H,W,C], in memory or mapped; read in chunks.
       policy: the `augment.Policy`; its flips belong to the data, not to the augmentation.
       proxy: which denoiser: "exact" (of the finite set, asked about its own images), "held_out"
-        (the same, asked about images that are left out of it), "local" (of patches, left out as
-        well; at each level of the side that denoises images that it does not know best), "wiener".
+        (the same, asked about images that are left out of it), "local" (of widened patches, left
+        out as well; at each level those that denoise images that it does not know best), "wiener".
       strengths: w of the curves; w = 1 should be among them.
       operations: whether each operation is looked at apart too.
       held_out: uint8 images for `Memory.coverage`, or None.
@@ -530,7 +568,8 @@ def profile(
         )
     if not policy.ops:
         raise UserError("config.augment.ops is empty: no noise level is sensitive to nothing")
-    mean, variance = moments(images)
+    mean, spread = moments(images)
+    mean, variance = mean.astype(np.float32), float(spread.sum())
     if variance < 1e-6 * mean.size:
         raise UserError("the training images are all alike: no noise level can be told from others")
     started = time.monotonic()
@@ -543,7 +582,7 @@ def profile(
     source = _Source(images, float(policy.xflip_p), copies, key_copies, tick)
     logsnr = levels(variance, step)
     short = posterior.sketch(mean.size, MOST_VALUES, seed=seed)
-    whole = _View(0, np.zeros((1, 2), int), mean, short)
+    whole = _View(0, np.zeros((1, 2), int), mean, sketch=short)
 
     own = _queries(images, queries, key_noise, leave_out=False)
     base, gap, check = _check(source, own, whole, kinds(policy)[0], logsnr)
@@ -551,21 +590,22 @@ def profile(
         np.exp(np.asarray(base.peak - base.log_z, np.float64)).mean((1, 2)),
         _coverage(source, held_out, len(own.images), whole, logsnr, seed),
     )
-    sides, everything = None, np.arange(len(logsnr))
+    sides = None
     if proxy == "wiener":
         gaps = _wiener_gaps(source, mean, wanted, logsnr, seed)
     elif proxy == "local":
         some = _queries(images, max(16, queries // 4), key_noise, leave_out=True)
-        views, bases, sides = _local_views(source, some, whole, logsnr, seed)
-        gaps = _gaps(source, some, views, bases, wanted, logsnr)
+        views, bases, sides = _local_views(source, some, whole, spread.sum(-1), logsnr, seed)
+        gaps = _gaps(source, some, views, bases, wanted, len(logsnr))
     elif proxy == "held_out":
         some = _queries(images, queries, key_noise, leave_out=True)
-        bases, _ = some.ask(source.base(), [(whole, logsnr)])
-        gaps = _gaps(source, some, [(whole, everything)], bases, wanted, logsnr)
+        bases, _ = some.ask(source.base(), [(whole, _sharp(logsnr))])
+        gaps = _gaps(source, some, [(whole, _sharp(logsnr))], bases, wanted, len(logsnr))
     else:
         some, known = own, {(ALL, 1.0): gap}
         missing = [(kind, w) for kind, w in wanted if (kind.name, w) not in known]
-        gaps = known | _gaps(source, own, [(whole, everything)], [base], missing, logsnr)
+        views = [(whole, _sharp(logsnr))]
+        gaps = known | _gaps(source, own, views, [base], missing, len(logsnr))
         gaps = {(kind.name, w): gaps[kind.name, w] for kind, w in wanted}
     about = {
         "images": len(images),
@@ -590,50 +630,70 @@ class _Ticks:
             self._progress(min(self._done, self._total), self._total)
 
 
-def _gaps(source, queries, views, bases, wanted, logsnr):
+def _gaps(source, queries, views, bases, wanted, count):
     """{(name, w): squared gaps [R,Q]}.
 
     Args:
-      views: [(view, indices of the levels that it serves)].
+      source, queries: of the profile.
+      views: [(view, the `_Levels` that it serves)]; all of them together are R levels.
       bases: `Evidence` of the data for each of them.
+      wanted: [(kind, w)].
+      count: R.
     """
-    asked, found = [(view, logsnr[index]) for view, index in views], {}
+    found = {}
     for kind, w in wanted:
-        others, changed = queries.ask(source.augmented(kind, w), asked)
-        gaps = np.zeros((len(logsnr), len(queries.images)))
+        others, changed = queries.ask(source.augmented(kind, w), views)
+        gaps = np.zeros((count, len(queries.images)))
         if changed:
             share = kind.p * changed
-            for (view, index), base, other in zip(views, bases, others):
-                gaps[index] = _contrast(base, other, share, kind.p)[0].sum(1) * view.scale
+            for (view, at), base, other in zip(views, bases, others):
+                apart = _contrast(base, other, share, kind.p)[0].sum(1) * view.scale
+                gaps[at.index] = apart / (1.0 + at.width[:, None]) ** 2
         found[kind.name, w] = gaps
     return found
 
 
-def _local_views(source, queries, whole, logsnr, seed):
-    """At each level, patches of the side whose posterior mean denoises unknown images best.
+def _local_views(source, queries, whole, spread, logsnr, seed):
+    """At each level, patches of the side and points of the width that denoise unknown images best.
 
     Returns:
-      ([(view, indices of its levels)], the base evidence of each, sides [R], 0 for whole images).
+      ([(view, `_Levels`)], the base evidence of each, [side, width] of each level [R,2]; the side
+      of whole images is 0).
     """
-    h, w = whole.mean.shape[:2]
-    pixels = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).reshape(-1, 2)
+    pixels = np.argwhere(spread > 0)  # those of a frame that never changes say nothing
     if len(pixels) > PLACES:
         pixels = np.random.default_rng(seed).permutation(pixels)[:PLACES]
-    sides = [side for side in PATCHES if side < 2 * min(h, w) - 1]
-    views = [*(_View(side, pixels, whole.mean) for side in sides), whole]
-    bases, _ = queries.ask(source.base(), [(view, logsnr) for view in views])
-
-    def error(view, base):  # of the pixels, all together, [R]
-        off = np.asarray(base.mean - view.values(jnp.asarray(queries.images)))
-        return np.square(off).sum((1, 3), dtype=np.float64).mean(1) * view.scale
-
-    best = np.argmin([error(view, base) for view, base in zip(views, bases)], 0)
-    chosen, kept = [], []
+    views = [whole]
+    for side in (side for side in PATCHES if side < 2 * min(spread.shape) - 1):
+        places = pixels[: max(FEWEST_PLACES, PATCH_PIXELS // side**2)]
+        scale = spread.sum() / spread[places[:, 0], places[:, 1]].sum()
+        views.append(_View(side, places, whole.mean, float(scale)))
+    everything = np.arange(len(logsnr))
+    asked = [
+        (view, _Levels(everything, logsnr, np.full(len(logsnr), width)))
+        for view, width in itertools.product(views, WIDTHS)
+    ]
+    bases, _ = queries.ask(source.base(), asked)
+    errors = [_denoising_error(queries, *a, base) for a, base in zip(asked, bases)]
+    best, chosen, kept = np.argmin(errors, 0), [], []
     for number in np.unique(best):
         index = np.flatnonzero(best == number)
-        chosen.append((views[number], index))
+        view, at = asked[number]
+        chosen.append((view, at.take(index)))
         kept.append(jax.tree.map(lambda a, index=index: a[index], bases[number]))
-    return chosen, kept, np.array([views[number].size for number in best])
+    return chosen, kept, np.array([(asked[i][0].size, asked[i][1].width[0]) for i in best])
+
+
+def _denoising_error(queries, view, at, base):
+    """Mean squared error of the posterior means of queries, all pixels together, [R].
+
+    The mean of a Gaussian of variance width s^2 around a point lies between it and z.
+    """
+    off = base.mean - view.values(jnp.asarray(queries.images))  # of the points' mean
+    noise, width = view.noise_values(queries.noise), at.width.reshape(-1, 1, 1, 1)
+    scale = width * np.exp(-0.5 * at.logsnr.reshape(-1, 1, 1, 1))
+    error = np.asarray((off + scale * noise) / (1.0 + width), np.float64)
+    return np.square(error).sum((1, 3)).mean(1) * view.scale
 
 
 def _check(source, queries, whole, kind, logsnr):
@@ -642,7 +702,7 @@ def _check(source, queries, whole, kind, logsnr):
     Returns:
       (base evidence, squared gaps [R,Q], `Check`).
     """
-    asked, n = [(whole, logsnr)], len(queries.images)
+    asked, n = [(whole, _sharp(logsnr))], len(queries.images)
     (base,), _ = queries.ask(source.base(), asked)
     (other,), changed = queries.ask(source.augmented(kind, 1.0), asked)
     share, gap, divergence = kind.p * changed, np.zeros((len(logsnr), n)), np.zeros(n)
@@ -667,7 +727,7 @@ def _coverage(source, held_out, count, whole, logsnr, seed):
         return None
     key = jax.random.fold_in(jax.random.key(seed), 1)
     queries = _queries(held_out, count, key, leave_out=False)
-    (base,), _ = queries.ask(source.base(), [(whole, logsnr)])
+    (base,), _ = queries.ask(source.base(), [(whole, _sharp(logsnr))])
     prior = max(source.flip, 1 - source.flip) / len(source.images)
     # The largest term is ln prior + snr z.x - snr |x|^2 / 2: the squared distance follows.
     nearest = np.asarray(base.peak, np.float64)[:, 0] - np.log(prior)

@@ -27,21 +27,25 @@ def example():
     }
 
 
-def _evidence(e, rows=slice(None), excluded=None):
+def _evidence(e, rows=slice(None), excluded=None, width=0.0):
     points = e["points"][rows]
     if excluded is None:
         excluded = np.zeros((len(e["x"]), len(points)), bool)
     arrays = (e["x"][None], e["n"][None], points[None], points[None])
     x, n, points, values = (jnp.asarray(a, jnp.float32) for a in arrays)
     prior = jnp.asarray(np.log(e["prior"][rows]), jnp.float32)
-    return posterior.of_points(x, n, points, values, prior, excluded, jnp.asarray(e["logsnr"]))
+    levels = jnp.asarray(e["logsnr"]), jnp.full(len(e["logsnr"]), width)
+    return posterior.of_points(x, n, points, values, prior, excluded, *levels)
 
 
-def test_evidence_is_that_of_a_direct_sum(example):
-    found = _evidence(example)
+@pytest.mark.parametrize("width", [0.0, 2.0])
+def test_evidence_is_that_of_a_direct_sum(example, width):
+    found = _evidence(example, width=width)
     for i, r in enumerate(example["logsnr"]):
         z = example["x"] + np.exp(-r / 2) * example["n"]
-        mean, log_z, peak = _direct(z, example["points"], example["prior"], np.exp(r))
+        # Points that are Gaussians look like points under more noise.
+        snr = np.exp(r) / (1 + width)
+        mean, log_z, peak = _direct(z, example["points"], example["prior"], snr)
         np.testing.assert_allclose(found.mean[i, 0], mean, atol=2e-5)
         np.testing.assert_allclose(found.log_z[i, 0], log_z, rtol=1e-5, atol=1e-4)
         np.testing.assert_allclose(found.peak[i, 0], peak, rtol=1e-5, atol=1e-4)

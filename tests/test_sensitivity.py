@@ -58,7 +58,9 @@ def test_the_curves_of_gaussian_images_are_those_of_the_closed_form(p):
     assert exact.max() > 0.03
     snr = np.exp(found.logsnr)
     np.testing.assert_allclose(
-        curve.visible, 2 * curve.detectable / snr / s.moments(_gaussian_images())[1], rtol=1e-6
+        curve.visible,
+        2 * curve.detectable / snr / s.moments(_gaussian_images())[1].sum(),
+        rtol=1e-6,
     )
 
 
@@ -137,7 +139,7 @@ def test_all_proxies_agree_where_the_noise_hides_everything(digits, profile, pro
     np.testing.assert_allclose(mine, theirs, rtol=0.35)
     assert found.check is not None
     if proxy == "local":  # the less noise, the smaller the patches that others share
-        sides = np.where(found.patches == 0, 99, found.patches)
+        sides = np.where(found.patches[:, 0] == 0, 99, found.patches[:, 0])
         assert sides[0] > 3 >= sides[-1]
 
 
@@ -170,7 +172,7 @@ def test_the_band_is_where_both_thresholds_are_exceeded():
 def test_the_freeform_strength_is_where_the_risk_meets_the_budget():
     made = _made_up([0.001, 0.01, 0.16, 1, 1, 1, 1], [1, 1, 1, 1, 0.1, 0.01, 0.001])
     w = made.freeform((0.01, 0.01), budget=1.0)
-    np.testing.assert_allclose(w, [1, 1, 0.25, 0.1, 0.1**0.5, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(w, [1, 0.25, 0.1, 0.1, 0.1, 0.1**0.5, 1], atol=1e-6)
     assert (made.freeform((0.01, 0.01), budget=4.0) >= w).all()
     assert (made.freeform((0.01, 0.01), budget=0.0) == 0).all()
 

@@ -1,0 +1,38 @@
+"""Which schedule trades leakage for memorisation best? On 200 digits, offline.
+
+    python main.py --config=configs/digits_schedules.py --mode=compare
+
+Constant strengths, the paper's band as it stands and calibrated to 8 pixels, and what follows from
+the sensitivity profile at several budgets: the fitted parabola, the free-form schedule, and one of
+each operation. Three seeds; 719 digits are held out. docs/sensitivity.md has the result.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits_compare
+
+BUDGETS = (0.25, 1.0, 4.0)
+
+
+def get_config():
+    c = digits_compare.get_config()
+    c.log.metrics_every = 0
+    paper = dict(schedule="paper", r_rough=-3.0, r_fine=0.0)
+    c.compare.variants.paper = ConfigDict(dict(tada=dict(paper, calibration="none")))
+    c.compare.variants.paper_8px = ConfigDict(dict(tada=dict(paper, calibration="resolution")))
+    names, (k, v) = [], c.sensitivity.thresholds
+    for budget in BUDGETS:
+        thresholds = dict(thresholds=(k * budget, v * budget))
+        each = {
+            "fitted": dict(tada=dict(schedule="fitted"), sensitivity=thresholds),
+            "freeform": dict(tada=dict(schedule="freeform", budget=budget)),
+            "per_operation": dict(tada=dict(schedule="per_operation", budget=budget)),
+        }
+        for name, fields in each.items():
+            name = f"{name}_{budget:g}".replace(".", "_")
+            c.compare.variants[name] = ConfigDict(fields)
+            names.append(name)
+    constant = ("constant:0.25", "constant:0.5", "constant")
+    c.compare.methods = ("none", *constant, "paper", "paper_8px", *sorted(names))
+    c.compare.train_sizes = (200,)
+    return c
