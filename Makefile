@@ -16,7 +16,7 @@ train: $(VENV)/installed
 	$(CPU_ENV) $(BIN)/python main.py --config=$(CONFIG) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -207,6 +207,8 @@ def get_config(method="tada"):
     c.analyze.window = 2.0  # length of the intervals, nats
     # Distances of denoised images besides "pixel": "features" (evaluate.extractor), "lpips"
     c.analyze.distances = ()
+    # Of lpips: torchvision's alexnet-owt-7be5be79.pth, and alex.pth of the lpips package's v0.1
+    c.analyze.lpips_weights = ()
 
     c.compare = ConfigDict()  # of --mode=compare: every combination is a run of its own
     # "constant:0.3" is that strength; other names are those of `variants`

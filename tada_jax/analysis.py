@@ -18,7 +18,7 @@ from tada_jax import autoband, backend, build, loop, sensitivity, two_networks
 from tada_jax import workdir as workdirs
 from tada_jax.errors import UserError
 from tada_jax.judge import Judge
-from tada_jax.metrics import features
+from tada_jax.metrics import features, lpips
 from tada_jax.paths import write_whole
 from tada_jax.run import load_run
 from tada_jax.sensitivity import ALL
@@ -82,6 +82,7 @@ def analyze(config, workdir, *, say=print):
         gaps = _gaps(config, pair, dataset, profiles, say)
         say(_proxy_table(profiles, gaps, config))
         exchanges, pictures = _exchanges(config, pair, dataset, gaps, say)
+        say(_foretold_table(profiles, gaps, exchanges, config))
     text = _text(config, dataset, profiles, gaps, exchanges)
     found = Analysis(folder, profiles, gaps, exchanges, text)
     if backend.is_first():
@@ -117,10 +118,14 @@ def _distances(config, dataset):
     found = {"pixel": two_networks.pixel_distance}
     for name in config.analyze.distances:
         if name == "features":
-            judge = Judge(config, dataset, dataset)
-            found[name] = two_networks.feature_distance(judge.extractor, features.local_mesh())
+            extractor = Judge(config, dataset, dataset).extractor
+            found[name] = two_networks.feature_distance(extractor, features.local_mesh())
+        elif name == "lpips":
+            found[name] = lpips.of_files(*config.analyze.lpips_weights)
         else:
-            raise UserError(f"config.analyze.distances: {name!r} is unknown, choose features")
+            raise UserError(
+                f"config.analyze.distances: {name!r} is unknown, choose of features, lpips"
+            )
     return found
 
 
@@ -165,7 +170,14 @@ def _exchanges(config, pair, dataset, gaps, say):
 def correlation(profile, gap, quantity):
     """Pearson's correlation of a curve of a profile with that of two networks, over log SNR."""
     mine, theirs = (getattr(p, quantity) for p in (profile.curves[ALL, 1.0], gap.curve))
-    return float(np.corrcoef(np.interp(gap.logsnr, profile.logsnr, mine), theirs)[0, 1])
+    return _pearson(np.interp(gap.logsnr, profile.logsnr, mine), theirs)
+
+
+def _pearson(a, b):
+    """The correlation coefficient; NaN where one of them does not vary."""
+    a, b = (np.asarray(x) - np.mean(x) for x in (a, b))
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else float("nan")
 
 
 def overlap(a, b):
@@ -201,6 +213,33 @@ def _proxy_table(profiles, gaps, config):
                 f"{k:.3f} | {v:.3f} |"
             )
     return "\n".join(lines)
+
+
+def _foretold_table(profiles, gaps, exchanges, config):
+    """Markdown: whether the risk of each profile foretold what exchanging an interval changed."""
+    c, rows = config.analyze, []
+    known = {f"two networks, {name} images": gap.profile() for name, gap in gaps.items()}
+    for name, profile in (known | profiles).items():
+        cells = []
+        for outside in ("base", "augmented"):
+            mine = [e for e in exchanges if e.outside == outside]
+            alone = next(e for e in mine if e.low == e.high)
+            swept = [e for e in mine if e.leak and np.isclose(e.high - e.low, c.window)]
+            at = [(e.low + e.high) / 2 for e in swept]
+            swept = [e for e, r in zip(swept, at) if profile.logsnr[0] <= r <= profile.logsnr[-1]]
+            changed = [abs(e.leak.share - alone.leak.share) for e in swept]
+            risks = [_mean_risk(profile, e.low, e.high, config) for e in swept]
+            cells.append(f"{_pearson(risks, changed):.3f}" if len(swept) > 2 else "")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    head = ["| risk by | base, augmented inside | augmented, base inside |", "|---|---|---|"]
+    return "\n".join(head + rows)
+
+
+def _mean_risk(profile, low, high, config):
+    """Of the levels in an interval."""
+    r = np.linspace(max(low, profile.logsnr[0]), min(high, profile.logsnr[-1]), 33)
+    risk = profile.risk(config.sensitivity.thresholds)
+    return float(np.interp(r, profile.logsnr, risk).mean())
 
 
 def _cell(band):
@@ -264,6 +303,10 @@ def _text(config, dataset, profiles, gaps, exchanges):
             "## One network inside an interval, the other outside",
             "",
             _exchange_table(exchanges),
+            "",
+            "Correlation of an interval's mean risk with how far exchanging it moved the leak:",
+            "",
+            _foretold_table(profiles, gaps, exchanges, config),
         ]
     return "\n".join(lines) + "\n"
 

@@ -133,6 +133,7 @@ def check(config):
         "evaluate.fit_steps",
         "ema.snapshot_every",
         "sensitivity.copies",
+        "analyze.images",
         "model.num_res_blocks",
         "model.head_channels",
         "model.norm_groups",
@@ -161,6 +162,9 @@ def check(config):
     _in_range(config, "sample.eta", 0, 1)
     _in_range(config, "log.metrics_every", 0, math.inf)
     _in_range(config, "evaluate.count", FEWEST_SAMPLES, math.inf)
+    _in_range(config, "analyze.count", FEWEST_SAMPLES, math.inf)
+    _in_range(config, "analyze.train_steps", 0, math.inf)
+    _in_range(config, "analyze.window", 0.1, math.inf)
     for width in (*config.ema.widths, config.sample.ema_width):
         if width is not None:
             with _blame("ema.widths"):

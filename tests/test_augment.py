@@ -255,3 +255,20 @@ def test_grey_images_take_the_mean_of_the_three_rows():
 def test_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         Policy(**options)
+
+
+def test_a_strength_for_each_operation_acts_on_it_alone():
+    policy = Policy(ops=("scale", "rotate_frac", "yflip"), p=1.0, max_ops=None, xflip_p=0.0)
+    keys = jax.random.split(jax.random.key(0), 200)
+    draw = jax.vmap(aug.draw, (0, None, None))
+    full, mixed = draw(keys, 1.0, policy), draw(keys, jnp.array([0.5, 0.0, 1.0]), policy)
+    np.testing.assert_allclose(mixed["scale"], 0.5 * full["scale"], rtol=1e-6)
+    assert not mixed["rotate_frac"].any() and full["rotate_frac"].any()
+    np.testing.assert_array_equal(mixed["yflip"], full["yflip"])
+    same = draw(keys, jnp.full(3, 0.3), policy)
+    jax.tree.map(np.testing.assert_array_equal, same, draw(keys, 0.3, policy))
+    x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)), jnp.float32)
+    w = jnp.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    y = augment_batch(jax.random.key(1), x, w, policy)
+    np.testing.assert_array_equal(y[0], x[0])
+    assert (y[1] != x[1]).any()

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import tada_jax
 from tada_jax import comparison, comparison_report, evaluation, loop
@@ -29,6 +30,18 @@ def config(**fields):
         "compare__seeds": (0,),
     }
     return tiny.config(**small | fields)
+
+
+def _variant(**fields):
+    return {"compare__variants": ConfigDict({"mine": fields})}
+
+
+def test_a_variant_differs_in_its_fields_alone(tmp_path):
+    mine = config(compare__methods=("tada", "mine"), **_variant(tada={"delta": 0.3}, seed=5))
+    plain, other = (cell.config for cell in comparison.grid(mine, tmp_path))
+    assert (plain.tada.delta, other.tada.delta, other.seed) == (0.1, 0.3, 0)
+    assert other.tada.r_fine == plain.tada.r_fine and other.method == "tada"
+    assert [cell.workdir.name for cell in comparison.grid(mine, tmp_path)][1] == "mine-n40-seed0"
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +148,9 @@ def test_a_cell_that_fails_is_reported_after_the_others(compared, tmp_path, monk
         ({"compare__methods": ("tada:0.5",)}, "'tada:0.5' is unknown"),
         ({"compare__methods": ("constant:much",)}, "no number"),
         ({"compare__methods": ("constant:2",)}, "constant_strength"),
+        ({"compare__methods": ("mine",), **_variant(tada={"r_roughly": 1})}, "variants.mine"),
+        ({"compare__methods": ("mine",), **_variant(tada={"delta": "x"})}, "variants.mine"),
+        ({"compare__methods": ("mine",), **_variant(tada={"delta": 7.0})}, "config.tada.*delta"),
         ({"compare__methods": ()}, "at least one"),
         ({"compare__seeds": ()}, "at least one"),
         ({"compare__seeds": (0, 0)}, "listed twice"),

@@ -1,0 +1,143 @@
+"""Runs whose strength follows the profile of their data set."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import tada_jax
+from tada_jax import autoband, build, loop, sensitivity
+from tada_jax.errors import UserError
+from tests import tiny
+
+SMALL = {"sensitivity__proxy": "exact", "sensitivity__queries": 16, "sensitivity__copies": 1}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+
+
+def config(**fields):
+    return tiny.config(**SMALL | fields)
+
+
+def _strength(planned, r):
+    return np.asarray(planned.parts.strength(np.asarray(r, np.float32)))
+
+
+def test_an_automatic_band_is_that_of_the_profile():
+    for fields in ({"tada__band": "auto"}, {"tada__schedule": "fitted"}):
+        planned = loop.plan(config(**fields))
+        found = planned.schedule.schedule
+        profile = autoband.profile_of(planned.config, planned.dataset)
+        assert profile.about["queries"] == 16
+        band = profile.band(planned.config.sensitivity.thresholds)
+        assert [found["r_rough"], found["r_fine"]] == pytest.approx(band, abs=1e-3)
+        # The parabola of the paper, at the band's ends and in its middle, in native log SNR.
+        middle = sum(band) / 2
+        np.testing.assert_allclose(_strength(planned, [*band, middle]), [0.1, 0.1, 0], atol=2e-3)
+
+
+def test_schedules_of_the_profile_and_of_each_operation():
+    free = loop.plan(config(tada__schedule="freeform"))
+    apart = loop.plan(config(tada__schedule="per_operation"))
+    profile = autoband.profile_of(apart.config, apart.dataset)
+    thresholds, r = apart.config.sensitivity.thresholds, profile.logsnr
+    np.testing.assert_allclose(
+        _strength(free, r),
+        autoband.profile_of(free.config, free.dataset).freeform(thresholds),
+        atol=1e-3,
+    )
+    w = _strength(apart, r)
+    assert w.shape == (len(r), 3)
+    for own, op in zip(w.T, apart.config.augment.ops):
+        np.testing.assert_allclose(own, profile.freeform(thresholds, name=op), atol=1e-3)
+    assert np.ptp(w, axis=1).max() > 0.1  # operations differ
+
+
+def test_a_larger_budget_is_a_stronger_schedule():
+    weak, strong = (
+        loop.plan(config(tada__schedule="freeform", tada__budget=budget)) for budget in (0.1, 10.0)
+    )
+    r = np.linspace(-6, 6, 50)
+    assert (_strength(weak, r) <= _strength(strong, r) + 1e-6).all()
+    assert _strength(weak, r).min() < _strength(strong, r).min()
+
+
+def test_the_profile_is_computed_once_for_the_same_images_and_settings(monkeypatch):
+    calls, real = [], sensitivity.profile
+    monkeypatch.setattr(
+        sensitivity, "profile", lambda *a, **k: calls.append(k["proxy"]) or real(*a, **k)
+    )
+    loop.plan(config(tada__band="auto"))
+    loop.plan(config(tada__band="auto", sensitivity__thresholds=(0.1, 0.1)))
+    assert len(calls) == 1
+    for other in ({"data__train_size": 49}, {"augment__p": 0.5}, {"sensitivity__seed": 1}):
+        loop.plan(config(tada__band="auto", **other))
+    assert len(calls) == 4
+
+
+def test_a_run_trains_keeps_its_schedule_and_is_loaded(tmp_path, monkeypatch):
+    c = config(tada__schedule="per_operation", train__total_steps=3)
+    first = loop.train(c, tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / autoband.FILE).read_text())
+    assert len(kept["schedule"]["levels"]) == len(kept["schedule"]["strengths"])
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(sensitivity, "profile", None)  # nothing is computed again
+    more = tiny.config(**SMALL | {"tada__schedule": "per_operation", "train__total_steps": 4})
+    assert int(loop.train(more, tmp_path / "run").step) == int(first.step) + 1
+    planned = loop.plan(more, tmp_path / "run")  # as an evaluation looks at it
+    assert planned.schedule.schedule == kept["schedule"]
+    assert len(tada_jax.load_run(tmp_path / "run").sample(2)) == 2
+
+
+def test_a_table_is_taken_as_it_stands():
+    table = ((-4.0, 1.0), (-1.0, 0.0), (3.0, 0.5))
+    planned = loop.plan(tiny.config(tada__schedule="table", tada__table=table))
+    np.testing.assert_allclose(
+        _strength(planned, [-9, -4, -2.5, -1, 1, 3, 9]), [1, 1, 0.5, 0, 0.25, 0.5, 0.5], atol=1e-6
+    )
+    each = ((0.0, (1.0, 0.5, 0.0)),)
+    planned = loop.plan(tiny.config(tada__schedule="table", tada__table=each))
+    np.testing.assert_allclose(_strength(planned, [3.0]), [[1.0, 0.5, 0.0]])
+    constant = loop.plan(tiny.config(tada__schedule="constant", constant_strength=0.3))
+    np.testing.assert_allclose(_strength(constant, [-9, 9]), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tada__schedule": "fit"}, "tada.schedule='fit'.*fitted"),
+        ({"tada__band": "yes"}, "tada.band='yes'"),
+        ({"tada__budget": -1.0}, "tada.budget=-1"),
+        ({"tada__schedule": "table"}, "config.tada"),
+        ({"tada__schedule": "table", "tada__table": (1.0, 2.0)}, "config.tada.table"),
+        ({"tada__schedule": "table", "tada__table": ((1.0, 2.0),)}, "lie in"),
+        ({"tada__schedule": "table", "tada__table": ((1.0, 0.5), (0.0, 1.0))}, "ascend"),
+        ({"tada__schedule": "table", "tada__table": ((1.0, (0.5, 0.5)),)}, "3 operations"),
+        ({"tada__band": "auto", "augment__ops": ()}, "augment.ops is empty"),
+        ({"tada__band": "auto", "sensitivity__thresholds": (9.0, 9.0)}, "no noise level"),
+        ({"sensitivity__thresholds": (1.0,)}, "sensitivity.thresholds"),
+        ({"sensitivity__proxy": "oracle"}, "sensitivity.proxy='oracle'"),
+        ({"sensitivity__queries": 1}, "sensitivity.queries=1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_field(fields, message, tmp_path):
+    with pytest.raises(UserError, match=message) as e:
+        loop.train(config(**fields), tmp_path / "run")
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_method_that_follows_the_profile_computes_one():
+    for method in ("none", "hflip", "constant"):
+        assert not build.follows_profile(_of(method))
+    assert build.follows_profile(_of("tada"))
+
+
+def _of(method):
+    c = config(tada__band="auto")
+    c.method = method
+    return c

@@ -1,0 +1,136 @@
+"""Two networks on the same noise levels, and `--mode=analyze` around them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import tada_jax
+from tada_jax import analysis, generate, loop, two_networks
+from tada_jax.errors import UserError
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def runs(finished):
+    """(a run, the same with other parameters)."""
+    run = tada_jax.load_run(finished[1])
+    keys = iter(jax.random.split(jax.random.key(0), 999))
+    other = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(next(keys), a.shape), run.ema_params)
+    return run, dataclasses.replace(run, ema_params=other)
+
+
+@pytest.fixture(scope="module")
+def images(finished):
+    return loop.load_data(finished[0]).train.images
+
+
+def test_a_network_does_not_differ_from_itself_but_from_another(runs, images):
+    r = np.arange(-6.0, 6.0)
+    same = two_networks.gap(two_networks.Pair(runs[0], runs[0]), images[:9], None, r, 20.0)
+    assert not same.curve.detectable.any()
+    np.testing.assert_array_equal(same.base["pixel"], same.augmented["pixel"])
+    pair = two_networks.Pair(*runs)
+    distances = {"mean": lambda a, b: np.abs(a - b).mean((1, 2, 3))}
+    gap = two_networks.gap(pair, images[:9], None, r, 20.0, distances=distances)
+    assert gap.curve.visible.max() > 0.01 and list(gap.base) == ["mean"]
+    np.testing.assert_allclose(
+        gap.curve.detectable, 0.5 * np.exp(gap.logsnr) * gap.curve.visible * 20.0, rtol=1e-6
+    )
+    assert (np.diff(gap.logsnr) > 0).all() and np.abs(gap.logsnr - r[: len(gap.logsnr)]).max() < 2.0
+    assert gap.profile().band((1e-9, 1e-9)) == (gap.logsnr[0], gap.logsnr[-1])
+
+
+def test_more_images_than_a_batch_change_nothing(runs, images):
+    pair, r = two_networks.Pair(*runs), np.array([0.0])
+    many = np.resize(images, (100, *images.shape[1:]))
+    noise = np.random.default_rng(0).normal(size=many.shape).astype(np.float32)
+    args = (runs[0].ema_params, many / 127.5 - 1.0, noise, None, 3)
+    whole, parts = (two_networks._denoiser(pair.parts, b)(*args) for b in (100, 32))
+    np.testing.assert_allclose(whole, parts, atol=1e-5)
+    assert two_networks.gap(pair, many, None, r, 1.0).images == 100
+
+
+def test_who_draws_everything_or_nothing_is_who_draws(runs):
+    pair = two_networks.Pair(*runs)
+    draw = two_networks.make_exchange(pair, runs[0].mesh, batch_size=8)
+    sampler = generate.make_sampler(pair.parts, runs[0].mesh, batch_size=8)
+    base, other = (sampler(p, range(5), seed=2) for p in pair.params)
+    assert (base != other).any()
+    np.testing.assert_array_equal(draw("base", 0.0, 0.0, 5, 2), base)
+    np.testing.assert_array_equal(draw("base", -99.0, 99.0, 5, 2), other)
+    np.testing.assert_array_equal(draw("augmented", -99.0, 99.0, 5, 2), base)
+    both = draw("base", -99.0, 0.0, 5, 2)
+    np.testing.assert_array_equal(both, draw("augmented", 0.0, 99.0, 5, 2))
+    assert (both != base).any() and (both != other).any()
+
+
+def test_networks_that_were_trained_otherwise_are_refused(runs):
+    config = runs[0].config.copy_and_resolve_references().unlock()
+    config.schedule.name = "linear"
+    with pytest.raises(UserError, match="config.schedule"):
+        two_networks.Pair(runs[0], dataclasses.replace(runs[0], config=config))
+
+
+def _analysed(**fields):
+    small = {
+        "sensitivity__queries": 16,
+        "sensitivity__copies": 1,
+        "analyze__proxies": ("exact",),
+        "analyze__images": 20,
+        "analyze__count": 50,
+        "evaluate__fit_steps": 2,
+        "sensitivity__thresholds": (1e-4, 1e-4),
+    }
+    return tiny.config(**small | fields)
+
+
+def test_an_analysis_leaves_tables_numbers_and_figures(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(analysis, "SWEEP", 6.0)
+    networks = {"analyze__base": str(finished[1]), "analyze__augmented": str(finished[1])}
+    config = _analysed(analyze__distances=("features",), **networks)
+    found = tada_jax.analyze(config, tmp_path / "run", say=lambda text: None)
+    assert (found.folder / "analysis.md").read_text() == found.text
+    assert "--config.tada.r_rough=" in found.text and "| two networks |" in found.text
+    numbers = json.loads((found.folder / "networks.json").read_text())
+    assert numbers["gaps"]["held-out"]["curve"]["detectable"][0] == 0.0
+    whole = [e for e in found.exchanges if e.outside == "base" and e.high - e.low > 20]
+    assert whole[0].moved == 0.0  # by a network by itself
+    for name in ("profile-exact", "schedules", "gap", "exchange", "exchange_samples"):
+        with Image.open(found.folder / f"{name}.png") as picture:
+            assert picture.width > 500
+
+
+def test_an_analysis_trains_two_networks_if_told_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    trained = {}
+
+    def train(config, workdir):
+        trained[workdir.name] = (config.method, config.train.total_steps)
+        raise KeyboardInterrupt if len(trained) == 2 else UserError("enough")
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(UserError, match="enough"):
+        tada_jax.analyze(_analysed(analyze__train_steps=7), tmp_path / "run")
+    assert trained == {"base": ("none", 7)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"analyze__proxies": ("guess",)}, "analyze.proxies"),
+        ({"analyze__base": "/nowhere"}, "belong together"),
+        ({"analyze__base": "/nowhere", "analyze__augmented": "/nowhere"}, "/nowhere holds no run"),
+        ({"augment__ops": ()}, "augment.ops is empty"),
+        ({"analyze__count": 3}, "analyze.count=3"),
+    ],
+)
+def test_an_analysis_that_cannot_be_is_refused(fields, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=message):
+        tada_jax.analyze(_analysed(**fields), tmp_path / "run", say=lambda text: None)
+    assert not (tmp_path / "run").exists()
