@@ -204,7 +204,8 @@ def get_config(method="tada"):
     c.analyze.train_steps = 0  # instead: train both for so many steps; 0: do not
     c.analyze.images = 256  # that the two denoise
     c.analyze.count = 512  # samples for each interval in which the two are exchanged
-    c.analyze.window = 2.0  # length of the intervals, nats
+    c.analyze.window = 2.0  # length of an interval that is moved over all noise levels, nats
+    c.analyze.sweep = 1.0  # by so much each time, nats; 0: only below, inside and above the band
     # Distances of denoised images besides "pixel": "features" (evaluate.extractor), "lpips"
     c.analyze.distances = ()
     # Of lpips: torchvision's alexnet-owt-7be5be79.pth, and alex.pth of the lpips package's v0.1

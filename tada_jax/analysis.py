@@ -24,7 +24,7 @@ from tada_jax.run import load_run
 from tada_jax.sensitivity import ALL
 
 BUDGETS = (0.25, 1.0, 4.0)  # of the free-form schedules that are drawn
-SWEEP = 1.0  # between the middles of the exchanged intervals, nats
+SWEPT = (-12.0, 10.0)  # log SNRs between which an exchanged interval is moved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,9 @@ def analyze(config, workdir, *, say=print):
     if pair:
         gaps = _gaps(config, pair, dataset, profiles, say)
         say(_proxy_table(profiles, gaps, config))
-        exchanges, pictures = _exchanges(config, pair, dataset, gaps, say)
-        say(_foretold_table(profiles, gaps, exchanges, config))
+        exchanges, pictures = _exchanges(config, pair, dataset, profiles, say)
+        if c.sweep:
+            say(_foretold_table(profiles, gaps, exchanges, config))
     text = _text(config, dataset, profiles, gaps, exchanges)
     found = Analysis(folder, profiles, gaps, exchanges, text)
     if backend.is_first():
@@ -149,16 +150,18 @@ def _gaps(config, pair, dataset, profiles, say):
     return gaps
 
 
-def _exchanges(config, pair, dataset, gaps, say):
+def _exchanges(config, pair, dataset, profiles, say):
     """The second experiment: named intervals, and a window over all noise levels."""
     c, r = config.analyze, pair.parts.schedule.log_snr_table
-    band = next(iter(gaps.values())).profile().band(config.sensitivity.thresholds)
+    band = foremost(profiles, config).band(config.sensitivity.thresholds)
     low, high = float(np.floor(r.min())) - 1.0, float(np.ceil(r.max())) + 1.0
     named = [(0.0, 0.0), (low, high)]
     if band:
         named += [(low, band[0]), band, (band[1], high)]
-    middles = np.arange(max(low, -12.0), min(high, 10.0) + SWEEP / 2, SWEEP)
-    windows = [(m - c.window / 2, m + c.window / 2) for m in middles.tolist()]
+    windows = []
+    if c.sweep:
+        middles = np.arange(max(low, SWEPT[0]), min(high, SWEPT[1]) + c.sweep / 2, c.sweep)
+        windows = [(m - c.window / 2, m + c.window / 2) for m in middles.tolist()]
     draw = two_networks.make_exchange(pair, pair.base.mesh, batch_size=config.sample.batch_size)
     judge = Judge(pair.augmented.config, dataset, dataset, say=say)
     return two_networks.exchange(draw, judge, named + windows, c.count, config.sample.seed, say)
@@ -167,10 +170,30 @@ def _exchanges(config, pair, dataset, gaps, say):
 # The results
 
 
-def correlation(profile, gap, quantity):
-    """Pearson's correlation of a curve of a profile with that of two networks, over log SNR."""
-    mine, theirs = (getattr(p, quantity) for p in (profile.curves[ALL, 1.0], gap.curve))
-    return _pearson(np.interp(gap.logsnr, profile.logsnr, mine), theirs)
+def foremost(profiles, config):
+    """The profile by the proxy that runs use, or the first."""
+    return profiles.get(config.sensitivity.proxy, next(iter(profiles.values())))
+
+
+def correlations(profile, gap, thresholds):
+    """How a profile's curves follow those of two networks over log SNR, Pearson's correlations.
+
+    Returns:
+      {"risk", "ln K", "ln V": correlation}; logarithms end at a tenth of the threshold, below which
+      nothing depends on a value.
+    """
+    mine, theirs = profile.curves[ALL, 1.0], gap.curve
+    at = lambda values: np.interp(gap.logsnr, profile.logsnr, values)  # noqa: E731
+    found = {"risk": _pearson(at(profile.risk(thresholds)), gap.profile().risk(thresholds))}
+    for name, quantity, threshold in zip(
+        ("ln K", "ln V"), ("detectable", "visible"), thresholds, strict=True
+    ):
+        logs = [
+            np.log(np.maximum(values, threshold / 10))
+            for values in (at(getattr(mine, quantity)), getattr(theirs, quantity))
+        ]
+        found[name] = _pearson(*logs)
+    return found
 
 
 def _pearson(a, b):
@@ -199,18 +222,19 @@ def _proxy_table(profiles, gaps, config):
     """Markdown: how well each proxy foretold the gap of two trained networks."""
     thresholds = config.sensitivity.thresholds
     lines = [
-        "| proxy | band | against | overlap | correlation of K | of V |",
-        "|---|---|---|---|---|---|",
+        "| proxy | band | against | overlap | correlation of the risk | of ln K | of ln V |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, gap in gaps.items():
         theirs = gap.profile().band(thresholds)
-        lines.append(f"| two networks | {_cell(theirs)} | {name} images | | | |")
+        lines.append(f"| two networks | {_cell(theirs)} | {name} images | | | | |")
         for proxy, profile in profiles.items():
             band = profile.band(thresholds)
-            k, v = (correlation(profile, gap, q) for q in ("detectable", "visible"))
+            found = correlations(profile, gap, thresholds)
             lines.append(
                 f"| {proxy} | {_cell(band)} | {name} images | {overlap(band, theirs):.2f} | "
-                f"{k:.3f} | {v:.3f} |"
+                + " | ".join(f"{value:.3f}" for value in found.values())
+                + " |"
             )
     return "\n".join(lines)
 
@@ -304,6 +328,9 @@ def _text(config, dataset, profiles, gaps, exchanges):
             "",
             _exchange_table(exchanges),
             "",
+        ]
+    if exchanges and config.analyze.sweep:
+        lines += [
             "Correlation of an interval's mean risk with how far exchanging it moved the leak:",
             "",
             _foretold_table(profiles, gaps, exchanges, config),

@@ -17,12 +17,13 @@ def draw(found, config, dataset, pictures):
     folder, thresholds = found.folder, config.sensitivity.thresholds
     for proxy, profile in found.profiles.items():
         profile_figure(folder / f"profile-{proxy}.png", profile, thresholds, dataset.name)
-    main = found.profiles.get(config.sensitivity.proxy, next(iter(found.profiles.values())))
+    main = analysis.foremost(found.profiles, config)
     schedule_figure(folder / "schedules.png", main, config, dataset)
     if found.gaps:
         gap_figure(folder / "gap.png", found, thresholds, dataset.name)
     if found.exchanges:
-        exchange_figure(folder / "exchange.png", found, config, dataset.name)
+        if config.analyze.sweep:
+            exchange_figure(folder / "exchange.png", found, config, dataset.name)
         pictures_figure(folder / "exchange_samples.png", found, pictures, config, dataset.name)
 
 
@@ -117,7 +118,7 @@ def schedule_figure(path, profile, config, dataset):
     for budget in analysis.BUDGETS:
         w = profile.freeform(thresholds, budget)
         curves[f"free-form, budget {budget:g}"] = tada.interpolated(fine, levels=r, strengths=w)
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for (label, y), (color, marker, style) in zip(curves.items(), LOOKS):
         look = dict(color=color, marker=marker, linestyle=style, markevery=20, markersize=4)
@@ -132,7 +133,7 @@ def schedule_figure(path, profile, config, dataset):
         _shade(axes, band)
         axes.set(xlabel=_X, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     figure.suptitle(f"{dataset.name}, schedules: {_caption(profile)}")
     figure.savefig(path, dpi=110)
 
@@ -194,7 +195,7 @@ def exchange_figure(path, found, config, name):
     c = config.analyze
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    band = next(iter(found.gaps.values())).profile().band(config.sensitivity.thresholds)
+    band = analysis.foremost(found.profiles, config).band(config.sensitivity.thresholds)
     measured = any(e.leak is not None for e in found.exchanges)
     for outside, color, marker, style in (
         ("base", BLUE, "o", "-"),
@@ -218,7 +219,7 @@ def exchange_figure(path, found, config, name):
     left.set(ylabel="leak [% of T(x, 1)], 95% interval")
     right.set(ylabel="moved by, root mean square in [-1, 1]")
     for axes in (left, right):
-        _shade(axes, band, "band of the two networks")
+        _shade(axes, band)
         axes.set(xlabel=f"middle of the exchanged interval of {c.window:g} nats, native log SNR")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
@@ -234,10 +235,11 @@ def pictures_figure(path, found, pictures, config, name):
     from matplotlib.figure import Figure
 
     named = [e for e in found.exchanges if not np.isclose(e.high - e.low, config.analyze.window)]
-    figure = Figure(figsize=(11, 0.75 * len(named) + 0.8), layout="constrained")
-    axes = figure.subplots()
     rows = np.concatenate([pictures[e.outside, e.low, e.high] for e in named])
     picture = report.grid(rows, len(rows) // len(named))
+    aspect = picture.shape[0] / picture.shape[1]
+    figure = Figure(figsize=(11, 8.0 * aspect + 0.7), layout="constrained")
+    axes = figure.subplots()
     axes.imshow(picture, cmap="gray", interpolation="nearest")
     height = picture.shape[0] / len(named)
     labels = []

@@ -165,6 +165,7 @@ def check(config):
     _in_range(config, "analyze.count", FEWEST_SAMPLES, math.inf)
     _in_range(config, "analyze.train_steps", 0, math.inf)
     _in_range(config, "analyze.window", 0.1, math.inf)
+    _in_range(config, "analyze.sweep", 0, math.inf)
     for width in (*config.ema.widths, config.sample.ema_width):
         if width is not None:
             with _blame("ema.widths"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import tada_jax
-from tada_jax import analysis, generate, loop, two_networks
+from tada_jax import generate, loop, two_networks
 from tada_jax.errors import UserError
 from tests import tiny
 
@@ -90,9 +90,8 @@ def _analysed(**fields):
 
 def test_an_analysis_leaves_tables_numbers_and_figures(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(analysis, "SWEEP", 6.0)
     networks = {"analyze__base": str(finished[1]), "analyze__augmented": str(finished[1])}
-    config = _analysed(analyze__distances=("features",), **networks)
+    config = _analysed(analyze__distances=("features",), analyze__sweep=6.0, **networks)
     found = tada_jax.analyze(config, tmp_path / "run", say=lambda text: None)
     assert (found.folder / "analysis.md").read_text() == found.text
     assert "--config.tada.r_rough=" in found.text and "| two networks |" in found.text
