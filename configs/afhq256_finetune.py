@@ -19,8 +19,8 @@ never as a gate. The number of iterations is not known; the one below is ours.
 from configs import ffhq256_tada
 
 
-def get_config(method="tada"):
-    c = ffhq256_tada.get_config(method)
+def get_config(variant=""):
+    c = ffhq256_tada.get_config(variant)
     c.init.workdir = "runs/ffhq256_tada"
     c.train.total_steps = 100_000
     c.log.eval_every = 5000

@@ -7,7 +7,40 @@ exist. The defaults are those of ADM at 64 pixels and of the paper where it stat
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-METHODS = {method: method for method in ("tada", "constant", "hflip", "none")}
+METHODS = {
+    method: method
+    for method in (
+        "tada",
+        "constant",
+        "hflip",
+        "none",
+        "ar",
+        "ar+tada",
+        "scoreaug",
+        "scoreaug+tada",
+        "sda",
+        "sda+tada",
+    )
+}
+
+# Noise levels, what the network predicts, and how samples are drawn.
+FORMULATIONS = {
+    "iddpm": {},  # as below: timesteps, eps, a learned variance
+    "edm": {
+        "schedule.name": "edm",
+        "diffusion.parameterisation": "edm",
+        "diffusion.variance": "fixed_small",
+        "sample.sampler": "edm_heun",
+        "sample.steps": 18,
+    },
+    "flow": {
+        "schedule.name": "flow",
+        "diffusion.parameterisation": "flow",
+        "diffusion.variance": "fixed_small",
+        "sample.sampler": "ddim",
+        "sample.steps": 50,
+    },
+}
 
 
 def choose(variant, *menus):
@@ -35,14 +68,24 @@ def choose(variant, *menus):
     return chosen
 
 
+def formulate(c, formulation):
+    """Sets the fields of an entry of `FORMULATIONS`."""
+    for field, value in formulation.items():
+        section, _, name = field.partition(".")
+        c[section][name] = value
+    return c
+
+
 def get_config(method="tada"):
     """The base configuration; `method` is what happens to a training image, see below."""
     c = ConfigDict()
     c.seed = 0  # of everything random but samples: data split, initialisation, training
     # What happens to a training image. "tada": strength by the noise level. "constant": the same
-    # operations at one strength. "hflip": only flips. "none": nothing.
+    # operations at one strength. "hflip": only flips. "none": nothing. "ar": constant, and the
+    # network is told how. "scoreaug": the noisy image and the target are transformed. "sda": augmented
+    # images under shifted noise. "ar+tada", "scoreaug+tada", "sda+tada": these, with TADA's strength.
     c.method = method
-    c.constant_strength = 1.0  # w of method "constant", 0 .. 1
+    c.constant_strength = 1.0  # w where it is constant, 0 .. 1
 
     c.data = ConfigDict()
     # "digits", "cifar10", "images" (a folder, zip, .npz or .npy at `path`) or "tfds:NAME"
@@ -59,8 +102,20 @@ def get_config(method="tada"):
     c.data.device_gib = 4.0  # larger training sets stay on disk and are fed batch by batch, GiB
 
     c.schedule = ConfigDict()
-    c.schedule.name = "cosine"  # "linear" or "cosine"
-    c.schedule.total_timesteps = 1000  # T
+    # "linear" or "cosine" timesteps; or continuous: "edm" (log-normal noise) or "flow" (rectified)
+    c.schedule.name = "cosine"
+    c.schedule.total_timesteps = 1000  # T of "linear" and "cosine"
+    c.schedule.edm = ConfigDict()  # arguments of continuous.Edm
+    c.schedule.edm.p_mean = -1.2  # of ln sigma in training, normal
+    c.schedule.edm.p_std = 1.2
+    c.schedule.edm.sigma_min = 0.002  # between which samplers walk, pixels being in [-1, 1]
+    c.schedule.edm.sigma_max = 80.0
+    c.schedule.edm.rho = 7.0  # evenly in sigma^(1/rho)
+    c.schedule.flow = ConfigDict()  # arguments of continuous.Flow
+    c.schedule.flow.times = "uniform"  # of training: "uniform" or "logit_normal"
+    c.schedule.flow.logit_mean = 0.0  # of ln(t / (1 - t)) in the latter
+    c.schedule.flow.logit_std = 1.0
+    c.schedule.flow.t_min = 0.001  # uniform times and those of samplers end here, and at 1 - t_min
 
     c.tada = ConfigDict()
     # w against log SNR: "paper", the parabola below; "fitted", the same with the band of the
@@ -114,8 +169,20 @@ def get_config(method="tada"):
         )
     )
 
+    c.scoreaug = ConfigDict()  # arguments of scoreaug.Operations; bounds at strength 1, uncertain
+    c.scoreaug.ops = ("brightness", "translation", "cutout", "rotation")  # one or none an image
+    c.scoreaug.brightness = 2.0  # B: multiplied by a factor in [1/B, B]
+    c.scoreaug.translation = 0.1  # largest shift, share of the side
+    c.scoreaug.cutout_min = 0.1  # side of the square that is cut out, share of the image's
+    c.scoreaug.cutout_max = 0.3
+
+    c.sda = ConfigDict()  # arguments of methods.ShiftedNoise, not known from the publication
+    c.sda.mu = 0.5  # mean of the noise of augmented images, in units of its standard deviation
+    c.sda.weight = 1.0  # lambda of their loss; examples are augmented with lambda / (1 + lambda)
+
     c.diffusion = ConfigDict()  # arguments of diffusion.training_losses
-    c.diffusion.parameterisation = "eps"  # "eps", "x0" or "v"
+    c.diffusion.parameterisation = "eps"  # "eps", "x0", "v", "flow" (eps - x0) or "edm" (its F)
+    c.diffusion.sigma_data = 0.5  # of "edm": standard deviation of the pixels, in [-1, 1]
     c.diffusion.variance = "learned_range"  # "fixed_small", "fixed_large" or "learned_range"
     c.diffusion.vlb_weight = 0.001  # of L_vlb in the hybrid loss, with a learned variance
     c.diffusion.weighting = "none"  # "none", "p2" or "min_snr"
@@ -155,6 +222,7 @@ def get_config(method="tada"):
     c.train.total_steps = 200_000  # steps
     c.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 10 elsewhere
     c.train.ema_decay = 0.9999  # of the parameters that are sampled, a step
+    c.train.class_dropout = 0.0  # how often the class is concealed from a conditional network
     c.train.nonfinite = "stop"  # at a loss that is not finite: "stop", or "skip" that step's update
     c.train.ema_warmup = True  # shorter averages early on: decay at most (1 + step) / (10 + step)
 
@@ -175,9 +243,11 @@ def get_config(method="tada"):
     c.log.metrics_count = 256  # samples that they are taken of
 
     c.sample = ConfigDict()
-    c.sample.sampler = "ddim"  # "ddpm" (ancestral), "ddim", "dpmpp_2m" or "heun"
-    c.sample.steps = 100  # timesteps of the T that are visited
+    c.sample.sampler = "ddim"  # "ddpm" (ancestral), "ddim", "dpmpp_2m", "heun" or "edm_heun"
+    c.sample.steps = 100  # noise levels that are visited
     c.sample.stride = "even"  # which: "even" in t, "logsnr": even in log SNR, "ddim": DDIM's
+    c.sample.guidance = 1.0  # by the class: 1 none, 0 without a class, above 1 stronger
+    c.sample.label = placeholder(int)  # class of all samples, from 0; None: all classes in turn
     c.sample.eta = 0.0  # fresh noise of ddim: 0 deterministic, 1 ancestral
     c.sample.clip_x0 = True  # clip x0_hat to [-1, 1]
     c.sample.count = 64  # images in a grid while training; images of --mode=sample

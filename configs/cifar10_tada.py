@@ -14,7 +14,8 @@ there is none to expect. The band is the paper's, calibrated from 64 to 32 pixel
 from configs import base
 
 
-def get_config(method="tada"):
+def get_config(variant=""):
+    method, formulation = base.choose(variant, base.METHODS, base.FORMULATIONS)
     c = base.get_config(method)
     c.data.name = "cifar10"
     c.model.channels = 128
@@ -26,4 +27,4 @@ def get_config(method="tada"):
     c.optimizer.warmup_steps = 5000
     c.train.total_steps = 400_000
     c.train.ema_decay = 0.9999
-    return c
+    return base.formulate(c, formulation)

@@ -9,8 +9,8 @@ Eighteen runs of configs/digits_tada.py: no augmentation, constant strength 1, a
 from configs import digits_tada
 
 
-def get_config(method="tada"):
-    c = digits_tada.get_config(method)
+def get_config(variant=""):
+    c = digits_tada.get_config(variant)
     c.data.test_fraction = 0.4
     c.compare.methods = ("none", "constant", "tada")
     c.compare.train_sizes = (200, 1000)

@@ -32,7 +32,7 @@ def get_config():
             name = f"{name}_{budget:g}".replace(".", "_")
             c.compare.variants[name] = ConfigDict(fields)
             names.append(name)
-    constant = ("constant:0.25", "constant:0.5", "constant")
+    constant = ("constant:0.5", "constant")
     c.compare.methods = ("none", *constant, "paper", "paper_8px", *sorted(names))
     c.compare.train_sizes = (200,)
     return c

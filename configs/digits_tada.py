@@ -16,7 +16,8 @@ a mirrored digit is not a digit.
 from configs import base
 
 
-def get_config(method="tada"):
+def get_config(variant=""):
+    method, formulation = base.choose(variant, base.METHODS, base.FORMULATIONS)
     c = base.get_config(method)
     c.data.name = "digits"
     c.tada.r_rough = -4.5
@@ -24,6 +25,7 @@ def get_config(method="tada"):
     c.tada.calibration = "none"
     c.augment.ops = ("scale", "rotate_frac", "translate_frac")
     c.augment.xflip_p = 0.0
+    c.diffusion.sigma_data = 0.75  # theirs
     c.model.channels = 32
     c.model.channel_mult = (1, 1)
     c.model.attention_resolutions = (4,)
@@ -40,4 +42,4 @@ def get_config(method="tada"):
     c.log.checkpoint_every = 1000
     c.log.metrics_every = 1000
     c.sample.steps = 50
-    return c
+    return base.formulate(c, formulation)

@@ -18,7 +18,8 @@ afhq256_finetune.py.
 from configs import base
 
 
-def get_config(method="tada"):
+def get_config(variant=""):
+    method, formulation = base.choose(variant, base.METHODS, base.FORMULATIONS)
     c = base.get_config(method)
     c.data.name = "images"
     c.data.resolution = 256
@@ -34,4 +35,4 @@ def get_config(method="tada"):
     c.log.checkpoint_every = 10_000
     c.sample.count = 16
     c.sample.batch_size = 16
-    return c
+    return base.formulate(c, formulation)

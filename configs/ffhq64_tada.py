@@ -5,8 +5,8 @@
     python main.py --config=configs/ffhq64_tada.py:30k-17m --config.data.path=...
 
 A variant names the number of images (5k, 1k, 2k, 10k, 30k), the network (68m, 17m, 95m: 68,159,622,
-17,060,934 and 95,091,078 parameters) and the method (tada, constant, hflip, none), in any order;
-the first of each is the default.
+17,060,934 and 95,091,078 parameters), the method (tada, constant, hflip, none, ar, ...) and the
+formulation (iddpm, edm, flow), in any order; the first of each is the default.
 
 Data: FFHQ, 70,000 faces, as a folder or zip; the 128-pixel thumbnails (2 GB) are enough. Its
 authors' page, github.com/NVlabs/ffhq-dataset, says where they lie; the licence is CC BY-NC-SA 4.0.
@@ -34,7 +34,9 @@ NETWORKS = {"68m": (128, 1), "17m": (64, 1), "95m": (128, 2)}  # channels, block
 
 
 def get_config(variant=""):
-    images, network, method = base.choose(variant, IMAGES, NETWORKS, base.METHODS)
+    images, network, method, formulation = base.choose(
+        variant, IMAGES, NETWORKS, base.METHODS, base.FORMULATIONS
+    )
     c = base.get_config(method)
     c.data.name = "images"
     c.data.train_size = images
@@ -46,4 +48,4 @@ def get_config(variant=""):
     c.train.total_steps = 200_000
     c.sample.sampler = "ddpm"
     c.sample.steps = 1000
-    return c
+    return base.formulate(c, formulation)

@@ -17,7 +17,8 @@ own. The band is the paper's for 64-pixel faces, calibrated to your resolution.
 from configs import base
 
 
-def get_config(method="tada"):
+def get_config(variant=""):
+    method, formulation = base.choose(variant, base.METHODS, base.FORMULATIONS)
     c = base.get_config(method)
     c.data.name = "images"
     c.model.channels = 64
@@ -25,4 +26,4 @@ def get_config(method="tada"):
     c.train.total_steps = 100_000
     c.train.ema_decay = 0.9995
     c.log.metrics_every = 5000
-    return c
+    return base.formulate(c, formulation)

@@ -152,9 +152,9 @@ def _gaps(config, pair, dataset, profiles, say):
 
 def _exchanges(config, pair, dataset, profiles, say):
     """The second experiment: named intervals, and a window over all noise levels."""
-    c, r = config.analyze, pair.parts.schedule.log_snr_table
+    c, ends = config.analyze, pair.parts.schedule.ends
     band = foremost(profiles, config).band(config.sensitivity.thresholds)
-    low, high = float(np.floor(r.min())) - 1.0, float(np.ceil(r.max())) + 1.0
+    low, high = float(np.floor(ends[0])) - 1.0, float(np.ceil(ends[1])) + 1.0
     named = [(0.0, 0.0), (low, high)]
     if band:
         named += [(low, band[0]), band, (band[1], high)]

@@ -17,11 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tada_jax import augment, data, diffusion, ema, sampling, schedule, sensitivity, tada, unet
+from tada_jax import (
+    augment,
+    continuous,
+    data,
+    diffusion,
+    ema,
+    methods,
+    sampling,
+    schedule,
+    scoreaug,
+    sensitivity,
+    tada,
+    unet,
+)
 from tada_jax.data import order as orders
 from tada_jax.errors import UserError
+from tada_jax.methods import METHODS
 
-METHODS = ("tada", "constant", "hflip", "none")
 SCHEDULES = ("paper", "fitted", "freeform", "per_operation", "constant", "table")
 FEWEST_SAMPLES = 50  # below which no metric is worth printing
 BEST_METRICS = ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin")
@@ -33,23 +46,37 @@ class Parts:
 
     Attributes:
       image_shape: (H, W, C).
-      schedule: the noise schedule.
+      schedule: the noise levels, a `schedule.Schedule` or one of `continuous.py`.
       strength: log SNR [B] -> w [B], the method's; or [B,K] for one of each operation.
       policy: the augmentation's.
+      method: what happens to training examples, of `methods.py`.
       network: a `unet.UNet`.
       loss_options: keyword arguments of `diffusion.training_losses`.
+      class_dropout: how often training conceals the class from a conditional network.
       optimizer: an optax transformation.
       sample: (predict, keys) -> float images, the reverse process.
+      guidance: of that, by the class.
+      label: the class of all samples; None: all in turn.
     """
 
     image_shape: tuple[int, int, int]
-    schedule: schedule.Schedule
+    schedule: schedule.Schedule | continuous.Continuous
     strength: Callable[[jax.Array], jax.Array]
     policy: augment.Policy
+    method: Callable[..., methods.Example]
     network: unet.UNet
     loss_options: dict[str, Any]
+    class_dropout: float
     optimizer: optax.GradientTransformation
     sample: Callable[..., jax.Array]
+    guidance: float = 1.0
+    label: int | None = None
+
+    def apply(self, params, z, t, labels=None, condition=None, **options):
+        """The network's output for z_t at times t of the schedule; see `unet.UNet`."""
+        z = diffusion.expand(self.schedule.input_scale(t), z) * z
+        told = self.schedule.network_time(t)
+        return self.network.apply(params, z, told, labels, condition, **options)
 
     def init_params(self, rng):
         """Fresh parameters of the network."""
@@ -79,18 +106,59 @@ def parts(config, image_shape, num_classes=0, found=None):
       UserError: naming the field of the configuration that cannot be.
     """
     check(config)
-    with _blame("schedule"):
-        noise = schedule.make(**config.schedule)
+    noise, how = levels(config), method(config, image_shape)
     return Parts(
         image_shape=tuple(image_shape),
         schedule=noise,
         strength=strength(config, image_shape, found),
         policy=policy(config),
-        network=network(config, image_shape, num_classes),
+        method=how,
+        network=network(config, image_shape, num_classes, how.condition_size),
         loss_options=dict(config.diffusion),
+        class_dropout=config.train.class_dropout,
         optimizer=optimizer(config),
         sample=sampler(config, noise, image_shape),
+        **guidance(config, num_classes),
     )
+
+
+def levels(config):
+    """The noise levels: a `schedule.Schedule` of timesteps, or one of `continuous.py`.
+
+    Raises:
+      UserError: naming the field that cannot be.
+    """
+    c = config.schedule
+    _one_of(config, "schedule.name", (*schedule.SCHEDULES, *continuous.CONTINUOUS))
+    if c.name not in continuous.CONTINUOUS:
+        with _blame("schedule"):
+            return schedule.make(c.name, c.total_timesteps)
+    if config.diffusion.variance == "learned_range":
+        raise UserError(
+            f"config.diffusion.variance='learned_range' needs timesteps, and config.schedule.name="
+            f"{c.name!r} has none: set it to fixed_small or fixed_large"
+        )
+    own = {"sigma_data": config.diffusion.sigma_data} if c.name == "edm" else {}
+    with _blame(f"schedule.{c.name}"):
+        return continuous.CONTINUOUS[c.name](**c[c.name], **own)
+
+
+def guidance(config, num_classes):
+    """The fields of `Parts` by which a class guides samples.
+
+    Raises:
+      UserError: if the network cannot be guided so.
+    """
+    c, conditional = config.sample, config.model.class_conditional
+    if c.guidance != 1.0 and not (conditional and config.train.class_dropout > 0):
+        raise UserError(
+            f"config.sample.guidance={c.guidance:g} needs a network that was trained with "
+            "config.model.class_conditional=True and config.train.class_dropout=0.1: set it to 1"
+        )
+    if c.label is not None and not (conditional and 0 <= c.label < num_classes):
+        classes = f"classes 0 .. {num_classes - 1}" if conditional else "no classes"
+        raise UserError(f"config.sample.label={c.label} cannot be: the network has {classes}")
+    return {"guidance": c.guidance, "label": c.label}
 
 
 def check(config):
@@ -139,7 +207,7 @@ def check(config):
         "model.norm_groups",
     ):
         _in_range(config, field, 1, math.inf)
-    for field in ("augment.p", "augment.xflip_p", "constant_strength"):
+    for field in ("augment.p", "augment.xflip_p", "constant_strength", "train.class_dropout"):
         _in_range(config, field, 0, 1)
     for field in ("optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm"):
         _in_range(config, field, 0, math.inf)
@@ -160,6 +228,9 @@ def check(config):
     for field in ("seed", "sample.seed", "sensitivity.seed"):
         _in_range(config, field, 0, 2**32 - 1)
     _in_range(config, "sample.eta", 0, 1)
+    _in_range(config, "sample.guidance", 0, math.inf)
+    _in_range(config, "sda.weight", 0, math.inf)
+    _in_range(config, "diffusion.sigma_data", math.ulp(0), math.inf)
     _in_range(config, "log.metrics_every", 0, math.inf)
     _in_range(config, "evaluate.count", FEWEST_SAMPLES, math.inf)
     _in_range(config, "analyze.count", FEWEST_SAMPLES, math.inf)
@@ -215,7 +286,8 @@ def follows_profile(config):
     """Whether the strength of the method follows the sensitivity profile of the data set."""
     c = config.tada
     fitted = c.schedule in ("fitted", "freeform", "per_operation")
-    return config.method == "tada" and (fitted or (c.schedule, c.band) == ("paper", "auto"))
+    tadas = METHODS[config.method].strength == "tada"
+    return tadas and (fitted or (c.schedule, c.band) == ("paper", "auto"))
 
 
 def strength(config, image_shape, found=None):
@@ -244,7 +316,10 @@ def strength(config, image_shape, found=None):
             ) from e
         if not math.isfinite(options["kappa"]):
             raise UserError(f"config.tada.kappa={options['kappa']} cannot be: it must be finite")
-    if config.method == "constant" or config.tada.schedule == "constant":
+    kind = METHODS[config.method].strength
+    if kind == "none":
+        options["constant"] = 0.0
+    elif kind == "constant" or config.tada.schedule == "constant":
         options["constant"] = config.constant_strength
     function = functools.partial(tada.strength, **options)
     if follows_profile(config):
@@ -254,7 +329,7 @@ def strength(config, image_shape, found=None):
             function = functools.partial(tada.interpolated, **found)
         else:
             function = functools.partial(tada.strength, **options | found | {"calibration": "none"})
-    elif config.method == "tada" and config.tada.schedule == "table":
+    elif kind == "tada" and config.tada.schedule == "table":
         function = _table(config)
     with _blame("tada"):
         function(0.0)
@@ -287,10 +362,46 @@ def _table(config):
 
 def policy(config):
     """The `augment.Policy` of the method: what may happen to a training image."""
-    full = augmentation(config)
-    if config.method in ("none", "hflip"):
-        return dataclasses.replace(full, ops=(), xflip_p={"none": 0.0, "hflip": 0.5}[config.method])
-    return full
+    full, own = augmentation(config), METHODS[config.method]
+    if not own.operations:
+        full = dataclasses.replace(full, ops=())
+    return full if own.xflip_p is None else dataclasses.replace(full, xflip_p=own.xflip_p)
+
+
+def method(config, image_shape):
+    """What happens to training examples, a callable of `methods.py`.
+
+    Raises:
+      UserError: if the method cannot be carried out on images of `image_shape` (H, W, C).
+    """
+    way, happens = METHODS[config.method].way, policy(config)
+    if way == "scoreaug":
+        _check_scoreaug(config)
+        with _blame("scoreaug"):
+            operations = scoreaug.Operations(**dict(config.scoreaug, ops=tuple(config.scoreaug.ops)))
+            operations.check(image_shape[:2])
+        return methods.ScoreAug(operations, dataclasses.replace(happens, ops=()))
+    return {
+        "plain": methods.Plain,
+        "ar": methods.LabelConditioned,
+        "sda": functools.partial(methods.ShiftedNoise, **config.sda),
+    }[way](happens)
+
+
+def _check_scoreaug(config):
+    """Refuses strengths that are made for other operations than ScoreAug's own."""
+    if follows_profile(config):
+        raise UserError(
+            f"config.tada.schedule={config.tada.schedule!r} follows the profile of "
+            "config.augment.ops, and ScoreAug has operations of its own: name the band by "
+            "tada.schedule='paper', tada.band='given', tada.r_rough and tada.r_fine"
+        )
+    table = config.tada.schedule == "table" and METHODS[config.method].strength == "tada"
+    if table and any(np.ndim(w) for _, w in config.tada.table):
+        raise UserError(
+            "config.tada.table has a strength for each of config.augment.ops, and ScoreAug has "
+            "operations of its own: give one number a level"
+        )
 
 
 def augmentation(config):
@@ -303,9 +414,13 @@ def augmentation(config):
         return augment.Policy(**options)
 
 
-def network(config, image_shape, num_classes):
-    """The U-Net for images of `image_shape` (H, W, C); conditional if the config says so."""
-    options = dict(config.model)
+def network(config, image_shape, num_classes, condition_size=0):
+    """The U-Net for images of `image_shape` (H, W, C).
+
+    Conditional on `num_classes` classes if the config says so, and on a vector of `condition_size`
+    numbers.
+    """
+    options = dict(config.model, condition_size=condition_size)
     if options.pop("class_conditional"):
         if not num_classes:
             raise UserError(
@@ -342,7 +457,11 @@ def sampled(built, config):
       UserError: naming the field that cannot be.
     """
     check(config)
-    return dataclasses.replace(built, sample=sampler(config, built.schedule, built.image_shape))
+    return dataclasses.replace(
+        built,
+        sample=sampler(config, built.schedule, built.image_shape),
+        **guidance(config, built.network.num_classes),
+    )
 
 
 def order(config, labels, count):
@@ -361,7 +480,7 @@ def sampler(config, noise, image_shape):
     """The reverse process (predict, keys [B]) -> images [B,H,W,C] in [-1, 1]."""
     c = config.sample
     with _blame("sample"):
-        short = schedule.respace(noise, c.steps, stride=c.stride)
+        short = noise.walk(c.steps, stride=c.stride)
     options = {"eta": c.eta} if c.sampler == "ddim" else {}
     return functools.partial(
         sampling.SAMPLERS[c.sampler],
@@ -369,6 +488,7 @@ def sampler(config, noise, image_shape):
         shape=tuple(image_shape),
         parameterisation=config.diffusion.parameterisation,
         variance=config.diffusion.variance,
+        sigma_data=config.diffusion.sigma_data,
         clip_x0=config.sample.clip_x0,
         **options,
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from tada_jax import schedule as schedules
 
-PARAMETERISATIONS = ("eps", "x0", "v")
+PARAMETERISATIONS = ("eps", "x0", "v", "flow", "edm")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 WEIGHTINGS = ("none", "p2", "min_snr")
 
@@ -30,56 +30,91 @@ def diffuse(x0, eps, alpha, sigma):
     return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
 
 
-# Parameterisations. Any prediction and z_t together fix both x_0 and eps.
+# Parameterisations. A target is a combination of x_0 and eps, so that a prediction and z_t together
+# fix both. Nothing changes if z, alpha and sigma are multiplied by one number, so that each holds
+# for processes that do not preserve the variance too.
 
 
-def target(parameterisation, x0, eps, alpha, sigma):
-    """What the network is to predict: eps, x0, or v = alpha eps - sigma x0 (Salimans & Ho 2022)."""
+def _rows(parameterisation, alpha, sigma, sigma_data):
+    """The target as (a, b), a x_0 + b eps: each [B,1,1,1] or a number."""
+    length = jnp.sqrt(alpha**2 + sigma**2)
     if parameterisation == "eps":
-        return eps
+        return 0.0, 1.0
     if parameterisation == "x0":
-        return x0
+        return 1.0, 0.0
     if parameterisation == "v":
-        return expand(alpha, x0) * eps - expand(sigma, x0) * x0
+        return -sigma / length, alpha / length
+    if parameterisation == "flow":
+        return -1.0, 1.0
+    if parameterisation == "edm":
+        scaled = jnp.sqrt((alpha * sigma_data) ** 2 + sigma**2)
+        return sigma / (sigma_data * scaled), -alpha * sigma_data / scaled
     raise ValueError(f"parameterisation must be one of {PARAMETERISATIONS}: {parameterisation!r}")
 
 
-def predicted_x0(parameterisation, prediction, z, alpha, sigma):
+def target(parameterisation, x0, eps, alpha, sigma, *, sigma_data=0.5):
+    """What the network is to predict, a combination of x_0 and eps.
+
+    Args:
+      parameterisation: "eps"; "x0"; "v" = alpha eps - sigma x0 (Salimans & Ho 2022); "flow" =
+        eps - x0 (rectified flow); "edm", the F of Karras et al. 2022, eq. 8: with it the squared
+        error is EDM's weighted loss.
+      x0, eps: [B,H,W,C].
+      alpha, sigma: amplitudes of x_0 and eps in z, [B].
+      sigma_data: of "edm", the standard deviation of the pixels.
+    """
+    a, b = _rows(parameterisation, expand(alpha, x0), expand(sigma, x0), sigma_data)
+    return a * x0 + b * eps
+
+
+def predicted_x0(parameterisation, prediction, z, alpha, sigma, *, sigma_data=0.5):
     """x0_hat from a prediction, [B,H,W,C]; not clipped."""
     alpha, sigma = expand(alpha, z), expand(sigma, z)
-    if parameterisation == "eps":
-        return (z - sigma * prediction) / alpha
     if parameterisation == "x0":
         return prediction
-    if parameterisation == "v":
-        return alpha * z - sigma * prediction
-    raise ValueError(f"parameterisation must be one of {PARAMETERISATIONS}: {parameterisation!r}")
+    a, b = _rows(parameterisation, alpha, sigma, sigma_data)
+    return (b * z - sigma * prediction) / (b * alpha - a * sigma)
 
 
-def predicted_eps(parameterisation, prediction, z, alpha, sigma):
+def predicted_eps(parameterisation, prediction, z, alpha, sigma, *, sigma_data=0.5):
     """eps_hat from a prediction, [B,H,W,C]."""
     alpha, sigma = expand(alpha, z), expand(sigma, z)
     if parameterisation == "eps":
         return prediction
-    if parameterisation == "x0":
-        return (z - alpha * prediction) / sigma
-    if parameterisation == "v":
-        return sigma * z + alpha * prediction
-    raise ValueError(f"parameterisation must be one of {PARAMETERISATIONS}: {parameterisation!r}")
+    a, b = _rows(parameterisation, alpha, sigma, sigma_data)
+    return (alpha * prediction - a * z) / (b * alpha - a * sigma)
 
 
-def loss_weight(weighting, parameterisation, logsnr, *, p2_gamma=1.0, p2_k=1.0, min_snr_gamma=5.0):
+def convert(prediction, z, alpha, sigma, *, source, to, sigma_data=0.5):
+    """The prediction in another parameterisation that means the same denoiser, [B,H,W,C]."""
+    given = (prediction, z, alpha, sigma)
+    x0 = predicted_x0(source, *given, sigma_data=sigma_data)
+    eps = predicted_eps(source, *given, sigma_data=sigma_data)
+    return target(to, x0, eps, alpha, sigma, sigma_data=sigma_data)
+
+
+def loss_weight(
+    weighting,
+    parameterisation,
+    logsnr,
+    *,
+    p2_gamma=1.0,
+    p2_k=1.0,
+    min_snr_gamma=5.0,
+    sigma_data=0.5,
+):
     """Weight of the squared error of the *target* at each noise level, [B] -> [B].
 
     P2 (Choi et al. 2022) and min-SNR (Hang et al. 2023) are stated for the error of eps; for a
-    network that predicts x0 or v the same objective is expressed in the error of that target:
-    |eps_hat - eps|^2 = SNR |x0_hat - x0|^2 = SNR/(1+SNR) |v_hat - v|^2.
+    network that predicts something else the same objective is expressed in the error of that:
+    |eps_hat - eps|^2 = SNR |x0_hat - x0|^2 = SNR/(1+SNR) |v_hat - v|^2, and likewise.
 
     Args:
       weighting: "none" (the plain squared error of the target), "p2": 1/(k + SNR)^gamma, or
         "min_snr": min(SNR, gamma)/SNR.
       parameterisation: what the network predicts.
       logsnr: [B].
+      sigma_data: of the parameterisation "edm".
     """
     if weighting == "none":
         return jnp.ones_like(logsnr)
@@ -90,7 +125,14 @@ def loss_weight(weighting, parameterisation, logsnr, *, p2_gamma=1.0, p2_k=1.0, 
         on_eps = jnp.minimum(snr, min_snr_gamma) / snr
     else:
         raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
-    return on_eps * {"eps": 1.0, "x0": snr, "v": snr / (1.0 + snr)}[parameterisation]
+    error_of_eps = {  # squared, for an error of 1 in the target
+        "eps": 1.0,
+        "x0": snr,
+        "v": snr / (1.0 + snr),
+        "flow": jax.nn.sigmoid(logsnr / 2.0) ** 2,
+        "edm": snr * sigma_data**2 / (1.0 + snr * sigma_data**2),
+    }
+    return on_eps * error_of_eps[parameterisation]
 
 
 # The reverse process p(z_{t-1} | z_t), Gaussian.
@@ -159,14 +201,15 @@ def discretized_gaussian_log_likelihood(x, mean, log_scale):
     return jnp.where(x < -0.999, log_of(upper), middle)
 
 
-def vlb_term(schedule, parameterisation, variance, output, x0, z, t):
+def vlb_term(schedule, parameterisation, variance, output, x0, z, t, *, sigma_data=0.5):
     """One term of the variational bound, L_t of DDPM eq. 5, in bits per dimension, [B].
 
     For t > 0 the KL between the true and the model's reverse step, for t = 0 the negative
     log-likelihood of the 8-bit image. x0_hat is not clipped here.
     """
     prediction, variance_output = split_output(output, variance)
-    x0_hat = predicted_x0(parameterisation, prediction, z, schedule.alpha(t), schedule.sigma(t))
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x0_hat = predicted_x0(parameterisation, prediction, z, alpha, sigma, sigma_data=sigma_data)
     mean = posterior_mean(schedule, x0_hat, z, t)
     log_variance = model_log_variance(schedule, variance, variance_output, z, t)
     true_mean = posterior_mean(schedule, x0, z, t)
@@ -189,6 +232,7 @@ def training_losses(
     variance="learned_range",
     vlb_weight=0.001,
     weighting="none",
+    sigma_data=0.5,
     **weighting_options,
 ):
     """L_simple, or the hybrid L_simple + vlb_weight L_vlb (Improved DDPM, eq. 16), unreduced.
@@ -197,12 +241,13 @@ def training_losses(
     output is under a stop-gradient there.
 
     Args:
-      schedule: the `Schedule`.
+      schedule: a `Schedule`, or one of `continuous.py` if the variance is not learned.
       output: what the network returned, [B,H,W,C] or [B,H,W,2C] with a learned variance.
       x0, eps, z: clean (augmented) image, its noise, and the noisy image; [B,H,W,C].
-      t: timesteps, int32 [B].
+      t: timesteps [B].
       parameterisation, variance, weighting: see `PARAMETERISATIONS`, `VARIANCES`, `WEIGHTINGS`.
       vlb_weight: weight of L_vlb; used with a learned variance only.
+      sigma_data: of the parameterisation "edm".
       **weighting_options: of `loss_weight`.
 
     Returns:
@@ -211,10 +256,15 @@ def training_losses(
     """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     prediction, variance_output = split_output(output, variance)
-    mse = per_example((target(parameterisation, x0, eps, alpha, sigma) - prediction) ** 2)
-    weight = loss_weight(weighting, parameterisation, schedule.logsnr(t), **weighting_options)
+    wanted = target(parameterisation, x0, eps, alpha, sigma, sigma_data=sigma_data)
+    mse = per_example((wanted - prediction) ** 2)
+    weight = loss_weight(
+        weighting, parameterisation, schedule.logsnr(t), sigma_data=sigma_data, **weighting_options
+    )
     if variance != "learned_range":
         return {"loss": weight * mse, "mse": mse}
     frozen = jnp.concatenate([jax.lax.stop_gradient(prediction), variance_output], axis=-1)
-    vlb = vlb_term(schedule, parameterisation, variance, frozen, x0, z, t)
+    vlb = vlb_term(
+        schedule, parameterisation, variance, frozen, x0, z, t, sigma_data=sigma_data
+    )
     return {"loss": weight * mse + vlb_weight * len(schedule) * vlb, "mse": mse, "vlb": vlb}

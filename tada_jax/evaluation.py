@@ -137,7 +137,9 @@ def sampler_title(c):
     """The sampler of a section `sample` in words."""
     eta = f" eta {c.eta:g}" if c.sampler == "ddim" else ""
     clip = "" if c.clip_x0 else ", unclipped"
-    return f"{c.sampler}{eta}, {c.steps} steps ({c.stride}){clip}"
+    guided = "" if c.guidance == 1 else f", guidance {c.guidance:g}"
+    label = "" if c.label is None else f", class {c.label}"
+    return f"{c.sampler}{eta}, {c.steps} steps ({c.stride}){clip}{guided}{label}"
 
 
 def _denoising_gap(run, planned, most=4096):

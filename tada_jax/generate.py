@@ -24,16 +24,21 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
     """`sample(params, numbers, *, seed)` -> uint8 [n,H,W,C] on the host, for image numbers [n].
 
     Image i depends on (seed, i) only, however large the batches are; in a conditional network its
-    class is i modulo the number of classes. It raises `NotFinite` rather than return black images.
-    `apply(params, z, t, labels)` may stand in for the network.
+    class is `parts.label`, or i modulo the number of classes. It raises `NotFinite` rather than
+    return black images. `apply(params, z, t, labels)` may stand in for the network.
     """
-    classes, apply = parts.network.num_classes, apply or parts.network.apply
+    classes, apply = parts.network.num_classes, apply or parts.apply
+    variance = parts.loss_options["variance"]
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
     def sample_batch(params, numbers, seed):
         numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
-        labels = numbers % classes if classes else None
-        predict = lambda z, t: apply(params, z, t, labels)  # noqa: E731
+        labels = None
+        if classes:
+            labels = numbers % classes if parts.label is None else jnp.full_like(numbers, parts.label)
+        network = lambda z, t, labels: apply(params, z, t, labels)  # noqa: E731
+        network = sampling.guided(network, parts.guidance, variance)
+        predict = lambda z, t: network(z, t, labels)  # noqa: E731
         x = parts.sample(predict, sampling.sample_keys(seed, numbers))
         return sampling.to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
 
@@ -105,6 +110,8 @@ def to_files(run, count):
     c = run.config.sample
     sampler = f"{c.sampler}{c.steps}{c.stride}" + (f"_eta{c.eta:g}" if c.sampler == "ddim" else "")
     sampler += "" if c.clip_x0 else "_unclipped"
+    sampler += "" if c.guidance == 1 else f"_guided{c.guidance:g}"
+    sampler += "" if c.label is None else f"_label{c.label}"
     name = f"{sampler}_{run.weights_name}_step{run.sampled_step:07d}_seed{c.seed}"
     folder = run.workdir / "samples" / name
     paths = [folder / f"{i:06d}.png" for i in range(count)]

@@ -1,6 +1,5 @@
 """Pictures and figures of a run. Curves differ by line style and marker as well as colour."""
 
-import dataclasses
 import itertools
 import pathlib
 
@@ -10,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from tada_jax import sampling
-from tada_jax.augment import augment
 from tada_jax.paths import replacing
 
 # Okabe & Ito's colours, distinguishable with any colour vision.
@@ -68,13 +66,14 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
       parts: the `build.Parts` of the run.
       images: uint8 [N,H,W,C], real images; the first 8 are shown.
       title: first line of the title.
-      seed: of the draws; every strength sees the same ones, at probability p = 1.
+      seed: of the draws; every strength sees the same ones, of every image.
       strengths: the rows of pictures.
     """
     from matplotlib.figure import Figure
 
     n = min(8, len(images))
-    r = parts.schedule.log_snr_table
+    shares = (np.arange(1000) + 0.5) / 1000  # of training examples
+    r = np.asarray(parts.schedule.logsnr(parts.schedule.quantile(shares)))
     w = np.asarray(parts.strength(jnp.asarray(r, jnp.float32)))
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
@@ -103,12 +102,10 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     left.set(ylim=(-0.03, 1.03), title=f"mean over the timesteps {w.mean():.2f}")
     left.legend(loc="upper center")
 
-    policy = parts.policy
-    always = dataclasses.replace(policy, p=1.0)
-    keys = jax.random.split(jax.random.key(seed), n)
+    always, key = parts.method.always(), jax.random.key(seed)
     x = jnp.asarray(images[:n], jnp.float32) / 127.5 - 1.0
-    rows = jax.vmap(jax.vmap(augment, (0, 0, None, None)), (None, None, 0, None))
-    pictures = sampling.to_uint8(jax.jit(rows)(keys, x, jnp.asarray(strengths), always))
+    row = jax.jit(lambda w: always(key, x, jnp.zeros_like(x), jnp.full(n, w)).x0)
+    pictures = [sampling.to_uint8(row(w)) for w in strengths]
     picture = grid(np.concatenate(pictures), n)
     right.imshow(picture, cmap="gray", interpolation="nearest", aspect="equal")
     height = picture.shape[0] / len(strengths)

@@ -41,62 +41,100 @@ def _scan(reverse_step, schedule, keys, shape):
     return z
 
 
-def _predict_x0(predict, schedule, z, t, parameterisation, variance, clip_x0):
+def guided(predict, guidance, variance):
+    """Classifier-free guidance (Ho & Salimans 2022) of a conditional network.
+
+    The prediction is free + guidance (conditional - free): 1 is the conditional one, 0 that without
+    a class. It is the same in every parameterisation; a learned variance is the conditional one's.
+
+    Args:
+      predict: (z [B,H,W,C], t [B], labels int [B]) -> network output.
+      guidance: a number.
+      variance: as of `diffusion.split_output`.
+
+    Returns:
+      A function like `predict`.
+    """
+
+    def apply(z, t, labels):
+        twice = lambda a: jnp.concatenate([a, a])  # noqa: E731
+        output = predict(twice(z), twice(t), jnp.concatenate([labels, jnp.full_like(labels, -1)]))
+        conditional, free = jnp.split(output, 2)
+        prediction, variance_part = diffusion.split_output(conditional, variance)
+        free, _ = diffusion.split_output(free, variance)
+        mixed = free + guidance * (prediction - free)
+        return mixed if variance_part is None else jnp.concatenate([mixed, variance_part], -1)
+
+    return predict if guidance == 1 else apply
+
+
+class Reading(NamedTuple):
+    """What a network's output means.
+
+    Attributes:
+      parameterisation, variance: see `diffusion.PARAMETERISATIONS` and `diffusion.VARIANCES`.
+      sigma_data: of the parameterisation "edm".
+      clip_x0: clip x0_hat to [-1, 1].
+    """
+
+    parameterisation: str = "eps"
+    variance: str = "fixed_large"
+    sigma_data: float = 0.5
+    clip_x0: bool = True
+
+
+def _predict_x0(predict, schedule, z, t, reading):
     """x0_hat and the variance part of the output at step t of a (respaced) schedule."""
     output = predict(z, jnp.asarray(schedule.timesteps)[t])
-    prediction, variance_output = diffusion.split_output(output, variance)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    x0 = diffusion.predicted_x0(parameterisation, prediction, z, alpha, sigma)
-    return jnp.clip(x0, -1.0, 1.0) if clip_x0 else x0, variance_output
+    prediction, variance_output = diffusion.split_output(output, reading.variance)
+    x0 = diffusion.predicted_x0(
+        reading.parameterisation,
+        prediction,
+        z,
+        schedule.alpha(t),
+        schedule.sigma(t),
+        sigma_data=reading.sigma_data,
+    )
+    return jnp.clip(x0, -1.0, 1.0) if reading.clip_x0 else x0, variance_output
 
 
-def ddpm(
-    predict, keys, *, schedule, shape, parameterisation="eps", variance="fixed_large", clip_x0=True
-):
+def ddpm(predict, keys, *, schedule, shape, **reading):
     """Ancestral sampling (DDPM, algorithm 2), with any of the model's variances.
 
     Args:
-      predict: (z [B,H,W,C], t int32 [B]) -> network output; t are the original timesteps.
+      predict: (z [B,H,W,C], t [B]) -> network output; t are the schedule's `timesteps`.
       keys: typed keys [B], one a sample.
       schedule: the `Schedule` to walk down, respaced or not.
       shape: (H, W, C).
-      parameterisation, variance: what `predict` returns.
-      clip_x0: clip x0_hat to [-1, 1].
+      **reading: fields of `Reading`, what `predict` returns.
 
     Returns:
       Samples [B,H,W,C], float32.
     """
+    reading = Reading(**reading)
 
     def reverse_step(z, t, noise):
-        x0, variance_output = _predict_x0(
-            predict, schedule, z, t, parameterisation, variance, clip_x0
-        )
+        x0, variance_output = _predict_x0(predict, schedule, z, t, reading)
         mean = diffusion.posterior_mean(schedule, x0, z, t)
-        log_variance = diffusion.model_log_variance(schedule, variance, variance_output, z, t)
+        log_variance = diffusion.model_log_variance(
+            schedule, reading.variance, variance_output, z, t
+        )
         return mean + expand((t > 0).astype(z.dtype), z) * jnp.exp(0.5 * log_variance) * noise
 
     return _scan(reverse_step, schedule, keys, shape)
 
 
-def ddim(
-    predict,
-    keys,
-    *,
-    schedule,
-    shape,
-    eta=0.0,
-    parameterisation="eps",
-    variance="fixed_large",
-    clip_x0=True,
-):
+def ddim(predict, keys, *, schedule, shape, eta=0.0, **reading):
     """DDIM (Song et al. 2021, eq. 12); eta = 0 is deterministic given z_T.
 
-    eta = 1 on the full schedule is ancestral sampling with the small variance. Arguments as `ddpm`;
-    a learned variance is ignored.
+    eta = 1 on the full schedule is ancestral sampling with the small variance; eta = 0 down the
+    times of rectified flow is Euler's method for it. Arguments as `ddpm`; a learned variance is
+    ignored.
     """
+    reading = Reading(**reading)
 
     def reverse_step(z, t, noise):
-        x0, _ = _predict_x0(predict, schedule, z, t, parameterisation, variance, clip_x0)
+        x0, _ = _predict_x0(predict, schedule, z, t, reading)
         at = lambda table: expand(schedules.lookup(table, t), z)  # noqa: E731
         alpha, sigma, beta = schedule.alpha(t), schedule.sigma(t), at(schedule.betas)
         eps = diffusion.predicted_eps("x0", x0, z, alpha, sigma)  # that of the clipped x0_hat
@@ -125,13 +163,14 @@ class _Rows(NamedTuple):
     last: np.ndarray
 
 
-def _walk(predict, keys, rows, *, schedule, shape, parameterisation, variance, clip_x0):
+def _walk(predict, keys, rows, *, schedule, shape, **reading):
     """Runs z_T -> z_0 through the rows; float32 [B,H,W,C]."""
+    reading = Reading(**reading)
 
     def body(carry, row):
         z, last = carry
         t = jnp.broadcast_to(row.t, keys.shape)
-        x0, _ = _predict_x0(predict, schedule, z, t, parameterisation, variance, clip_x0)
+        x0, _ = _predict_x0(predict, schedule, z, t, reading)
         return (row.keep * z + row.new * x0 + row.last * last, x0), None
 
     rows = _Rows(jnp.asarray(rows.t), *(jnp.asarray(c, jnp.float32) for c in rows[1:]))
@@ -164,32 +203,30 @@ def _dpmpp_2m_rows(schedule):
     return _Rows(t, keep[t], (new * (1.0 + ahead))[t], (-new * ahead)[t])
 
 
-def dpmpp_2m(
-    predict, keys, *, schedule, shape, parameterisation="eps", variance="fixed_large", clip_x0=True
-):
+def dpmpp_2m(predict, keys, *, schedule, shape, **reading):
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): one evaluation a step.
 
     Second order; the first step and the last, to sigma = 0, are DDIM's. Deterministic given z_T.
     Arguments as `ddpm`; a learned variance is ignored.
     """
-    return _walk(
-        predict,
-        keys,
-        _dpmpp_2m_rows(schedule),
-        schedule=schedule,
-        shape=shape,
-        parameterisation=parameterisation,
-        variance=variance,
-        clip_x0=clip_x0,
-    )
+    rows = _dpmpp_2m_rows(schedule)
+    return _walk(predict, keys, rows, schedule=schedule, shape=shape, **reading)
 
 
-def _heun_rows(schedule):
+def _exponential(h):
+    """What a change of x0_hat by 1, linear in lambda over a step h, adds to z / alpha."""
+    return (h + np.expm1(-h)) / h
+
+
+def _trapezoidal(h):
+    """The same where dy / d sigma = (y - x0_hat) / sigma, y = z / alpha, is averaged instead."""
+    return np.expm1(h) / 2.0
+
+
+def _heun_rows(schedule, slope):
     """A first-order step t+1 -> t and its correction at t, by turns; at last one to sigma = 0."""
     keep, new = _first_order(schedule)
-    h = _step_lengths(schedule)
-    # What a change of x0_hat by 1, linear in lambda over the step, adds to z.
-    slope = np.sqrt(schedule.alpha_bar[:-1]) * (h + np.expm1(-h)) / h
+    slope = np.sqrt(schedule.alpha_bar[:-1]) * slope(_step_lengths(schedule))
     t = np.arange(len(schedule))[::-1].repeat(2)[1:]
     rows = _Rows(t, *np.zeros((3, len(t))))
     rows.keep[0::2], rows.new[0::2] = keep[::-1], new[::-1]
@@ -197,30 +234,34 @@ def _heun_rows(schedule):
     return rows
 
 
-def heun(
-    predict, keys, *, schedule, shape, parameterisation="eps", variance="fixed_large", clip_x0=True
-):
+def heun(predict, keys, *, schedule, shape, **reading):
     """Heun's method with the linear part solved exactly (ETD2RK, Cox & Matthews 2002).
 
     Second order, without a history: two evaluations a step, one in the last, to sigma = 0.
-    EDM's Heun (Karras et al. 2022, algorithm 1) has the variables z / alpha and sigma / alpha,
-    where corrections grow like exp(h) with the step h in lambda: few steps down a schedule that
-    begins far above EDM's sigma of 80 end in noise (`benchmarks/solvers.py`).
     Deterministic given z_T. Arguments as `ddpm`; a learned variance is ignored.
     """
-    return _walk(
-        predict,
-        keys,
-        _heun_rows(schedule),
-        schedule=schedule,
-        shape=shape,
-        parameterisation=parameterisation,
-        variance=variance,
-        clip_x0=clip_x0,
-    )
+    rows = _heun_rows(schedule, _exponential)
+    return _walk(predict, keys, rows, schedule=schedule, shape=shape, **reading)
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
+def edm_heun(predict, keys, *, schedule, shape, **reading):
+    """EDM's Heun, without fresh noise (Karras et al. 2022, algorithm 1).
+
+    It has the variables z / alpha and sigma / alpha, where corrections grow like exp(h) with the
+    step h in lambda: good down EDM's own levels, but few steps down a schedule that begins far
+    above its sigma of 80 end in noise (`benchmarks/solvers.py`). Otherwise as `heun`.
+    """
+    rows = _heun_rows(schedule, _trapezoidal)
+    return _walk(predict, keys, rows, schedule=schedule, shape=shape, **reading)
+
+
+SAMPLERS = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpmpp_2m": dpmpp_2m,
+    "heun": heun,
+    "edm_heun": edm_heun,
+}
 
 
 def to_uint8(x):

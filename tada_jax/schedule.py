@@ -2,12 +2,17 @@
 
 z_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1. Tables are made in float64 with numpy,
 once; what a jitted function looks up is their float32 copy. t = 0 is the least noisy step.
+
+What training and sampling ask of a schedule is also answered by those of `continuous.py`:
+`draw`, `quantile`, `logsnr`, `alpha`, `sigma`, `time`, `network_time`, `input_scale`, `walk`,
+`nearest` and `ends`.
 """
 
 import dataclasses
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,8 +23,8 @@ class Schedule:
 
     Attributes:
       alpha_bar: float64 [T], the signal power alpha_t^2, strictly decreasing in t.
-      timesteps: int32 [T], the index that the network is told at each step: 0 .. T-1 for a full
-        schedule, a subset of the original indices for a respaced one.
+      timesteps: [T], the t that the network is asked at in each step: 0 .. T-1 for a full schedule,
+        a subset of the original indices for a respaced one; float32 for one of continuous time.
       total_timesteps: T of the schedule that the network was trained with.
     """
 
@@ -71,6 +76,46 @@ class Schedule:
     def fixed_large_log_variance(self):
         """log beta_t, with element 0 taken from the posterior so that the likelihood is finite."""
         return np.log(np.append(self.posterior_variance[1], self.betas[1:]))
+
+    # Training: which timesteps, and what the network is told of them.
+
+    def draw(self, rng, count):
+        """Timesteps of training examples: uniform, int32 [count]."""
+        return jax.random.randint(rng, (count,), 0, len(self))
+
+    def quantile(self, u):
+        """The timesteps below which a share u of the drawn ones lies: [n] in (0, 1) -> int32 [n]."""
+        return (np.asarray(u) * len(self)).astype(np.int32)
+
+    def network_time(self, t):
+        """What the network is told: t itself."""
+        return t
+
+    def input_scale(self, t):
+        """By which z_t is multiplied before the network sees it: 1, float32 [B]."""
+        return jnp.ones(t.shape)
+
+    # Sampling: which timesteps.
+
+    def walk(self, steps, *, stride="even"):
+        """The shorter schedule of a sampler, see `respace`."""
+        return respace(self, steps, stride=stride)
+
+    def nearest(self, logsnr):
+        """The timesteps nearest to some levels [R]; those beyond the ends are left out.
+
+        Returns:
+          (t int32 [n], their log SNR float64 [n]), in the order of ascending log SNR, each once.
+        """
+        low, high = self.ends
+        inside = [r for r in logsnr if low <= r <= high]
+        t = np.unique([np.abs(self.log_snr_table - r).argmin() for r in inside])[::-1]
+        return t.astype(np.int32), self.log_snr_table[t.astype(int)]
+
+    @property
+    def ends(self):
+        """The lowest and the highest log SNR."""
+        return float(self.log_snr_table[-1]), float(self.log_snr_table[0])
 
     # Look-ups that may be traced: t int [B] -> float32 [B].
 

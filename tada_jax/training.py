@@ -70,19 +70,35 @@ def loss_fn(params, rng, x0, labels, parts):
     Returns:
       Unreduced terms, a dict of [B]: "loss", "mse", "strength", and "vlb" with a learned variance.
     """
-    rng_t, rng_aug, rng_noise, rng_dropout = jax.random.split(rng, 4)
+    rng_t, rng_aug, rng_noise, rng_dropout, rng_label = jax.random.split(rng, 5)
     schedule = parts.schedule
 
-    t = jax.random.randint(rng_t, x0.shape[:1], 0, len(schedule))  # [B]
+    t = schedule.draw(rng_t, len(x0))  # [B]
     w = parts.strength(schedule.logsnr(t))  # [B], or [B,K] for one of each operation
-    x0 = augment_batch(rng_aug, x0, w, parts.policy)  # [B,H,W,C]
     eps = jax.random.normal(rng_noise, x0.shape)
-    z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
-    output = parts.network.apply(
-        params, z, t, labels, deterministic=False, rngs={"dropout": rng_dropout}
+    x0, eps, shift, condition = parts.method(rng_aug, x0, eps, w)  # [B,H,W,C]
+    z = diffusion.diffuse(x0, eps + shift, schedule.alpha(t), schedule.sigma(t))
+    output = parts.apply(
+        params,
+        z,
+        t,
+        drop_labels(rng_label, labels, parts.class_dropout),
+        condition,
+        deterministic=False,
+        rngs={"dropout": rng_dropout},
     )
     terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
     return terms | {"strength": w if w.ndim == 1 else w.mean(-1)}
+
+
+def drop_labels(rng, labels, rate):
+    """Classes [B], each replaced by -1, "no class", with probability `rate`; None stays None.
+
+    A network that has seen both can be guided (Ho & Salimans 2022).
+    """
+    if labels is None or not rate:
+        return labels
+    return jnp.where(jax.random.bernoulli(rng, rate, labels.shape), -1, labels)
 
 
 def ema_decay(step, decay, *, warmup):
@@ -255,7 +271,8 @@ def make_evaluation(parts, config, mesh, examples=1024):
     schedule = parts.schedule
     # A stride coprime to the count visits every level once, unrelated to the image's number.
     levels = (np.arange(size * batches) * stride + 0.5) % (size * batches) / (size * batches)
-    timesteps = (levels * len(schedule)).astype(np.int32).reshape(batches, size)
+    timesteps = np.asarray(schedule.quantile(levels)).reshape(batches, size)
+    logsnr = np.asarray(schedule.logsnr(timesteps.reshape(-1)), np.float64)
 
     def batch_mse(params, seed, images, labels, i):
         number = i * size + jnp.arange(size)
@@ -266,7 +283,7 @@ def make_evaluation(parts, config, mesh, examples=1024):
         rng = jax.random.fold_in(stream(seed, EVALUATION), i)
         eps = jax.random.normal(rng, x0.shape)
         z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
-        output = parts.network.apply(params, z, t, y)
+        output = parts.apply(params, z, t, y)
         terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
         return terms["mse"]
 
@@ -277,7 +294,7 @@ def make_evaluation(parts, config, mesh, examples=1024):
 
     def evaluate(params, images, labels):
         mse = jax.device_get(all_batches(params, np.uint32(config.seed), images, labels))
-        return Evaluation(mse, schedule.log_snr_table[timesteps.reshape(-1)])
+        return Evaluation(mse, logsnr)
 
     evaluate.examples = size * batches
     return evaluate

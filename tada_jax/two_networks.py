@@ -102,9 +102,16 @@ def _denoiser(parts, batch=64):
         t = jnp.full(len(images), t)
         alpha, sigma = parts.schedule.alpha(t), parts.schedule.sigma(t)
         z = diffusion.diffuse(images, noise, alpha, sigma)
-        output = parts.network.apply(params, z, t, labels)
+        output = parts.apply(params, z, t, labels)
         prediction, _ = diffusion.split_output(output, options["variance"])
-        x0 = diffusion.predicted_x0(options["parameterisation"], prediction, z, alpha, sigma)
+        x0 = diffusion.predicted_x0(
+            options["parameterisation"],
+            prediction,
+            z,
+            alpha,
+            sigma,
+            sigma_data=options["sigma_data"],
+        )
         return jnp.clip(x0, -1.0, 1.0)
 
     def x0_hat(params, images, noise, labels, t):
@@ -134,9 +141,7 @@ def gap(pair, images, labels, logsnr, variance, *, distances=None, seed=0):
       A `Gap`.
     """
     distances = distances or {"pixel": pixel_distance}
-    table = pair.parts.schedule.log_snr_table
-    inside = [r for r in logsnr if table[-1] <= r <= table[0]]
-    steps = np.unique([np.abs(table - r).argmin() for r in inside])[::-1]
+    steps, levels = pair.parts.schedule.nearest(logsnr)
     x, x0_hat = to_float(images), _denoiser(pair.parts)
     noise = np.asarray(jax.random.normal(jax.random.key(seed), x.shape))
     labels = labels if pair.parts.network.num_classes else None
@@ -147,7 +152,6 @@ def gap(pair, images, labels, logsnr, variance, *, distances=None, seed=0):
         for name, distance in distances.items():
             for found, hat in zip(far[name], hats):
                 found.append(distance(hat, x).mean())
-    levels = table[steps]
     mean, error = np.mean(apart, 1), np.std(apart, 1, ddof=1) / np.sqrt(len(x))
     half_snr = 0.5 * np.exp(levels)
     curve = Curve(half_snr * mean, half_snr * error, mean / variance, error / variance)
@@ -184,13 +188,13 @@ def make_exchange(pair, mesh, *, batch_size):
     Args of draw: `outside`, "base" or "augmented", draws every step but those with
     low <= log SNR < high, which the other network draws; count and seed of the samples.
     """
-    schedule, network = pair.parts.schedule, pair.parts.network
+    schedule = pair.parts.schedule
 
     def apply(state, z, t, labels):
         (outside, inside), low, high = state
         r = schedule.logsnr(t[0])
         params = jax.lax.cond((low <= r) & (r < high), lambda: inside, lambda: outside)
-        return network.apply(params, z, t, labels)
+        return pair.parts.apply(params, z, t, labels)
 
     sampler = generate.make_sampler(pair.parts, mesh, batch_size=batch_size, apply=apply)
     params = dict(zip(("base", "augmented"), pair.params))

@@ -162,6 +162,9 @@ class UNet(nn.Module):
       norm_groups: groups of every GroupNorm.
       dropout: rate in the residual blocks.
       num_classes: 0 for an unconditional network.
+      condition_size: length of a vector that it is told besides, as how an image was augmented; 0
+        for none. It enters as in EDM (Karras et al. 2022, appendix F.2), by a layer without bias
+        that starts at zero, so that zeros say nothing.
       dtype: of the computation, "float32" or "bfloat16".
       remat: recompute the activations of every block in the backward pass, to save memory.
     """
@@ -177,17 +180,19 @@ class UNet(nn.Module):
     norm_groups: int = 32
     dropout: float = 0.0
     num_classes: int = 0
+    condition_size: int = 0
     dtype: str = "float32"
     remat: bool = False
 
     @nn.compact
-    def __call__(self, z, t, labels=None, *, deterministic=True):
+    def __call__(self, z, t, labels=None, condition=None, *, deterministic=True):
         """Predicts from z_t.
 
         Args:
           z: noisy images [B,H,W,C].
-          t: timesteps [B].
-          labels: classes, int [B], if and only if `num_classes` > 0.
+          t: timesteps [B], or whatever else tells the noise level.
+          labels: classes, int [B], if and only if `num_classes` > 0; -1 for no class.
+          condition: float [B,condition_size]; None for zeros.
           deterministic: False to drop units out (needs the rng "dropout").
 
         Raises:
@@ -196,6 +201,8 @@ class UNet(nn.Module):
         self.check(z.shape[1:3])
         if (labels is not None) != (self.num_classes > 0):
             raise ValueError("labels must be given if and only if num_classes > 0")
+        if condition is not None and condition.shape[-1] != self.condition_size:
+            raise ValueError(f"condition has {condition.shape[-1]} entries, not condition_size")
         dtype = jnp.dtype(self.dtype)
         block, attention = ResBlock, Attention
         if self.remat:
@@ -222,12 +229,20 @@ class UNet(nn.Module):
         # As in ADM, the embedding and the output stay float32: an 8-bit eps_hat would be amplified
         # by 1/alpha at the noisy end.
         emb = timestep_embedding(t, self.channels)
+        if self.condition_size:
+            told = jnp.zeros((len(z), self.condition_size)) if condition is None else condition
+            zeros = nn.initializers.zeros
+            told_in = nn.Dense(
+                self.channels, use_bias=False, kernel_init=zeros, name="condition_in"
+            )
+            emb = emb + told_in(told)
         emb = nn.silu(dense(4 * self.channels, jnp.float32, name="time_in")(emb))
         emb = dense(4 * self.channels, jnp.float32, name="time_out")(emb)
         if self.num_classes:
             normal = nn.initializers.normal(1.0)
             embed = nn.Embed(self.num_classes, 4 * self.channels, embedding_init=normal)
-            emb = emb + embed(labels)
+            known = (labels >= 0)[:, None]
+            emb = emb + jnp.where(known, embed(jnp.maximum(labels, 0)), 0.0)
 
         h = conv(self.channels, 3, dtype, name="conv_in")(z.astype(dtype))
         skips = [h]

@@ -1,0 +1,349 @@
+"""What each method does to a training example, and what the network is told of it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from tada_jax import augment, build, diffusion, generate, loop, methods, scoreaug, training
+from tests import tiny
+
+SIDE = 12
+CONDITIONED = [name for name, method in methods.METHODS.items() if method.way in ("ar", "scoreaug")]
+
+
+def examples(count=256, side=SIDE, channels=1):
+    """Images, noise and keys."""
+    key_x, key_eps, key = jax.random.split(jax.random.key(3), 3)
+    x0 = jax.random.uniform(key_x, (count, side, side, channels), minval=-1.0)
+    return key, x0, jax.random.normal(key_eps, x0.shape)
+
+
+def built(method, **fields):
+    return build.parts(tiny.config(method, **fields), (8, 8, 1))
+
+
+def test_the_methods_are_those_of_the_configuration():
+    assert tuple(base.METHODS) == tuple(build.METHODS)
+
+
+@pytest.mark.parametrize("name", build.METHODS)
+def test_strength_follows_the_noise_level_where_it_should(name):
+    w = np.asarray(built(name, constant_strength=0.7).strength(jnp.array([-15.0, -0.75, 15.0])))
+    kind = methods.METHODS[name].strength
+    expected = {"none": [0, 0, 0], "constant": [0.7] * 3, "tada": [1, 0, 1]}[kind]
+    np.testing.assert_allclose(w, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", build.METHODS)
+def test_at_strength_0_nothing_happens_and_nothing_is_told(name):
+    method = built(name, augment__xflip_p=0.0, sda__mu=0.0).method
+    if name == "hflip":
+        method = methods.Plain(augment.Policy(ops=(), xflip_p=0.0))
+    key, x0, eps = examples(64)
+    found = jax.jit(method)(key, x0, eps, jnp.zeros(len(x0)))
+    np.testing.assert_array_equal(found.x0, x0)
+    np.testing.assert_array_equal(found.eps, eps)
+    np.testing.assert_array_equal(found.shift, 0)
+    if found.condition is not None:
+        np.testing.assert_array_equal(found.condition, 0)
+    assert (found.condition is not None) == (name in CONDITIONED)
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_the_identity_encodes_as_zeros_and_nothing_else_does(name):
+    """At full strength: an image is unchanged if and only if its label is zero."""
+    method = built(name, augment__xflip_p=0.0).method
+    key, x0, eps = examples(400)
+    found = jax.jit(method)(key, x0, eps, jnp.ones(len(x0)))
+    same = np.asarray(found.x0 == x0).all((1, 2, 3))
+    silent = np.asarray(found.condition == 0).all(1)
+    np.testing.assert_array_equal(same, silent)
+    assert 20 < same.sum() < 250
+
+
+def test_ar_augments_as_constant_does():
+    key, x0, eps = examples(64)
+    w = jnp.linspace(0.0, 1.0, len(x0))
+    told, plain = (built(m).method(key, x0, eps, w) for m in ("ar", "constant"))
+    np.testing.assert_array_equal(told.x0, plain.x0)
+    assert told.condition.shape == (64, built("ar").policy.label_size)
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_a_network_that_is_told_zeros_is_the_unconditioned_one(name):
+    told, plain = built(name), built("constant")
+    params, fewer = (parts.init_params(jax.random.key(0)) for parts in (told, plain))
+    own = params["params"].pop("condition_in")
+    assert list(own) == ["kernel"] and not np.any(own["kernel"])
+    tiny.assert_trees_equal(params, fewer)  # nothing else is different at initialisation
+
+    params = jax.tree.map(lambda a: a + 0.03, params)  # nor, without a bias, after training
+    trained = {"params": {**params["params"], "condition_in": {"kernel": own["kernel"] + 0.5}}}
+    _, z, _ = examples(5, side=8)
+    t = jnp.arange(5)
+    expected = plain.apply(params, z, t)
+    silent = jnp.zeros((5, told.method.condition_size))
+    np.testing.assert_array_equal(told.apply(trained, z, t, None, silent), expected)
+    np.testing.assert_array_equal(told.apply(trained, z, t), expected)
+    spoken = told.apply(trained, z, t, None, silent.at[:, 0].set(1.0))
+    assert np.abs(spoken - expected).max() > 1e-3
+
+
+def test_a_condition_of_another_length_is_refused():
+    parts = built("ar")
+    params = jax.eval_shape(lambda: parts.init_params(jax.random.key(0)))
+    z = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    with pytest.raises(ValueError, match="condition has 2 entries"):
+        jax.eval_shape(parts.apply, params, z, jnp.zeros(1), None, jnp.zeros((1, 2)))
+
+
+# ScoreAug
+
+
+def draws_of(op, count=300, side=SIDE, w=1.0):
+    operations = scoreaug.Operations(ops=(op,))
+    keys = jax.random.split(jax.random.key(1), count)
+    return operations, jax.vmap(lambda k: scoreaug.draw(k, w, (side, side), operations))(keys)
+
+
+def test_scoreaug_draws_every_operation_and_the_identity_equally_often():
+    operations = scoreaug.Operations()
+    key, x0, eps = examples(4000, side=20)
+    flips = augment.Policy(ops=(), xflip_p=0.0)
+    told = methods.ScoreAug(operations, flips)(key, x0, eps, jnp.ones(len(x0))).condition
+    fired = np.asarray(
+        [(told[:, :1] != 0).any(1), (told[:, 1:3] != 0).any(1), told[:, 3] != 0, told[:, 4:].any(1)]
+    )
+    assert (fired.sum(0) <= 1).all()
+    np.testing.assert_allclose(fired.mean(1), 0.2, atol=0.03)
+
+
+def test_scoreaug_operations_are_what_they_say():
+    image = jax.random.normal(jax.random.key(0), (SIDE, SIDE, 3)) + 5.0  # nothing is 0
+
+    operations, draws = draws_of("brightness")
+    moved = jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws)
+    factor = np.asarray(moved / image)
+    np.testing.assert_allclose(factor, factor[:, :1, :1, :1] * np.ones_like(factor), rtol=1e-5)
+    changed = np.log2(factor[:, 0, 0, 0])[np.asarray(draws["factor"]) != 1]
+    assert -1 <= changed.min() < -0.9 and 0.9 < changed.max() <= 1 and 100 < len(changed) < 200
+
+    operations, draws = draws_of("translation")
+    moved = np.asarray(jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws))
+    for one, (y, x) in zip(moved, np.asarray(draws["shift"])):
+        assert max(abs(y), abs(x)) <= 1
+        np.testing.assert_array_equal(one, shifted_with_zeros(image, y, x))
+    assert {tuple(s) for s in np.asarray(draws["shift"])} >= {(1, -1), (0, 1), (0, 0), (-1, 1)}
+
+    operations, draws = draws_of("cutout")
+    moved = np.asarray(jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws))
+    zeros = (moved == 0).all(-1)
+    sides = np.sqrt(zeros.sum((1, 2)))
+    assert set(sides) == {0, 1, 2, 3, 4}  # 0.1 to 0.3 of 12
+    labels = jax.vmap(lambda d: scoreaug.labels(d, (SIDE, SIDE), operations))(draws)
+    np.testing.assert_allclose(labels[:, 0], sides / SIDE / 0.3, rtol=1e-5)
+    np.testing.assert_array_equal(moved[~zeros], np.broadcast_to(image, moved.shape)[~zeros])
+
+    operations, draws = draws_of("rotation")
+    moved = np.asarray(jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws))
+    for one, turns in zip(moved, np.asarray(draws["turns"])):
+        np.testing.assert_array_equal(one, np.rot90(image, turns))
+    np.testing.assert_allclose(np.bincount(draws["turns"]) / 300, [1 / 2, *[1 / 6] * 3], atol=0.08)
+
+
+def shifted_with_zeros(image, y, x):
+    h, w, _ = image.shape
+    moved = np.zeros_like(image)
+    for row in range(h):
+        for column in range(w):
+            if 0 <= row - y < h and 0 <= column - x < w:
+                moved[row, column] = image[row - y, column - x]
+    return moved
+
+
+def test_strength_scales_what_scoreaug_does():
+    magnitude = {
+        "brightness": lambda d: jnp.abs(jnp.log2(d["factor"])),
+        "translation": lambda d: jnp.abs(d["shift"]).max(-1),
+        "cutout": lambda d: d["box"][:, 2],
+        "rotation": lambda d: d["turns"] != 0,
+    }
+    for op, size in magnitude.items():
+        whole, half, none = (
+            float(size(draws_of(op, 1000, side=64, w=w)[1]).mean()) for w in (1.0, 0.5, 0.0)
+        )
+        assert none == 0 and half / whole == pytest.approx(0.5, abs=0.08), op
+
+
+@pytest.mark.parametrize("parameterisation", diffusion.PARAMETERISATIONS)
+def test_scoreaugs_loss_of_an_equivariant_oracle_is_the_plain_loss(parameterisation):
+    """The oracle knows each image and undoes what it is told: its error moves with the image."""
+    parts = built("scoreaug", diffusion__parameterisation=parameterisation)
+    operations = scoreaug.Operations(ops=("translation", "rotation"))
+    key, x0, eps = examples(64)
+    x0 = x0.at[:, [0, -1]].set(0.0).at[:, :, [0, -1]].set(0.0)  # so that no pixel is lost
+    eps = eps.at[:, [0, -1]].set(0.0).at[:, :, [0, -1]].set(0.0)
+    t = parts.schedule.draw(jax.random.key(5), len(x0))
+    alpha, sigma = parts.schedule.alpha(t), parts.schedule.sigma(t)
+    options = parts.loss_options | {"variance": "fixed_small"}
+    loss = functools.partial(diffusion.training_losses, parts.schedule, **options)
+    off = 0.1 * x0 + 0.2 * eps  # of the oracle, equivariant as they are
+
+    def output(x0, eps, off):
+        return diffusion.target(parameterisation, x0, eps, alpha, sigma) + off
+
+    method = methods.ScoreAug(operations, augment.Policy(ops=(), xflip_p=0.0))
+    moved = method(key, x0, eps, jnp.ones(len(x0)))
+    moved_off = 0.1 * moved.x0 + 0.2 * moved.eps
+    assert np.any(moved.condition != 0, 1).mean() > 0.5
+    z, moved_z = (diffusion.diffuse(a, b, alpha, sigma) for a, b in ((x0, eps), moved[:2]))
+    plain = loss(output(x0, eps, off), x0, eps, z, t)["loss"]
+    theirs = loss(output(*moved[:2], moved_off), *moved[:2], moved_z, t)["loss"]
+    np.testing.assert_allclose(theirs, plain, rtol=1e-5)
+
+
+def test_transforming_z_is_transforming_image_and_noise():
+    operations = scoreaug.Operations()
+    _, x0, eps = examples(50)
+    for i, key in enumerate(jax.random.split(jax.random.key(2), 50)):
+        draws = scoreaug.draw(key, 1.0, (SIDE, SIDE), operations)
+        move = functools.partial(scoreaug.apply, draws=draws, operations=operations)
+        np.testing.assert_allclose(
+            move(0.6 * x0[i] + 0.8 * eps[i]), 0.6 * move(x0[i]) + 0.8 * move(eps[i]), atol=1e-5
+        )
+
+
+def test_scoreaug_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="rotation turns images by 90 degrees"):
+        scoreaug.Operations().check((8, 12))
+    scoreaug.Operations(ops=("cutout",)).check((8, 12))
+    for wrong in (
+        dict(ops=("spin",)),
+        dict(ops=()),
+        dict(brightness=0.5),
+        dict(translation=1.0),
+        dict(cutout_min=0.5),
+    ):
+        with pytest.raises(ValueError):
+            scoreaug.Operations(**wrong)
+
+
+# SDA
+
+
+def test_sda_without_its_second_path_is_none():
+    none = tiny.config("none")
+    sda = tiny.config("sda", sda__mu=0.0, sda__weight=0.0)
+    data = loop.load_data(none).train.images[:16]
+    x0 = training.to_float(data)
+    losses = []
+    for config in (none, sda):
+        parts = build.parts(config, (8, 8, 1))
+        params = parts.init_params(jax.random.key(0))
+        losses.append(training.loss_fn(params, jax.random.key(1), x0, None, parts)["loss"])
+    np.testing.assert_array_equal(*losses)
+
+
+def test_sda_shifts_the_noise_of_augmented_images_only():
+    method = built("sda", sda__mu=0.7, sda__weight=3.0, augment__p=1.0).method
+    key, x0, eps = examples(2000, side=8)
+    found = method(key, x0, eps, jnp.ones(len(x0)))
+    shift = np.asarray(found.shift).ravel()
+    assert set(shift) == {0.0, np.float32(0.7)}
+    assert (shift > 0).mean() == pytest.approx(3 / 4, abs=0.04)
+    changed = np.any(found.x0 != x0, (1, 2, 3))
+    np.testing.assert_array_equal(changed, shift > 0)
+    np.testing.assert_array_equal(found.eps, eps)  # the target has mean 0
+
+
+def test_sdas_shift_is_in_z_and_not_in_the_target(monkeypatch):
+    """A network that knows eps has no loss; one that takes z / sigma for it is off by mu."""
+    config = tiny.config("sda", sda__mu=0.5, sda__weight=float("inf"), augment__p=0.0)
+    config.diffusion.variance = "fixed_small"
+    parts = build.parts(config, (8, 8, 1))
+    seen = {}
+
+    def output(self, params, z, t, *args, **options):
+        seen["mean"] = (z / self.schedule.sigma(t)[:, None, None, None]).mean()
+        return z / self.schedule.sigma(t)[:, None, None, None]
+
+    monkeypatch.setattr(build.Parts, "apply", output)
+    terms = training.loss_fn(None, jax.random.key(0), jnp.zeros((500, 8, 8, 1)), None, parts)
+    assert float(seen["mean"]) == pytest.approx(0.5, abs=0.03)
+    np.testing.assert_allclose(terms["mse"], 0.25, rtol=1e-4)
+
+
+# Classes
+
+
+def test_classes_are_concealed_as_often_as_asked():
+    labels = jnp.arange(5000) % 10
+    kept = training.drop_labels(jax.random.key(0), labels, 0.3)
+    assert float((kept == -1).mean()) == pytest.approx(0.3, abs=0.03)
+    assert bool(((kept == labels) | (kept == -1)).all())
+    assert training.drop_labels(jax.random.key(0), labels, 0.0) is labels
+    assert training.drop_labels(jax.random.key(0), None, 0.3) is None
+
+
+def test_no_class_adds_nothing_to_the_embedding():
+    config = tiny.config(model__class_conditional=True)
+    parts = build.parts(config, (8, 8, 1), 10)
+    params = jax.tree.map(lambda a: a + 0.1, parts.init_params(jax.random.key(0)))
+    _, z, _ = examples(3, side=8)
+    t, none = jnp.array([1, 5, 9]), jnp.full(3, -1)
+    free = build.parts(tiny.config(), (8, 8, 1))
+    alone = {"params": {k: v for k, v in params["params"].items() if k != "Embed_0"}}
+    assert len(alone["params"]) == len(params["params"]) - 1
+    np.testing.assert_allclose(
+        parts.apply(params, z, t, none), free.apply(alone, z, t), rtol=1e-5, atol=1e-5
+    )
+    assert np.abs(parts.apply(params, z, t, none + 4) - free.apply(alone, z, t)).max() > 1e-3
+
+
+def test_guidance_extrapolates_from_the_network_without_a_class():
+    config = tiny.config(
+        model__class_conditional=True, train__class_dropout=0.1, sample__guidance=3.0
+    )
+    drawn = {}
+    for guidance in (0.0, 1.0, 3.0):
+        config.sample.guidance = guidance
+        parts = build.parts(config, (8, 8, 1), 10)
+        # x0_hat is the class / 10, and 0.2 without one; a learned variance comes along.
+        config_mean = lambda labels: jnp.where(labels < 0, 0.2, labels / 10.0)  # noqa: E731
+
+        def apply(params, z, t, labels, parts=parts, mean=config_mean):
+            alpha, sigma = (
+                f(t)[:, None, None, None] for f in (parts.schedule.alpha, parts.schedule.sigma)
+            )
+            eps = (z - alpha * mean(labels)[:, None, None, None]) / sigma
+            return jnp.concatenate([eps, jnp.zeros_like(eps)], -1)
+
+        draw = generate.make_sampler(parts, mesh(), batch_size=8, apply=apply)
+        drawn[guidance] = draw(None, range(6), seed=0)[:, 0, 0, 0] / 127.5 - 1.0
+    np.testing.assert_allclose(drawn[0.0], 0.2, atol=0.01)
+    np.testing.assert_allclose(drawn[1.0], np.arange(6) / 10, atol=0.01)
+    expected = 0.2 + 3.0 * (np.arange(6) / 10 - 0.2)
+    np.testing.assert_allclose(drawn[3.0], np.clip(expected, -1, 1), atol=0.01)
+
+
+def mesh():
+    from tada_jax import backend
+
+    return backend.data_mesh(8, jax.devices()[:1])
+
+
+def test_samples_of_one_class():
+    config = tiny.config(model__class_conditional=True, sample__label=7)
+    parts, asked = build.parts(config, (8, 8, 1), 10), []
+
+    def apply(params, z, t, labels):
+        jax.debug.callback(lambda a: asked.append(np.asarray(a)), labels)
+        return jnp.zeros((*z.shape[:3], 2))
+
+    generate.make_sampler(parts, mesh(), batch_size=4, apply=apply)(None, range(4), seed=0)
+    jax.effects_barrier()
+    assert asked and all((a == 7).all() for a in asked)
