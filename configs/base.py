@@ -82,8 +82,8 @@ def get_config(method="tada"):
     c.seed = 0  # of everything random but samples: data split, initialisation, training
     # What happens to a training image. "tada": strength by the noise level. "constant": the same
     # operations at one strength. "hflip": only flips. "none": nothing. "ar": constant, and the
-    # network is told how. "scoreaug": the noisy image and the target are transformed. "sda": augmented
-    # images under shifted noise. "ar+tada", "scoreaug+tada", "sda+tada": these, with TADA's strength.
+    # network is told how. "scoreaug": the noisy image and the target are transformed. "sda":
+    # augmented images under shifted noise. "ar+tada" and so on: these, with TADA's strength.
     c.method = method
     c.constant_strength = 1.0  # w where it is constant, 0 .. 1
 

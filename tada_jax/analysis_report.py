@@ -254,4 +254,4 @@ def pictures_figure(path, found, pictures, config, name):
         f"{name}: the same noise, networks exchanged inside an interval of log SNR "
         f"(leak, n = {config.analyze.count:,}), seed {config.sample.seed}"
     )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")  # the labels are long

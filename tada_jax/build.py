@@ -378,7 +378,9 @@ def method(config, image_shape):
     if way == "scoreaug":
         _check_scoreaug(config)
         with _blame("scoreaug"):
-            operations = scoreaug.Operations(**dict(config.scoreaug, ops=tuple(config.scoreaug.ops)))
+            operations = scoreaug.Operations(
+                **dict(config.scoreaug, ops=tuple(config.scoreaug.ops))
+            )
             operations.check(image_shape[:2])
         return methods.ScoreAug(operations, dataclasses.replace(happens, ops=()))
     return {

@@ -89,6 +89,7 @@ def _of_method(config, method):
     """The configuration of the runs that `config.compare.methods` calls so, unlocked."""
     own = config.copy_and_resolve_references()
     if method in config.compare.variants:
+        own.lock()  # so that a mistyped field is an error, and not a new one
         try:
             own.update(config.compare.variants[method].to_dict())
         except (KeyError, TypeError, AttributeError, ValueError) as e:

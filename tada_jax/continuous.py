@@ -1,9 +1,9 @@
 """Noise levels in continuous time: EDM's and those of rectified flow.
 
-Both mix an image and noise in proportions of their own, EDM as y = x_0 + sigma n, rectified flow as
-y = (1 - t) x_0 + t n. Divided by its standard deviation for unit images, y is the variance
-preserving z = alpha x_0 + sigma_z n with the same log SNR. So a formulation is a distribution of log
-SNRs, what the network is told of them, the scale of its input, and its target
+Both mix an image and noise in proportions of their own, EDM as y = x_0 + sigma n, rectified flow
+as y = (1 - t) x_0 + t n. Divided by its standard deviation for unit images, y is the variance
+preserving z = alpha x_0 + sigma_z n with the same log SNR. So a formulation is a distribution of
+log SNRs, what the network is told of them, the scale of its input, and its target
 (`diffusion.PARAMETERISATIONS`): everything else, TADA's strength and the samplers included, knows
 the log SNR only.
 """

@@ -264,7 +264,5 @@ def training_losses(
     if variance != "learned_range":
         return {"loss": weight * mse, "mse": mse}
     frozen = jnp.concatenate([jax.lax.stop_gradient(prediction), variance_output], axis=-1)
-    vlb = vlb_term(
-        schedule, parameterisation, variance, frozen, x0, z, t, sigma_data=sigma_data
-    )
+    vlb = vlb_term(schedule, parameterisation, variance, frozen, x0, z, t, sigma_data=sigma_data)
     return {"loss": weight * mse + vlb_weight * len(schedule) * vlb, "mse": mse, "vlb": vlb}

@@ -35,7 +35,9 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
         numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
         labels = None
         if classes:
-            labels = numbers % classes if parts.label is None else jnp.full_like(numbers, parts.label)
+            labels = (
+                numbers % classes if parts.label is None else jnp.full_like(numbers, parts.label)
+            )
         network = lambda z, t, labels: apply(params, z, t, labels)  # noqa: E731
         network = sampling.guided(network, parts.guidance, variance)
         predict = lambda z, t: network(z, t, labels)  # noqa: E731

@@ -13,7 +13,6 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from tada_jax import scoreaug
 from tada_jax.augment import Policy, augment_batch
@@ -126,7 +125,7 @@ class ShiftedNoise:
     condition_size = 0
 
     def __post_init__(self):
-        if not 0.0 <= self.weight:
+        if not self.weight >= 0.0:
             raise ValueError(f"weight must not be negative, got {self.weight}")
 
     def __call__(self, rng, x0, eps, w):

@@ -84,7 +84,7 @@ class Schedule:
         return jax.random.randint(rng, (count,), 0, len(self))
 
     def quantile(self, u):
-        """The timesteps below which a share u of the drawn ones lies: [n] in (0, 1) -> int32 [n]."""
+        """The timesteps below which a share u of the drawn ones lies, [n] -> int32 [n]."""
         return (np.asarray(u) * len(self)).astype(np.int32)
 
     def network_time(self, t):

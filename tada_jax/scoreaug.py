@@ -1,8 +1,8 @@
 """ScoreAug's operations (Hou et al. 2025, arXiv 2508.07926): linear, so that they act on noise too.
 
-ScoreAug transforms the *noisy* image and has the transformed target predicted. An operation T that
-is linear commutes with the noising, T(alpha x_0 + sigma eps) = alpha T x_0 + sigma T eps: applying the
-same draws to x_0 and to eps is the same, whatever the formulation.
+ScoreAug transforms the *noisy* image and has the transformed target predicted. An operation T
+that is linear commutes with the noising, T(alpha x_0 + sigma eps) = alpha T x_0 + sigma T eps:
+applying the same draws to x_0 and to eps is the same, whatever the formulation.
 
 Images are float32 [H,W,C] in [-1, 1]. At most one operation an image; the identity is drawn as
 often as any other. The bounds were read in secondary sources and are uncertain: options.

@@ -16,7 +16,6 @@ import optax
 from clu import metrics as clu_metrics
 
 from tada_jax import backend, diffusion, ema
-from tada_jax.augment import augment_batch
 from tada_jax.data.order import batch_indices
 
 # Independent streams of the run's seed; `sampling.STREAM` is another.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import base, ffhq64_tada
-from tada_jax import build, memory, training
+from tada_jax import build, continuous, memory, schedule, training
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*_*.py"))
 
@@ -42,6 +42,16 @@ def test_the_papers_networks(name, variant, side, count):
     parts = build.parts(get_config(name, variant), (side, side, 3))
     params = jax.eval_shape(lambda: parts.init_params(jax.random.key(0)))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "tada" in name])
+@pytest.mark.parametrize("formulation", base.FORMULATIONS)
+def test_every_formulation_is_one_word(name, formulation):
+    config = get_config(name, f"ar+tada-{formulation}")
+    parts = build.parts(config, (64, 64, 3), 10)
+    assert parts.method.condition_size == parts.policy.label_size
+    kinds = {"iddpm": schedule.Schedule, "edm": continuous.Edm, "flow": continuous.Flow}
+    assert type(parts.schedule) is kinds[formulation]
 
 
 def test_variants_combine_in_any_order():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import backend, build, loop, training
+from tada_jax import augment, backend, build, loop, training
 from tests import tiny
 
 
@@ -52,22 +52,28 @@ def test_one_compilation_and_the_same_numbers_every_time():
 
 
 @pytest.mark.parametrize(
-    ("method", "parameterisation", "variance"),
+    ("method", "levels", "parameterisation", "variance"),
     [
-        *((method, "eps", "learned_range") for method in build.METHODS),
-        ("tada", "x0", "fixed_small"),
-        ("tada", "v", "fixed_large"),
+        *((method, "cosine", "eps", "learned_range") for method in build.METHODS),
+        ("tada", "linear", "x0", "fixed_small"),
+        ("constant", "cosine", "v", "fixed_large"),
+        ("tada", "edm", "edm", "fixed_small"),
+        ("ar+tada", "flow", "flow", "fixed_small"),
     ],
 )
-def test_every_method_and_parameterisation_lowers_its_loss(method, parameterisation, variance):
+def test_every_method_and_formulation_lowers_its_loss_in_one_compilation(
+    method, levels, parameterisation, variance
+):
     config = tiny.config(
         method,
+        schedule__name=levels,
         diffusion__parameterisation=parameterisation,
         diffusion__variance=variance,
         optimizer__learning_rate=3e-3,
     )
-    _, losses, _ = run_steps(config, 40, jax.devices()[:1])
+    _, losses, compilations = run_steps(config, 40, jax.devices()[:1])
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:3])
+    assert compilations == 1
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_methods_are_what_they_say(method, strength, changed):
     w = parts.strength(jnp.full(len(x), -15.0))
     if strength:
         np.testing.assert_allclose(w, strength)
-    y = jax.jit(training.augment_batch)(jax.random.key(0), x, w, parts.policy)
+    y = jax.jit(augment.augment_batch)(jax.random.key(0), x, w, parts.policy)
     assert np.mean(np.any(np.asarray(x != y), (1, 2, 3))) == pytest.approx(changed, abs=0.06)
     if method == "hflip":
         either = (np.asarray(x == y) | np.asarray(x[:, :, ::-1] == y)).all()
