@@ -37,20 +37,6 @@ EVALUATIONS = (5, 10, 15, 20, 30, 50, 100, 1000)
 # Rejected methods, here so that the choice can be checked.
 
 
-def edm_heun(predict, keys, **options):
-    """Heun's method in EDM's variables, y = z / alpha and s = sigma / alpha.
-
-    The trapezium adds (s' - s) (eps' - eps) / 2 to y' = z' / alpha', and eps' - eps is
-    (x0 - x0') / s', since z' = alpha' x0 + sigma' eps.
-    """
-    short = options["schedule"]
-    rows = sampling._heun_rows(short)
-    growth = np.expm1(sampling._step_lengths(short))
-    correction = (np.sqrt(short.alpha_bar[:-1]) * growth / 2.0)[::-1]
-    rows.new[1::2], rows.last[1::2] = correction, -correction
-    return sampling._walk(predict, keys, rows, **options)
-
-
 def karras(full, steps):
     """EDM's grid (rho = 7) in sigma / alpha, a timestep that is taken already giving the next."""
     s = np.exp(-full.log_snr_table / 2.0)
@@ -65,7 +51,7 @@ SAMPLERS = {
     "ddim": sampling.ddim,
     "dpmpp_2m": sampling.dpmpp_2m,
     "heun": sampling.heun,
-    "EDM's heun": edm_heun,
+    "edm_heun": sampling.edm_heun,
 }
 ROWS = [(sampler, stride) for stride in ("even", "logsnr") for sampler in SAMPLERS]
 ROWS.append(("dpmpp_2m", "karras"))

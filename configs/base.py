@@ -61,6 +61,9 @@ def choose(variant, *menus):
     for word in filter(None, variant.split("-")):
         match = next((item for item in left if word in item[1]), None)
         if match is None:
+            twice = next((", ".join(menu) for menu in menus if word in menu), None)
+            if twice:
+                raise ValueError(f"{word!r} in the variant {variant!r} is one too many of: {twice}")
             known = "; ".join(", ".join(menu) for _, menu in left)
             raise ValueError(f"{word!r} in the variant {variant!r} is unknown, choose of: {known}")
         chosen[match[0]] = match[1][word]
@@ -285,6 +288,7 @@ def get_config(method="tada"):
     # "constant:0.3" is that strength; other names are those of `variants`
     c.compare.methods = ("none", "constant", "tada")
     c.compare.variants = ConfigDict()  # name: the fields in which it differs from this config
+    c.compare.curves = ConfigDict()  # name: methods that figures join by a line, as budgets of one
     c.compare.train_sizes = ()  # numbers of training images; (): data.train_size alone
     c.compare.seeds = (0, 1, 2)
     return c

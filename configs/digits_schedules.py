@@ -34,5 +34,8 @@ def get_config():
             names.append(name)
     constant = ("constant:0.5", "constant")
     c.compare.methods = ("none", *constant, "paper", "paper_8px", *sorted(names))
+    c.compare.curves.constant = constant
+    for family in each:
+        c.compare.curves[family] = tuple(n for n in names if n.startswith(family))
     c.compare.train_sizes = (200,)
     return c

@@ -219,6 +219,8 @@ def check(config):
         _in_range(config, f"augment.magnitude.{name}", 0, 100)
     _in_range(config, "sensitivity.queries", 16, math.inf)
     _in_range(config, "tada.budget", 0, math.inf)
+    if METHODS[config.method].way == "scoreaug":
+        _check_scoreaug(config)
     thresholds = _value(config, "sensitivity.thresholds")
     if len(thresholds) != 2 or not all(isinstance(t, float) and t > 0 for t in thresholds):
         raise UserError(
@@ -376,7 +378,6 @@ def method(config, image_shape):
     """
     way, happens = METHODS[config.method].way, policy(config)
     if way == "scoreaug":
-        _check_scoreaug(config)
         with _blame("scoreaug"):
             operations = scoreaug.Operations(
                 **dict(config.scoreaug, ops=tuple(config.scoreaug.ops))

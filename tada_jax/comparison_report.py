@@ -8,12 +8,11 @@ import sys
 
 import numpy as np
 
-from tada_jax import comparison, evaluation
+from tada_jax import comparison, evaluation, report
 from tada_jax import workdir as workdirs
 from tada_jax.judge import MEASURES
 from tada_jax.logs import duration
 from tada_jax.paths import write_whole
-from tada_jax.report import LOOKS
 
 # Figures of what is logged while training: (file, scalar, label).
 _CURVES = (
@@ -81,8 +80,17 @@ def write(path, config, results, failures):
 
 
 def _looks(results):
+    """{method: (colour, marker, line style)}; one for all methods of a curve."""
     methods, _ = comparison.methods_and_sizes(results)
-    return {method: LOOKS[i % len(LOOKS)] for i, method in enumerate(methods)}
+    curve_of = {m: name for name, members in _curves_of(results).items() for m in members}
+    names = list(dict.fromkeys(curve_of.get(method, method) for method in methods))
+    look = {name: report.look(i) for i, name in enumerate(names)}
+    return {method: look[curve_of.get(method, method)] for method in methods}
+
+
+def _curves_of(results):
+    """{name: methods} of `config.compare.curves`."""
+    return next(iter(results)).config.compare.curves.to_dict()
 
 
 def _caption(results):
@@ -97,59 +105,75 @@ def _images(size):
     return "all training images" if size is None else f"{size:,} training images"
 
 
+# What is drawn against what.
+_TRADES = (("fd/held_out", "leak"), ("fd/held_out", "copy_margin"), ("copy_margin", "leak"))
+
+
 def trade_off_figure(path, results):
-    """Leakage, and copying, against quality: a point a method, with bars over the seeds."""
+    """Leakage, copying and quality against each other: a point a method, bars over the seeds."""
     from matplotlib.figure import Figure
 
-    keys = [k for k in ("leak", "copy_margin") if comparison.summaries(results, k)]
-    quality = comparison.summaries(results, "fd/held_out")
-    if not keys or not quality:
+    found = {key: comparison.summaries(results, key) for key in dict.fromkeys(sum(_TRADES, ()))}
+    trades = [(x, y) for x, y in _TRADES if found[x] and found[y]]
+    if not trades:
         return False
-    looks, (sizes, caption) = _looks(results), _caption(results)
-    figure = Figure(figsize=(4.6 * len(sizes), 3.9 * len(keys)), layout="constrained")
-    axes = figure.subplots(len(keys), len(sizes), squeeze=False)
-    for row, key in zip(axes, keys):
-        factor, found = MEASURES[key].factor, comparison.summaries(results, key)
-        for ax, size in zip(row, sizes):
-            for method, (color, marker, _) in looks.items():
-                if (method, size) not in quality or (method, size) not in found:
-                    continue
-                x, y = quality[method, size], found[method, size]
-                bars = [np.nan_to_num(s.deviation) for s in (x, y)]
-                ax.errorbar(
-                    x.mean,
-                    y.mean * factor,
-                    xerr=bars[0],
-                    yerr=bars[1] * factor,
-                    color=color,
-                    marker=marker,
-                    markersize=9,
-                    linestyle="",
-                    capsize=3,
-                    label=method,
-                )
-            real = [comparison.real_images(results, k, size) for k in ("fd/held_out", key)]
-            if None not in real:
-                ax.plot(
-                    real[0],
-                    real[1] * factor,
-                    color="black",
-                    marker="*",
-                    markersize=12,
-                    linestyle="",
-                    label="real images",
-                )
-            ax.set(
-                title=_images(size),
-                xlabel="Frechet distance to held-out images",
-                ylabel=MEASURES[key].title,
-                xscale="log",
-            )
-            ax.grid(alpha=0.3)
-            ax.legend()
-    figure.suptitle(f"Leakage and copying against quality: {caption}, bars ± 1 sd of the seeds")
+    sizes, caption = _caption(results)
+    figure = Figure(figsize=(5.6 * len(trades), 4.2 * len(sizes)), layout="constrained")
+    for row, size in zip(figure.subplots(len(sizes), len(trades), squeeze=False), sizes):
+        for ax, (x, y) in zip(row, trades):
+            _trade_panel(ax, results, size, x, y)
+        row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(f"Leakage, copying and quality: {caption}, bars ± 1 sd of the seeds")
     figure.savefig(path, dpi=110)
     return True
+
+
+def _trade_panel(ax, results, size, *keys):
+    """One measure against another, for one number of training images."""
+    measures = [MEASURES[key.partition("/")[0]] for key in keys]
+    all_found = [comparison.summaries(results, key) for key in keys]
+    looks, curves = _looks(results), _curves_of(results)
+    curve_of = {m: name for name, members in curves.items() for m in members}
+    points, labelled = {}, set()
+    for method, (color, marker, _) in looks.items():
+        if not all((method, size) in found for found in all_found):
+            continue
+        own = [found[method, size] for found in all_found]
+        points[method], bars = (
+            [getattr(s, field) * m.factor for s, m in zip(own, measures)]
+            for field in ("mean", "deviation")
+        )
+        label = curve_of.get(method, method)
+        ax.errorbar(
+            *points[method],
+            xerr=np.nan_to_num(bars[0]),
+            yerr=np.nan_to_num(bars[1]),
+            color=color,
+            marker=marker,
+            markersize=7,
+            linestyle="",
+            capsize=3,
+            label=None if label in labelled else label,
+        )
+        labelled.add(label)
+        if method in curve_of:
+            end = method.removeprefix(label).strip("_:").replace("_", ".")
+            ax.annotate(end, points[method], xytext=(5, 4), textcoords="offset points", fontsize=8)
+    for members in curves.values():
+        line = [points[method] for method in members if method in points]
+        if len(line) > 1:
+            color, _, style = looks[members[0]]
+            ax.plot(*zip(*line), color=color, linestyle=style, linewidth=1)
+    real = [comparison.real_images(results, key, size) for key in keys]
+    if None not in real:
+        at = [value * m.factor for value, m in zip(real, measures)]
+        ax.plot(*at, color="black", marker="*", markersize=12, linestyle="", label="real images")
+    against = "Frechet distance to held-out images"
+    titles = [against if "/" in key else m.title for key, m in zip(keys, measures)]
+    ax.set(title=_images(size), xlabel=titles[0], ylabel=titles[1])
+    if keys[0].startswith("fd"):
+        ax.set_xscale("log")
+    ax.grid(alpha=0.3)
 
 
 def curves_figure(path, results, key, label):
@@ -159,7 +183,9 @@ def curves_figure(path, results, key, label):
     found = comparison.curves(results, key)
     if not found:
         return False
-    looks, (sizes, caption) = _looks(results), _caption(results)
+    sizes, caption = _caption(results)
+    methods, _ = comparison.methods_and_sizes(results)
+    looks = {method: report.look(i) for i, method in enumerate(methods)}
     caption = caption.partition(", ")[2]
     count = next(iter(results)).config.log.metrics_count
     of = "" if "mse" in key else f"{count:,} samples, "

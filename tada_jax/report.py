@@ -25,6 +25,15 @@ LOOKS = (
     ("#000000", "X", (0, (3, 1, 1, 1))),
 )
 
+_MORE_MARKERS = "os^DvPX*<>hp8d"
+
+
+def look(i):
+    """The i-th of as many looks as one likes: of the first 98 no two are alike."""
+    n = len(LOOKS)
+    color, _, _ = LOOKS[i % n]
+    return color, _MORE_MARKERS[i % len(_MORE_MARKERS)], LOOKS[(i + i // n) % n][2]
+
 
 def grid(images, columns=None, *, min_side=48, gap=1):
     """Tiles images into one, enlarging small ones by a whole factor without smoothing.

@@ -307,6 +307,13 @@ DIGITS = "--config=configs/digits_tada.py"
         ("--config.train.batch_size=0", "batch_size=0"),
         ("--config.train.ema_decay=1.5", "ema_decay"),
         ("--config.seed=-1", "seed"),
+        ("--config.method=adaa", "method='adaa'.*scoreaug"),
+        ("--config.schedule.name=karras", "schedule.name='karras'.*edm"),
+        ("--config.schedule.name=edm", "learned_range.*needs timesteps.*fixed_small"),
+        ("--config.diffusion.parameterisation=noise", "parameterisation='noise'.*flow"),
+        ("--config.sample.guidance=2", "sample.guidance=2.*class_conditional"),
+        ("--config.sample.label=3", "sample.label=3.*no classes"),
+        ("--config.train.class_dropout=1.5", "class_dropout"),
         ("--config.train.batch_size", "batch_size"),
         ("--process_id=1", "coordinator"),
         ("--coordinator=host:1", "num_processes"),
@@ -335,6 +342,35 @@ def test_a_bad_configuration_file(content, message, refuse, tmp_path):
 
 def test_a_bad_variant(refuse):
     refuse("3k.*choose of.*1k", "--config=configs/ffhq64_tada.py:3k")
+    refuse("ar-tada.*one too many of: tada.*ar.tada", "--config=configs/digits_tada.py:ar-tada")
+
+
+@pytest.mark.parametrize(
+    ("variant", "arguments", "message"),
+    [
+        ("scoreaug", ("--config.scoreaug.ops=('spin',)",), "config.scoreaug: .*'spin'.*rotation"),
+        ("scoreaug", ("--config.scoreaug.brightness=0.5",), "config.scoreaug: brightness"),
+        ("scoreaug+tada", ("--config.tada.schedule=fitted",), "schedule='fitted'.*band='given'"),
+        (
+            "scoreaug+tada",
+            ("--config.tada.schedule=table", "--config.tada.table=((0,(1,1,0)),)"),
+            "config.tada.table.*one number a level",
+        ),
+        ("sda", ("--config.sda.weight=-1.0",), "sda.weight"),
+        ("edm", ("--config.schedule.edm.rho=0.0",), "config.schedule.edm: rho"),
+        ("flow", ("--config.schedule.flow.times=cosine",), "config.schedule.flow: times.*uniform"),
+        ("flow", ("--config.sample.stride=ddim",), "config.sample: stride.*logsnr"),
+        ("edm", ("--config.diffusion.sigma_data=0.0",), "sigma_data"),
+    ],
+)
+def test_a_method_or_formulation_that_cannot_be(variant, arguments, message, refuse):
+    refuse(message, f"{DIGITS}:{variant}", *tiny.FLAGS, *arguments)
+
+
+def test_quarter_turns_need_square_images(refuse, tmp_path):
+    path = one_image(tmp_path / "pictures", (16, 24))
+    scoreaug = f"{FOLDER}:scoreaug"
+    refuse("config.scoreaug: rotation.*ops", scoreaug, path, "--config.data.fit=keep")
 
 
 # Runs and checkpoints
