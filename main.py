@@ -40,11 +40,17 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 def parse():
     """Parses the flags, in any order; whatever the user got wrong becomes one line."""
     app.define_help_flags()
+    for i, arg in enumerate(sys.argv[:-1]):
+        if arg in ("--config", "-config"):  # with a space
+            sys.argv[i : i + 2] = [f"--config={sys.argv[i + 1]}"]
     names_file = lambda arg: arg.startswith(("--config=", "-config="))  # noqa: E731
-    for arg in filter(names_file, sys.argv):
+    files = list(filter(names_file, sys.argv))
+    for arg in files:
         path = arg.partition("=")[2].partition(":")[0]
         if not pathlib.Path(path).is_file():
             raise UserError(f"--config={path}: no such file; configs/digits_tada.py is one")
+    if len(files) > 1:
+        raise UserError(f"{' '.join(files)}: name one configuration file")
     # The file must be read before the fields that are set in it; ml_collections looks at sys.argv.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not names_file(arg))
     try:
@@ -54,9 +60,10 @@ def parse():
                 raise TypeError("get_config() must return an ml_collections.ConfigDict")
             CONFIG.value.to_dict()
     except Exception as e:  # absl, ml_collections and the configuration file each raise their own
-        reason = (
-            f"unknown field of the configuration: {e.args[0]}" if isinstance(e, KeyError) else e
-        )
+        reason, inner = e, e.args[0] if e.args else None
+        if isinstance(e, KeyError) or isinstance(inner, KeyError):
+            name = inner.args[0] if isinstance(inner, KeyError) else inner
+            reason = f"unknown field of the configuration: {name}"
         if not isinstance(e, (flags.Error, KeyError, AttributeError)):
             reason = f"the configuration file fails with {type(e).__name__}: {e}"
         if "Traceback" in str(reason):  # absl hands on that of a configuration file
@@ -86,6 +93,9 @@ def main():
 
     backend.enable_compilation_cache()
     backend.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    backend.check_devices()
+    if DRY_RUN.value and MODE.value != "train":
+        raise UserError(f"--dry_run is of --mode=train, not of --mode={MODE.value}: leave it out")
     if DRY_RUN.value:
         for line in tada_jax.describe(CONFIG.value):
             print(line)

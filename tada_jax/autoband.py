@@ -7,7 +7,6 @@ going on elsewhere cannot change it.
 
 import dataclasses
 import json
-import time
 
 import numpy as np
 
@@ -141,7 +140,7 @@ def profile_of(config, dataset, *, proxy=None, everything=False):
             queries=c.queries,
             copies=c.copies,
             seed=c.seed,
-            progress=_bar(f"profile, {proxy}"),
+            progress=logs.bar(f"profile, {proxy}", unit="image"),
         )
         (folder / "profile.json").write_text(found.to_json())
 
@@ -158,20 +157,6 @@ def _profile_key(config, dataset):
     held_out = digest(np.ascontiguousarray(dataset.test.images).tobytes())
     settings = {"augment": config.augment.to_dict(), "sensitivity": c, "held_out": held_out}
     return digest(dataset.digest, json.dumps(settings, sort_keys=True))
-
-
-def _bar(title):
-    """A callback (done, total) that shows a progress bar on stderr."""
-    started, bars = time.monotonic(), []
-
-    def update(done, total):
-        if not bars:
-            bars.append(logs.Progress(total, unit="image"))
-        bars[0].update(done, title, (time.monotonic() - started) / max(done, 1))
-        if done == total:
-            bars[0].end()
-
-    return update
 
 
 def summary(profile):

@@ -74,6 +74,23 @@ def _whole(flag, value, variable):
         raise UserError(f"--coordinator needs {flag}, a whole number (or {variable})") from e
 
 
+def check_devices():
+    """Finds the devices, before anything asks for them.
+
+    Raises:
+      UserError: if there are none as wanted.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:  # the second where a platform is not installed
+        wanted = os.environ.get("JAX_PLATFORMS")
+        reason = " ".join(str(e).split())[:200] or "none of that kind"
+        raise UserError(
+            f"JAX finds no device (JAX_PLATFORMS={wanted or ''}; {reason}): unset JAX_PLATFORMS, "
+            "or install the driver and requirements-cuda.txt or requirements-tpu.txt"
+        ) from e
+
+
 def is_first():
     """Whether this is the process that writes files; the only one, usually."""
     return jax.process_index() == 0

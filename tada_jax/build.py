@@ -240,6 +240,8 @@ def check(config):
     _in_range(config, "analyze.window", 0.1, math.inf)
     _in_range(config, "analyze.sweep", 0, math.inf)
     for width in (*config.ema.widths, config.sample.ema_width):
+        if width is not None and not isinstance(width, float):
+            raise UserError(f"config.ema.widths: {width!r} cannot be, widths are as 0.05")
         if width is not None:
             with _blame("ema.widths"):
                 ema.exponent(width)
@@ -433,11 +435,13 @@ def network(config, image_shape, num_classes, condition_size=0):
         options["num_classes"] = num_classes
     learned = config.diffusion.variance == "learned_range"
     made = unet.UNet(out_channels=image_shape[-1] * (2 if learned else 1), **options)
+    factor = 2 ** (len(config.model.channel_mult) - 1)
     with _blame("model"):
         try:
             made.check(image_shape[:2])
         except ValueError as e:
-            factor = 2 ** (len(config.model.channel_mult) - 1)
+            if not any(side % factor for side in image_shape[:2]):
+                raise
             side = max(factor, min(image_shape[:2]) // factor * factor)
             raise ValueError(f"{e}, as config.data.resolution={side}") from e
     return made

@@ -72,6 +72,12 @@ def grid(config, workdir):
     c, path, cells = config.compare, workdirs.absolute(workdir), []
     if not (c.methods and c.seeds):
         raise UserError("config.compare: needs at least one of methods and one of seeds")
+    kinds = {"methods": str, "train_sizes": int, "seeds": int}
+    for field, kind in kinds.items():
+        for value in c[field]:
+            if not isinstance(value, kind):
+                what = "names" if kind is str else "whole numbers"
+                raise UserError(f"config.compare.{field}: {value!r} cannot be, they are {what}")
     sizes = tuple(c.train_sizes) or (config.data.train_size,)
     for seed, size, method in itertools.product(c.seeds, sizes, c.methods):
         own = _of_method(config, method)
@@ -167,8 +173,8 @@ def finished(cell):
     wanted = evaluation.settings(cell.config)
     for file in sorted(cell.workdir.glob("evaluation/*/metrics.json")):
         result = evaluation.read_result(file.parent)
-        done = result and result.protocol["step"] == cell.config.train.total_steps
-        if done and result.protocol["settings"] == wanted:
+        done = result and result.protocol.get("step") == cell.config.train.total_steps
+        if done and result.protocol.get("settings") == wanted:
             workdirs.check_same(cell.config, cell.workdir)
             return result
     return None

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import build, sampling
+from tada_jax import build, logs, sampling
 from tada_jax.augment import augment_batch
 from tada_jax.errors import UserError
 from tada_jax.metrics import classifier, features, leakage, memorisation, quality, wasserstein
@@ -143,9 +143,14 @@ class Judge:
                     "and there are neither: choose 'pixels' or 'inception'"
                 )
             images, labels = _in_order_of_content(everything, labels)
-            network = classifier.fit(task, images, labels, steps=c.fit_steps, say=self._say)
-            return features.fitted(network, images)
+            return features.fitted(self._fit(task, images, labels), images)
         return features.of_file(c.extractor)
+
+    def _fit(self, task, images, labels=None, seed=0):
+        """A `classifier.Fitted`, with a progress bar if it is not in the cache."""
+        steps, bar = self.config.evaluate.fit_steps, logs.bar(f"fitting, {task.name}", unit="step")
+        options = dict(steps=steps, seed=seed, say=self._say, progress=bar)
+        return classifier.fit(task, images, labels, **options)
 
     def _comparable(self, images, mirrored=False):
         """What neighbours are looked for in: the images themselves, large ones averaged down."""
@@ -167,13 +172,7 @@ class Judge:
         flipped = augmented_images(held_out, dataclasses.replace(self.policy, ops=()))
         for k in range(FOLDS):
             task = classifier.leak_task(self.policy)
-            network = classifier.fit(
-                task,
-                held_out[fold != k],
-                steps=self.config.evaluate.fit_steps,
-                seed=k,
-                say=self._say,
-            )
+            network = self._fit(task, held_out[fold != k], seed=k)
             judge = features.Extractor(
                 name="P(augmented)",
                 digest=None,

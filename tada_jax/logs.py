@@ -51,14 +51,17 @@ class Log:
 
 
 def read(workdir):
-    """The lines of a run's metrics.jsonl as dicts; a torn last line is left out."""
+    """The lines of a run's metrics.jsonl as dicts, up to the first that is torn or damaged."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            found = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not (isinstance(found, dict) and "step" in found):
+            break
+        lines.append(found)
     return lines
 
 
@@ -114,3 +117,17 @@ class Progress:
         if self._open:
             self._stream.write("\n")
             self._open = False
+
+
+def bar(title, *, unit):
+    """A callback (done, total) that shows a title and how far it is, on stderr."""
+    started, shown = time.monotonic(), []
+
+    def update(done, total):
+        if not shown:
+            shown.append(Progress(total, unit=unit))
+        shown[0].update(done, title, (time.monotonic() - started) / max(done, 1))
+        if done == total:
+            shown[0].end()
+
+    return update

@@ -163,8 +163,9 @@ def train(config, workdir):
         if first_step >= config.train.total_steps:
             progress.say(f"this run has already done its {first_step:,} steps")
             return state
+        observe = _observer(session)  # may fit small networks first: a signal ends that at once
         stop = stack.enter_context(StopRequest())
-        state = _loop(session, state, stop, started)
+        state = _loop(session, state, observe, stop, started)
         checkpoints.wait()
         if snapshots:
             snapshots.wait()
@@ -375,7 +376,7 @@ def _training_data(session, first_step):
     return training.fed_batches, contextlib.closing(feed)
 
 
-def _loop(session, state, stop, started):
+def _loop(session, state, observe, stop, started):
     """Steps, and everything that happens between them, until the end or a signal."""
     planned, log, progress = session.plan, session.log, session.progress
     config, parts, mesh = planned.config, planned.parts, planned.mesh
@@ -383,7 +384,6 @@ def _loop(session, state, stop, started):
 
     fetch, feeding = _training_data(session, int(state.step))
     steps, seed = training.make_steps(parts, config, mesh, fetch), np.uint32(config.seed)
-    observe = _observer(session)
     empty_tally = jax.jit(
         lambda: training.empty_tally(parts), out_shardings=backend.replicated(mesh)
     )

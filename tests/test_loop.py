@@ -21,6 +21,18 @@ from tests import tiny
 from tests.test_run import damage
 
 
+def test_a_signal_while_small_networks_are_fitted_ends_that_at_once(tmp_path, monkeypatch):
+    """Nothing is lost by that: training has not gone on yet."""
+
+    def fit(session):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the signal waited")
+
+    monkeypatch.setattr(loop, "_observer", fit)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(tiny.config(), tmp_path / "run")
+
+
 def test_a_run_leaves_pictures_numbers_and_checkpoints(finished):
     config, folder, state = finished
     assert int(state.step) == 6

@@ -138,3 +138,11 @@ def test_a_users_mistake_is_one_line(args, message):
     lines = [line for line in err.splitlines() if not re.match(r"[WI]\d{4}", line)]
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ") and message in lines[0]
+
+
+def test_a_platform_that_is_not_installed_is_one_line(tmp_path):
+    args = ("--config=configs/digits_tada.py", f"--workdir={tmp_path / 'run'}", *tiny.FLAGS)
+    code, _, err = main(*args, JAX_PLATFORMS="tpu")
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert code and "JAX_PLATFORMS=tpu" in line and "unset JAX_PLATFORMS" in line
+    assert "Traceback" not in err and not (tmp_path / "run").exists()

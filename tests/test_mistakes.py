@@ -298,6 +298,11 @@ DIGITS = "--config=configs/digits_tada.py"
         ("--config.data.device_gib=-1", "device_gib"),
         ("--config.data.channels=2", "channels"),
         ("--config.data.resolution=0", "resolution"),
+        ("--config.data.resolution=100000", "data.resolution=100000.*smaller"),
+        ("--config.augment.magnitude.rotate=2", "unknown field.*rotate"),
+        ("--config.model.head_channels=3", "head_channels=3; change channels=8 or head_channels$"),
+        ("--config.ema.widths=('a',)", "ema.widths: 'a'"),
+        ("--config=configs/cifar10_tada.py", "name one configuration file"),
         ("--config.data.background=(0,0)", "background"),
         ("--config.data.background=(0,0,300)", "background"),
         ("--config.train.nonfinite=ignore", "nonfinite"),
@@ -338,6 +343,10 @@ def test_a_bad_field_or_flag(argument, message, refuse):
 def test_a_bad_configuration_file(content, message, refuse, tmp_path):
     (tmp_path / "mine.py").write_text(content)
     refuse(message, f"--config={tmp_path / 'mine.py'}")
+
+
+def test_a_file_that_is_not_there_also_after_a_space(refuse):
+    refuse("configs/nowhere.py: no such file", "--config", "configs/nowhere.py")
 
 
 def test_a_bad_variant(refuse):
@@ -442,6 +451,10 @@ def test_a_damaged_run(kind, mode, refuse, trained, tmp_path):
         (("--mode=evaluate", "--config.method=none"), "method 'tada' -> 'none'"),
         (("--mode=compare", "--config.compare.methods=('tadda',)"), "'tadda' is unknown"),
         (("--mode=compare", "--config.compare.train_sizes=(99999,)"), "99999"),
+        (("--mode=compare", "--config.compare.train_sizes=('many',)"), "train_sizes: 'many'"),
+        (("--mode=compare", "--config.compare.seeds=(0.5,)"), "compare.seeds: 0.5"),
+        (("--mode=compare", "--config.compare.methods=(3,)"), "compare.methods: 3"),
+        (("--mode=evaluate", "--dry_run"), "--dry_run is of --mode=train"),
     ],
 )
 def test_a_configuration_that_does_not_fit_the_run(arguments, message, refuse, trained):

@@ -23,7 +23,8 @@ FLAGS = (
 
 def config(method="tada", **fields):
     """A tiny configuration; `section__field=value` overrides."""
-    c = digits_tada.get_config(method)
+    c = digits_tada.get_config()
+    c.method = method
     c.data.train_size = 50
     c.schedule.total_timesteps = 30
     c.model.channels = 8

@@ -10,6 +10,7 @@ import importlib
 import numpy as np
 
 from tada_jax.data.base import FITS, UNREADABLE, Dataset, Options, Reading, Split
+from tada_jax.data.images import MAX_PIXELS
 from tada_jax.errors import UserError
 
 __all__ = ["FITS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]
@@ -55,6 +56,11 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         raise UserError(f"data.channels={options.channels} cannot be: 1 (grey) or 3 (RGB)")
     if options.resolution is not None and options.resolution < 1:
         raise UserError(f"data.resolution={options.resolution} must be at least 1")
+    if options.resolution is not None and options.resolution**2 > MAX_PIXELS:
+        raise UserError(
+            f"data.resolution={options.resolution} makes images of more than {MAX_PIXELS:,} "
+            "pixels: choose a smaller one, as 256"
+        )
     background = options.background
     if len(background) != 3 or any(v not in range(256) for v in background):
         raise UserError(f"data.background={background} cannot be: RGB of 0..255, as (255,255,255)")

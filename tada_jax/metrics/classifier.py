@@ -157,7 +157,7 @@ class Fitted:
             return Classifier(self.task.outputs).apply(params, x)
 
 
-def fit(task, images, labels=None, *, steps=STEPS, seed=0, say=None):
+def fit(task, images, labels=None, *, steps=STEPS, seed=0, say=None, progress=None):
     """Fits the network to a task, or takes it from the cache.
 
     Args:
@@ -167,6 +167,7 @@ def fit(task, images, labels=None, *, steps=STEPS, seed=0, say=None):
       steps: of training, at batch 128.
       seed: of the initialisation and the batches.
       say: called with a line of text before a fit that is not in the cache.
+      progress: called as progress(done, total), in steps, during one.
 
     Returns:
       A `Fitted`.
@@ -179,7 +180,7 @@ def fit(task, images, labels=None, *, steps=STEPS, seed=0, say=None):
     def make(folder):
         if say:
             say(f"fitting a small network to {len(images):,} images ({task.name}), once")
-        params = _train(task, images, labels, steps, seed)
+        params = _train(task, images, labels, steps, seed, progress)
         (folder / "params.msgpack").write_bytes(serialization.to_bytes(jax.device_get(params)))
 
     def load(folder):
@@ -194,7 +195,7 @@ def _init(task, shape, seed):
     return Classifier(task.outputs).init(jax.random.key(seed), jnp.zeros((1, *shape)))
 
 
-def _train(task, images, labels, steps, seed):
+def _train(task, images, labels, steps, seed, progress):
     network = Classifier(task.outputs)
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     optimizer = optax.adamw(rate, weight_decay=WEIGHT_DECAY)
@@ -222,4 +223,9 @@ def _train(task, images, labels, steps, seed):
     on_device = jax.device_put((images, labels))
     for number in range(steps):
         params, opt_state = step(params, opt_state, number, *on_device)
+        if progress and (number + 1) % 20 == 0:
+            jax.block_until_ready(params)  # what was only asked for is not done
+            progress(number + 1, steps)
+    if progress and steps % 20:
+        progress(steps, steps)
     return params

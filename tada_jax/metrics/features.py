@@ -161,7 +161,13 @@ def of_function(function, name=None):
     """Any function uint8 [N,H,W,C] -> float [N,D] as an extractor; it runs on the host as it is."""
 
     def prepare(images):
-        features = np.asarray(function(images), np.float32)
+        try:
+            features = np.asarray(function(images), np.float32)
+        except Exception as e:  # whatever the user's function raises
+            raise UserError(
+                f"the extractor {name or function.__name__} fails with {type(e).__name__}: "
+                f"{' '.join(str(e).split())}"
+            ) from e
         if features.ndim != 2 or len(features) != len(images):
             raise UserError(
                 f"the extractor {name or function.__name__} returns {features.shape} for "
@@ -196,5 +202,7 @@ def of_file(spec):
         raise UserError(
             f"config.evaluate.extractor={spec!r} fails with {type(e).__name__}: {e}"
         ) from e
+    if not callable(function):
+        raise UserError(f"config.evaluate.extractor={spec!r}: {name} is no function")
     made = of_function(function, name=f"{file.name}:{name}")
     return dataclasses.replace(made, digest=digest("file", file.read_bytes(), name))
