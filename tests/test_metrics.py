@@ -394,11 +394,15 @@ def test_any_function_is_an_extractor(digits, tmp_path):
     made = features.of_function(lambda images: images.reshape(len(images), -1)[:, :3])
     np.testing.assert_array_equal(made(digits[0][:5]), digits[0][:5].reshape(5, -1)[:, :3])
     assert made.digest is None
-    wrong = features.of_function(lambda images: images[:2], name="mine")
-    with pytest.raises(UserError, match="the extractor mine returns"):
-        wrong(digits[0][:5])
+    for function, message in (
+        (lambda images: images[:2], "the extractor mine returns"),
+        (lambda images: images.nothing, "the extractor mine fails with AttributeError"),
+        (lambda images: "text", "the extractor mine fails with ValueError"),
+    ):
+        with pytest.raises(UserError, match=message):
+            features.of_function(function, name="mine")(digits[0][:5])
     file = tmp_path / "mine.py"
-    file.write_text("def means(images):\n    return images.mean((1, 2))\n")
+    file.write_text("x = 3\n\ndef means(images):\n    return images.mean((1, 2))\n")
     np.testing.assert_allclose(
         features.of_file(f"{file}:means")(digits[0][:3]), digits[0][:3].mean((1, 2)), rtol=1e-6
     )
@@ -406,6 +410,7 @@ def test_any_function_is_an_extractor(digits, tmp_path):
         ("nowhere.py:f", "no file"),
         ("pixelz", "no file"),
         (f"{file}:nothing", "AttributeError"),
+        (f"{file}:x", "x is no function"),
     ):
         with pytest.raises(UserError, match=message):
             features.of_file(spec)
