@@ -14,7 +14,7 @@ import numpy as np
 
 from tada_jax import backend, data, sensitivity
 from tada_jax.augment import Policy
-from tada_jax.sensitivity import ALL
+from tada_jax.profile import ALL
 
 LEVELS = (-9, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3)
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from tada_jax import autoband, backend, build, loop, sensitivity, two_networks
+from tada_jax import autoband, backend, build, loop, queries, sensitivity, two_networks
 from tada_jax import workdir as workdirs
 from tada_jax.errors import UserError
 from tada_jax.judge import Judge
 from tada_jax.metrics import features, lpips
 from tada_jax.paths import write_whole
+from tada_jax.profile import ALL, Profile
 from tada_jax.run import load_run
-from tada_jax.sensitivity import ALL
 
 BUDGETS = (0.25, 1.0, 4.0)  # of the free-form schedules that are drawn
 SWEPT = (-12.0, 10.0)  # log SNRs between which an exchanged interval is moved
@@ -33,14 +33,14 @@ class Analysis:
 
     Attributes:
       folder: with the files.
-      profiles: {proxy: `sensitivity.Profile`}.
+      profiles: {proxy: `profile.Profile`}.
       gaps: {"training" or "held-out": `two_networks.Gap`}; empty without networks.
       exchanges: of `two_networks.exchange`; empty without networks.
       text: all of it for readers.
     """
 
     folder: pathlib.Path
-    profiles: dict[str, sensitivity.Profile]
+    profiles: dict[str, Profile]
     gaps: dict[str, two_networks.Gap]
     exchanges: list[two_networks.Exchange]
     text: str
@@ -135,7 +135,7 @@ def _gaps(config, pair, dataset, profiles, say):
     if dataset.train.images.shape[1:] != pair.parts.image_shape:
         raise UserError(f"{pair.base.workdir} was not trained on images of this shape")
     logsnr = next(iter(profiles.values())).logsnr
-    variance = float(sensitivity.moments(dataset.train.images)[1].sum())
+    variance = float(queries.moments(dataset.train.images)[1].sum())
     distances, gaps = _distances(config, dataset), {}
     for name, split in (("training", dataset.train), ("held-out", dataset.test)):
         count = min(config.analyze.images, len(split.images))

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 
 from tada_jax import analysis, report, tada
+from tada_jax.profile import ALL
 from tada_jax.report import BLUE, GREEN, LOOKS, ORANGE
-from tada_jax.sensitivity import ALL
 
 _X = "native log SNR [nats], noise to image"
 _LEAST_K, _LEAST_V = 1e-3, 1e-3  # nats and percent, where logarithmic axes end

@@ -11,6 +11,7 @@ import json
 import numpy as np
 
 from tada_jax import build, logs, sensitivity
+from tada_jax import profile as profiles
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
 from tada_jax.paths import write_whole
@@ -78,7 +79,7 @@ def _read(path):
 
 
 def schedule_of(profile, config):
-    """What `build.strength` needs of a `sensitivity.Profile`.
+    """What `build.strength` needs of a `profile.Profile`.
 
     Raises:
       UserError: if the parabola has no band to be fitted to.
@@ -112,7 +113,7 @@ def describe(schedule):
 
 
 def profile_of(config, dataset, *, proxy=None, everything=False):
-    """The `sensitivity.Profile` of a data set, from the cache or computed, with a progress bar.
+    """The `profile.Profile` of a data set, from the cache or computed, with a progress bar.
 
     Args:
       config: whose sections `augment`, `sensitivity` and `tada` say of what.
@@ -144,7 +145,7 @@ def profile_of(config, dataset, *, proxy=None, everything=False):
         )
         (folder / "profile.json").write_text(found.to_json())
 
-    load = lambda folder: sensitivity.from_json(  # noqa: E731
+    load = lambda folder: profiles.from_json(  # noqa: E731
         (folder / "profile.json").read_text()
     )
     return load_cached(key, make, load, kind="sensitivity")

@@ -14,8 +14,9 @@ import numpy as np
 
 from tada_jax import diffusion, generate
 from tada_jax.errors import UserError
+from tada_jax.profile import ALL, Curve, Profile
+from tada_jax.queries import to_float
 from tada_jax.run import Run
-from tada_jax.sensitivity import ALL, Curve, Profile, to_float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Gap:
     images: int
 
     def profile(self):
-        """The same as a `sensitivity.Profile`, for its band."""
+        """The same as a `profile.Profile`, for its band."""
         about = {"images": self.images, "queries": self.images, "copies": 0, "seconds": 0.0}
         return Profile(self.logsnr, (1.0,), {(ALL, 1.0): self.curve}, "trained", about=about)
 

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tada_jax import profile as profiles
+from tada_jax import queries
 from tada_jax import sensitivity as s
 from tada_jax.augment import Policy
 from tada_jax.errors import UserError
@@ -51,7 +53,7 @@ def test_the_curves_of_gaussian_images_are_those_of_the_closed_form(p):
     found = s.profile(
         _gaussian_images(), _brightness(p), strengths=(1.0,), operations=False, queries=1500
     )
-    curve, low = found.curves[s.ALL, 1.0], found.logsnr <= 4.0  # a finite set differs above
+    curve, low = found.curves[profiles.ALL, 1.0], found.logsnr <= 4.0  # a finite set differs above
     exact = _closed_form(found.logsnr[low], p)
     error = np.abs(curve.detectable[low] - exact)
     assert (error < 4 * curve.detectable_error[low] + 0.05 * exact + 1e-3).all()
@@ -59,7 +61,7 @@ def test_the_curves_of_gaussian_images_are_those_of_the_closed_form(p):
     snr = np.exp(found.logsnr)
     np.testing.assert_allclose(
         curve.visible,
-        2 * curve.detectable / snr / s.moments(_gaussian_images())[1].sum(),
+        2 * curve.detectable / snr / queries.moments(_gaussian_images())[1].sum(),
         rtol=1e-6,
     )
 
@@ -69,7 +71,9 @@ def test_the_wiener_proxy_is_exact_for_gaussians():
         _gaussian_images(), _brightness(1.0), proxy="wiener", strengths=(1.0,), operations=False
     )
     exact = _closed_form(found.logsnr, 1.0)
-    np.testing.assert_allclose(found.curves[s.ALL, 1.0].detectable, exact, rtol=0.1, atol=1e-3)
+    np.testing.assert_allclose(
+        found.curves[profiles.ALL, 1.0].detectable, exact, rtol=0.1, atol=1e-3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +111,10 @@ def test_nothing_is_detectable_in_noise_and_nothing_visible_without(profile):
 
 
 def test_an_operation_apart_fires_as_often_as_in_the_policy():
-    kinds = s.kinds(POLICY)
-    assert [kind.name for kind in kinds] == [s.ALL, "scale", "rotate_frac", "yflip"]
+    kinds = queries.kinds(POLICY)
+    assert [kind.name for kind in kinds] == [profiles.ALL, "scale", "rotate_frac", "yflip"]
     assert [kind.p for kind in kinds] == pytest.approx([0.8, 0.4, 0.4, 0.4])  # 1.5 of 3 on average
-    each = s.kinds(dataclasses.replace(POLICY, max_ops=None, p=0.3))
+    each = queries.kinds(dataclasses.replace(POLICY, max_ops=None, p=0.3))
     assert [kind.p for kind in each] == pytest.approx([1.0, 0.3, 0.3, 0.3])
 
 
@@ -135,7 +139,7 @@ def test_all_proxies_agree_where_the_noise_hides_everything(digits, profile, pro
     found = s.profile(
         digits.train.images, POLICY, proxy=proxy, strengths=(1.0,), operations=False, queries=300
     )
-    mine, theirs = (p.curves[s.ALL, 1.0].visible[:3] for p in (found, profile))
+    mine, theirs = (p.curves[profiles.ALL, 1.0].visible[:3] for p in (found, profile))
     np.testing.assert_allclose(mine, theirs, rtol=0.35)
     assert found.check is not None
     if proxy == "local":  # the less noise, the smaller the patches that others share
@@ -144,7 +148,7 @@ def test_all_proxies_agree_where_the_noise_hides_everything(digits, profile, pro
 
 
 def test_a_profile_survives_the_journey_through_json(profile):
-    back = s.from_json(profile.to_json())
+    back = profiles.from_json(profile.to_json())
     assert back.curves.keys() == profile.curves.keys()
     assert dataclasses.asdict(back.check) == dataclasses.asdict(profile.check)
     np.testing.assert_array_equal(
@@ -157,9 +161,10 @@ def _made_up(k, v, strengths=(0.5, 1.0)):
     """A profile whose K and V at w are w^2 times those given."""
     zero = np.zeros(len(k))
     curves = {
-        (s.ALL, w): s.Curve(w**2 * np.array(k), zero, w**2 * np.array(v), zero) for w in strengths
+        (profiles.ALL, w): profiles.Curve(w**2 * np.array(k), zero, w**2 * np.array(v), zero)
+        for w in strengths
     }
-    return s.Profile(np.arange(len(k)) - 3.0, strengths, curves, "exact")
+    return profiles.Profile(np.arange(len(k)) - 3.0, strengths, curves, "exact")
 
 
 def test_the_band_is_where_both_thresholds_are_exceeded():
@@ -180,10 +185,10 @@ def test_the_freeform_strength_is_where_the_risk_meets_the_budget():
 def test_a_weaker_strength_of_more_risk_stops_the_freeform_strength():
     zero = np.zeros(1)
     curves = {
-        (s.ALL, w): s.Curve(np.array([k]), zero, 9 * np.ones(1), zero)
+        (profiles.ALL, w): profiles.Curve(np.array([k]), zero, 9 * np.ones(1), zero)
         for w, k in ((0.5, 4.0), (1, 0.5))
     }
-    made = s.Profile(np.zeros(1), (0.5, 1.0), curves, "exact")
+    made = profiles.Profile(np.zeros(1), (0.5, 1.0), curves, "exact")
     assert made.freeform((1.0, 1.0)) == pytest.approx([0.25])
 
 
