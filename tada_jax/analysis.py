@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tada_jax import autoband, backend, build, loop, queries, sensitivity, two_networks
+from tada_jax import autoband, backend, limits, loop, queries, sensitivity, two_networks
 from tada_jax import workdir as workdirs
 from tada_jax.errors import UserError
 from tada_jax.judge import Judge
@@ -60,7 +60,7 @@ def analyze(config, workdir, *, say=print):
     Raises:
       UserError: if there is nothing to analyze, or the networks cannot be compared.
     """
-    build.check(config)
+    limits.check(config)
     c = config.analyze
     unknown = set(c.proxies) - set(sensitivity.PROXIES)
     if unknown or not c.proxies:

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run; the place where a wrong configuration is refused.
+"""From a configuration to the parts of a run; with `limits.py` where a wrong one is refused.
 
 The modules that do the work take numbers and raise ValueError. This one knows the fields of
 `configs/base.py`, hands them over by name, and turns what is refused into a `UserError` that names
@@ -20,24 +20,18 @@ import optax
 from tada_jax import (
     augment,
     continuous,
-    data,
     diffusion,
-    ema,
+    limits,
     methods,
     sampling,
     schedule,
     scoreaug,
-    sensitivity,
     tada,
     unet,
 )
 from tada_jax.data import order as orders
 from tada_jax.errors import UserError
 from tada_jax.methods import METHODS
-
-SCHEDULES = ("paper", "fitted", "freeform", "per_operation", "constant", "table")
-FEWEST_SAMPLES = 50  # below which no metric is worth printing
-BEST_METRICS = ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +99,7 @@ def parts(config, image_shape, num_classes=0, found=None):
     Raises:
       UserError: naming the field of the configuration that cannot be.
     """
-    check(config)
+    limits.check(config)
     noise, how = levels(config), method(config, image_shape)
     return Parts(
         image_shape=tuple(image_shape),
@@ -129,7 +123,6 @@ def levels(config):
       UserError: naming the field that cannot be.
     """
     c = config.schedule
-    _one_of(config, "schedule.name", (*schedule.SCHEDULES, *continuous.CONTINUOUS))
     if c.name not in continuous.CONTINUOUS:
         with _blame("schedule"):
             return schedule.make(c.name, c.total_timesteps)
@@ -159,139 +152,6 @@ def guidance(config, num_classes):
         classes = f"classes 0 .. {num_classes - 1}" if conditional else "no classes"
         raise UserError(f"config.sample.label={c.label} cannot be: the network has {classes}")
     return {"guidance": c.guidance, "label": c.label}
-
-
-def check(config):
-    """Refuses values that no part would refuse by itself.
-
-    Raises:
-      UserError: naming the field, its value and what it may be.
-    """
-    _one_of(config, "method", METHODS)
-    _one_of(config, "tada.schedule", SCHEDULES)
-    _one_of(config, "tada.band", ("given", "auto"))
-    _one_of(config, "sensitivity.proxy", sensitivity.PROXIES)
-    _one_of(config, "diffusion.parameterisation", diffusion.PARAMETERISATIONS)
-    _one_of(config, "diffusion.variance", diffusion.VARIANCES)
-    _one_of(config, "diffusion.weighting", diffusion.WEIGHTINGS)
-    _one_of(config, "sample.sampler", tuple(sampling.SAMPLERS))
-    _one_of(config, "model.dtype", ("float32", "bfloat16"))
-    _one_of(config, "data.order", orders.ORDERS)
-    _one_of(config, "data.fit", data.FITS)
-    _one_of(config, "data.unreadable", data.UNREADABLE)
-    _one_of(config, "train.nonfinite", ("stop", "skip"))
-    _one_of(config, "log.best_metric", BEST_METRICS)
-    _one_of(config, "evaluate.convention", ("clean-fid", "pytorch-fid"))
-    for field in ("sample.checkpoint", "init.checkpoint"):
-        value = _value(config, field)
-        if value not in ("latest", "best") and not value.isdigit():
-            raise UserError(f"config.{field}={value!r} is unknown: latest, best, or a step as 5000")
-    _one_of(config, "model.attention_order", ("legacy", "new"))
-    for field in (
-        "train.batch_size",
-        "train.total_steps",
-        "log.every",
-        "log.eval_every",
-        "log.sample_every",
-        "log.checkpoint_every",
-        "log.keep_checkpoints",
-        "sample.count",
-        "sample.batch_size",
-        "log.metrics_count",
-        "evaluate.fit_steps",
-        "ema.snapshot_every",
-        "sensitivity.copies",
-        "analyze.images",
-        "model.num_res_blocks",
-        "model.head_channels",
-        "model.norm_groups",
-    ):
-        _in_range(config, field, 1, math.inf)
-    for field in ("augment.p", "augment.xflip_p", "constant_strength", "train.class_dropout"):
-        _in_range(config, field, 0, 1)
-    for field in ("optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm"):
-        _in_range(config, field, 0, math.inf)
-    for field in ("train.steps_per_call", "augment.truncate", "diffusion.vlb_weight"):
-        _in_range(config, field, 0, math.inf)
-    for field in ("diffusion.p2_gamma", "diffusion.p2_k", "diffusion.min_snr_gamma"):
-        _in_range(config, field, 0, math.inf)
-    for name in config.augment.magnitude:
-        _in_range(config, f"augment.magnitude.{name}", 0, 100)
-    _in_range(config, "sensitivity.queries", 16, math.inf)
-    _in_range(config, "tada.budget", 0, math.inf)
-    if METHODS[config.method].way == "scoreaug":
-        _check_scoreaug(config)
-    thresholds = _value(config, "sensitivity.thresholds")
-    if len(thresholds) != 2 or not all(isinstance(t, float) and t > 0 for t in thresholds):
-        raise UserError(
-            f"config.sensitivity.thresholds={thresholds} cannot be: needs a positive K in nats and "
-            "a positive V as a share, as (0.02,0.004)"
-        )
-    for field in ("seed", "sample.seed", "sensitivity.seed"):
-        _in_range(config, field, 0, 2**32 - 1)
-    _in_range(config, "sample.eta", 0, 1)
-    _in_range(config, "sample.guidance", 0, math.inf)
-    _in_range(config, "sda.weight", 0, math.inf)
-    _in_range(config, "diffusion.sigma_data", math.ulp(0), math.inf)
-    _in_range(config, "log.metrics_every", 0, math.inf)
-    _in_range(config, "evaluate.count", FEWEST_SAMPLES, math.inf)
-    _in_range(config, "analyze.count", FEWEST_SAMPLES, math.inf)
-    _in_range(config, "analyze.train_steps", 0, math.inf)
-    _in_range(config, "analyze.window", 0.1, math.inf)
-    _in_range(config, "analyze.sweep", 0, math.inf)
-    for width in (*config.ema.widths, config.sample.ema_width):
-        if width is not None and not isinstance(width, float):
-            raise UserError(f"config.ema.widths: {width!r} cannot be, widths are as 0.05")
-        if width is not None:
-            with _blame("ema.widths"):
-                ema.exponent(width)
-    _in_range(config, "data.device_gib", 0, math.inf)
-    for field in ("optimizer.b1", "optimizer.b2", "train.ema_decay", "model.dropout"):
-        _in_range(config, field, 0, math.nextafter(1, 0))
-    _in_range(config, "optimizer.learning_rate", math.ulp(0), math.inf)
-    _in_range(config, "augment.max_ops", 0, math.inf)
-    _in_range(config, "model.channels", 2, math.inf)
-    mult = config.model.channel_mult
-    if not mult or any(not isinstance(m, int) or m < 1 for m in mult):
-        raise UserError(f"config.model.channel_mult={mult}: needs whole widths, as (1,2,2)")
-    if any(not isinstance(side, int) for side in config.model.attention_resolutions):
-        raise UserError(
-            "config.model.attention_resolutions: needs whole numbers of pixels, as (16,8)"
-        )
-
-
-def _value(config, field):
-    try:
-        return functools.reduce(lambda node, key: node[key], field.split("."), config)
-    except (KeyError, TypeError) as e:
-        raise UserError(
-            f"config.{field} is missing: begin a configuration with base.get_config() of "
-            "configs/base.py"
-        ) from e
-
-
-def _one_of(config, field, known):
-    if _value(config, field) not in known:
-        raise UserError(
-            f"config.{field}={_value(config, field)!r} is unknown: choose one of {', '.join(known)}"
-        )
-
-
-def _in_range(config, field, low, high):
-    value = _value(config, field)
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-        if low == math.ulp(0):
-            bounds = "positive"
-        raise UserError(f"config.{field}={value} cannot be: it must be {bounds}")
-
-
-def follows_profile(config):
-    """Whether the strength of the method follows the sensitivity profile of the data set."""
-    c = config.tada
-    fitted = c.schedule in ("fitted", "freeform", "per_operation")
-    tadas = METHODS[config.method].strength == "tada"
-    return tadas and (fitted or (c.schedule, c.band) == ("paper", "auto"))
 
 
 def strength(config, image_shape, found=None):
@@ -326,7 +186,7 @@ def strength(config, image_shape, found=None):
     elif kind == "constant" or config.tada.schedule == "constant":
         options["constant"] = config.constant_strength
     function = functools.partial(tada.strength, **options)
-    if follows_profile(config):
+    if limits.follows_profile(config):
         if found is None:  # a run that is only sampled
             return _unknown_strength
         if "levels" in found:
@@ -393,22 +253,6 @@ def method(config, image_shape):
     }[way](happens)
 
 
-def _check_scoreaug(config):
-    """Refuses strengths that are made for other operations than ScoreAug's own."""
-    if follows_profile(config):
-        raise UserError(
-            f"config.tada.schedule={config.tada.schedule!r} follows the profile of "
-            "config.augment.ops, and ScoreAug has operations of its own: name the band by "
-            "tada.schedule='paper', tada.band='given', tada.r_rough and tada.r_fine"
-        )
-    table = config.tada.schedule == "table" and METHODS[config.method].strength == "tada"
-    if table and any(np.ndim(w) for _, w in config.tada.table):
-        raise UserError(
-            "config.tada.table has a strength for each of config.augment.ops, and ScoreAug has "
-            "operations of its own: give one number a level"
-        )
-
-
 def augmentation(config):
     """The `augment.Policy` of the section `augment`, whatever the method makes of it."""
     options = dict(config.augment)
@@ -463,7 +307,7 @@ def sampled(built, config):
     Raises:
       UserError: naming the field that cannot be.
     """
-    check(config)
+    limits.check(config)
     return dataclasses.replace(
         built,
         sample=sampler(config, built.schedule, built.image_shape),

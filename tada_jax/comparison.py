@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tada_jax import backend, build, evaluation, judge, logs, loop
+from tada_jax import backend, build, evaluation, judge, limits, logs, loop
 from tada_jax import workdir as workdirs
 from tada_jax.errors import UserError
 from tada_jax.judge import MEASURES
@@ -82,7 +82,7 @@ def grid(config, workdir):
     for seed, size, method in itertools.product(c.seeds, sizes, c.methods):
         own = _of_method(config, method)
         own.seed, own.data.train_size = seed, size
-        build.check(own)
+        limits.check(own)
         images = "all" if size is None else size
         folder = f"{method.replace(':', '')}-n{images}-seed{seed}"
         cells.append(Cell(method, size, seed, own.lock(), path / folder))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import build, logs, sampling
+from tada_jax import build, limits, logs, sampling
 from tada_jax.augment import augment_batch
 from tada_jax.errors import UserError
 from tada_jax.metrics import classifier, features, leakage, memorisation, quality, wasserstein
@@ -228,10 +228,10 @@ class Judge:
         Raises:
           UserError: if there are too few samples.
         """
-        if len(samples) < build.FEWEST_SAMPLES:
+        if len(samples) < limits.FEWEST_SAMPLES:
             raise UserError(
                 f"{len(samples)} samples are too few to measure: take at least "
-                f"{build.FEWEST_SAMPLES}, better 1,000"
+                f"{limits.FEWEST_SAMPLES}, better 1,000"
             )
         found, seconds = {}, {}
         for name, part in (

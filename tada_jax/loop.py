@@ -17,7 +17,18 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from tada_jax import autoband, backend, build, data, generate, logs, memory, report, training
+from tada_jax import (
+    autoband,
+    backend,
+    build,
+    data,
+    generate,
+    limits,
+    logs,
+    memory,
+    report,
+    training,
+)
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, move_aside, restore_one
 from tada_jax.data import inspection
@@ -99,11 +110,11 @@ def plan(config, workdir=None, say=None):
     Raises:
       UserError: for whatever cannot be, in one line.
     """
-    build.check(config)
+    limits.check(config)
     mesh = backend.data_mesh(config.train.batch_size)
     dataset = backend.in_turn(lambda: load_data(config))
     train_set, found = dataset.train, None
-    if build.follows_profile(config):
+    if limits.follows_profile(config):
         found = backend.in_turn(lambda: autoband.find(config, dataset, workdir, say))
     return Plan(
         config=config,

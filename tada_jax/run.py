@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tada_jax import backend, build, ema, generate, training
+from tada_jax import backend, build, ema, generate, limits, training
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, Damaged, restore_one
 from tada_jax.errors import UserError
@@ -194,7 +194,7 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
     path = workdirs.existing(workdir)
     if config is None:
         config = workdirs.read_config(path)
-    build.check(config)
+    limits.check(config)
     workdirs.check_same(config, path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} holds no checkpoint yet: train first, with --mode=train")

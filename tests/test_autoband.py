@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tada_jax
-from tada_jax import autoband, build, loop, sensitivity
+from tada_jax import autoband, limits, loop, sensitivity
 from tada_jax.errors import UserError
 from tests import tiny
 
@@ -133,8 +133,8 @@ def test_what_cannot_be_is_refused_with_the_field(fields, message, tmp_path):
 
 def test_only_a_method_that_follows_the_profile_computes_one():
     for method in ("none", "hflip", "constant"):
-        assert not build.follows_profile(_of(method))
-    assert build.follows_profile(_of("tada"))
+        assert not limits.follows_profile(_of(method))
+    assert limits.follows_profile(_of("tada"))
 
 
 def _of(method):
