@@ -87,7 +87,7 @@ def print_costs(judge):
 def print_mixtures(judge):
     """A table of every measure of leakage where its answer is known."""
     fresh = judge.images["all"][:1000]  # digits that no leak classifier was fitted to
-    moved = augmented_images(fresh, judge.policy, seed=1)
+    moved = augmented_images(fresh, judge.happens, seed=1)
     order = np.random.default_rng(0).permutation(1000)
     ops = judge.policy.ops
     print(

@@ -35,4 +35,4 @@ def get_config(variant=""):
     c.log.checkpoint_every = 10_000
     c.sample.count = 16
     c.sample.batch_size = 16
-    return base.formulate(c, formulation)
+    return base.formulate(c, formulation, edm_steps=40)

@@ -48,4 +48,4 @@ def get_config(variant=""):
     c.train.total_steps = 200_000
     c.sample.sampler = "ddpm"
     c.sample.steps = 1000
-    return base.formulate(c, formulation)
+    return base.formulate(c, formulation, edm_steps=40)

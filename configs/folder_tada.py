@@ -26,4 +26,4 @@ def get_config(variant=""):
     c.train.total_steps = 100_000
     c.train.ema_decay = 0.9995
     c.log.metrics_every = 5000
-    return base.formulate(c, formulation)
+    return base.formulate(c, formulation, edm_steps=40)

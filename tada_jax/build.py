@@ -225,7 +225,7 @@ def _table(config):
 
 
 def policy(config):
-    """The `augment.Policy` of the method: what may happen to a training image."""
+    """The `augment.Policy` of the method; ScoreAug has operations of its own instead."""
     full, own = augmentation(config), METHODS[config.method]
     if not own.operations:
         full = dataclasses.replace(full, ops=())

@@ -17,6 +17,8 @@ import numpy as np
 from tada_jax.schedule import Schedule
 
 TIMES = ("uniform", "logit_normal")
+NEAREST = 1e-6  # to 0 and 1 that a time of `Flow` comes: single precision needs 1 - t
+MOST = 30.0  # log SNR of either sign, beyond which single precision loses image or noise
 
 
 class Continuous:
@@ -108,10 +110,16 @@ class Edm(Continuous):
         for name in ("p_std", "rho", "sigma_data"):
             if not 0.0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if max(abs(end) for end in self.ends) > MOST:
+            raise ValueError(
+                f"sigma_min and sigma_max must lie between {np.exp(-MOST / 2):.1e} and "
+                f"{np.exp(MOST / 2):.1e}, got {self.sigma_min} and {self.sigma_max}"
+            )
 
     def quantile(self, u):
         """The noise below which a share u of the drawn ones lies, [n] in (0, 1) -> float32 [n]."""
-        return jnp.exp(self.p_mean + self.p_std * jax.scipy.special.ndtri(jnp.asarray(u)))
+        log_sigma = self.p_mean + self.p_std * jax.scipy.special.ndtri(jnp.asarray(u))
+        return jnp.exp(jnp.clip(log_sigma, -MOST / 2.0, MOST / 2.0))
 
     def _logsnr(self, t, xp=np):
         return -2.0 * xp.log(t)
@@ -154,8 +162,8 @@ class Flow(Continuous):
     def __post_init__(self):
         if self.times not in TIMES:
             raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
-        if not 0.0 < self.t_min < 0.5:
-            raise ValueError(f"t_min must lie between 0 and 0.5, got {self.t_min}")
+        if not NEAREST <= self.t_min < 0.5:
+            raise ValueError(f"t_min must lie between {NEAREST} and 0.5, got {self.t_min}")
         if not 0.0 < self.logit_std < np.inf:
             raise ValueError(f"logit_std must be positive, got {self.logit_std}")
 
@@ -164,7 +172,8 @@ class Flow(Continuous):
         u = jnp.asarray(u)
         if self.times == "uniform":
             return self.t_min + (1.0 - 2.0 * self.t_min) * u
-        return jax.nn.sigmoid(self.logit_mean + self.logit_std * jax.scipy.special.ndtri(u))
+        t = jax.nn.sigmoid(self.logit_mean + self.logit_std * jax.scipy.special.ndtri(u))
+        return jnp.clip(t, NEAREST, 1.0 - NEAREST)
 
     def _logsnr(self, t, xp=np):
         return 2.0 * (xp.log1p(-t) - xp.log(t))

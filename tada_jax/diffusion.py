@@ -35,7 +35,7 @@ def diffuse(x0, eps, alpha, sigma):
 # for processes that do not preserve the variance too.
 
 
-def _rows(parameterisation, alpha, sigma, sigma_data):
+def _coefficients(parameterisation, alpha, sigma, sigma_data):
     """The target as (a, b), a x_0 + b eps: each [B,1,1,1] or a number."""
     length = jnp.sqrt(alpha**2 + sigma**2)
     if parameterisation == "eps":
@@ -63,7 +63,7 @@ def target(parameterisation, x0, eps, alpha, sigma, *, sigma_data=0.5):
       alpha, sigma: amplitudes of x_0 and eps in z, [B].
       sigma_data: of "edm", the standard deviation of the pixels.
     """
-    a, b = _rows(parameterisation, expand(alpha, x0), expand(sigma, x0), sigma_data)
+    a, b = _coefficients(parameterisation, expand(alpha, x0), expand(sigma, x0), sigma_data)
     return a * x0 + b * eps
 
 
@@ -72,7 +72,7 @@ def predicted_x0(parameterisation, prediction, z, alpha, sigma, *, sigma_data=0.
     alpha, sigma = expand(alpha, z), expand(sigma, z)
     if parameterisation == "x0":
         return prediction
-    a, b = _rows(parameterisation, alpha, sigma, sigma_data)
+    a, b = _coefficients(parameterisation, alpha, sigma, sigma_data)
     return (b * z - sigma * prediction) / (b * alpha - a * sigma)
 
 
@@ -81,7 +81,7 @@ def predicted_eps(parameterisation, prediction, z, alpha, sigma, *, sigma_data=0
     alpha, sigma = expand(alpha, z), expand(sigma, z)
     if parameterisation == "eps":
         return prediction
-    a, b = _rows(parameterisation, alpha, sigma, sigma_data)
+    a, b = _coefficients(parameterisation, alpha, sigma, sigma_data)
     return (alpha * prediction - a * z) / (b * alpha - a * sigma)
 
 
@@ -122,7 +122,7 @@ def loss_weight(
     if weighting == "p2":
         on_eps = (p2_k + snr) ** -p2_gamma
     elif weighting == "min_snr":
-        on_eps = jnp.minimum(snr, min_snr_gamma) / snr
+        on_eps = jnp.minimum(1.0, min_snr_gamma * jnp.exp(-logsnr))
     else:
         raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
     error_of_eps = {  # squared, for an error of 1 in the target

@@ -112,6 +112,9 @@ def to_files(run, count):
     c = run.config.sample
     sampler = f"{c.sampler}{c.steps}{c.stride}" + (f"_eta{c.eta:g}" if c.sampler == "ddim" else "")
     sampler += "" if c.clip_x0 else "_unclipped"
+    if run.config.schedule.name == "edm":
+        own = run.config.schedule.edm
+        sampler += f"_sigma{own.sigma_min:g}-{own.sigma_max:g}-rho{own.rho:g}"
     sampler += "" if c.guidance == 1 else f"_guided{c.guidance:g}"
     sampler += "" if c.label is None else f"_label{c.label}"
     name = f"{sampler}_{run.weights_name}_step{run.sampled_step:07d}_seed{c.seed}"

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import build, limits, logs, sampling
-from tada_jax.augment import augment_batch
+from tada_jax import build, limits, logs, methods, sampling
 from tada_jax.errors import UserError
+from tada_jax.methods import METHODS
 from tada_jax.metrics import classifier, features, leakage, memorisation, quality, wasserstein
 
 # Real images to score in the samples' place, for each reference; "all" has no others.
@@ -86,8 +86,8 @@ class Judge:
     """Measures samples of one data set.
 
     Args:
-      config: of the run; the augmentation that may leak is that of its section `augment`, whatever
-        its method.
+      config: of the run; the augmentation that may leak is ScoreAug's own if that is its method,
+        else that of its section `augment`, whatever its method.
       dataset: with the training images of the run, a subset or all, and the held-out images.
       pool: the same data set with all of its training images.
       mesh: devices for the extractor; by default those of this process. Of several processes, each
@@ -109,8 +109,16 @@ class Judge:
         self.images = {"train": train, "held_out": held_out}
         if len(everything) > len(train) + len(held_out):
             self.images["all"] = everything
+        if config.sample.label is not None:
+            raise UserError(
+                f"config.sample.label={config.sample.label}: samples of one class cannot be "
+                "measured against images of all: leave it out"
+            )
         policy = build.augmentation(config)
         self.policy = dataclasses.replace(policy, p=1.0) if policy.ops else None
+        self.happens = methods.Plain(self.policy) if policy.ops else None
+        if METHODS[config.method].way == "scoreaug":
+            self.happens = build.method(config, train.shape[1:]).always()
         self.extractor = extractor or self._named_extractor(pool, everything)
         self.features = {
             name: self.extractor.cached(images, self._mesh) for name, images in self.images.items()
@@ -163,15 +171,15 @@ class Judge:
     def _fit_leak_classifiers(self):
         """Cross-fits P(augmented | x): no image is judged by a network that was fitted to it."""
         self._judges = []
-        if self.policy is None:
+        if self.happens is None:
             return
         held_out = self.images["held_out"]
         fold = np.random.default_rng(0).permutation(len(held_out)) % FOLDS
         real, augmented = np.empty(len(held_out)), np.empty(len(held_out))
-        self.augmented = augmented_images(held_out, self.policy)
-        flipped = augmented_images(held_out, dataclasses.replace(self.policy, ops=()))
+        self.augmented = augmented_images(held_out, self.happens)
+        flipped = augmented_images(held_out, self.happens, strength=0.0)
         for k in range(FOLDS):
-            task = classifier.leak_task(self.policy)
+            task = classifier.leak_task(self.happens)
             network = self._fit(task, held_out[fold != k], seed=k)
             judge = features.Extractor(
                 name="P(augmented)",
@@ -354,9 +362,10 @@ class Judge:
                 leakage.frechet_leak(self.features["train"], self.features["held_out"], augmented),
             ),
         }
-        for op in self.policy.ops:
+        plain = isinstance(self.happens, methods.Plain)  # ScoreAug's have no statistic of their own
+        for op in self.policy.ops if plain else ():
             alone = dataclasses.replace(self.policy, ops=(op,), xflip_p=0.0)
-            moved = augmented_images(self.images["held_out"], alone)
+            moved = augmented_images(self.images["held_out"], methods.Plain(alone))
             shift = leakage.moment_shift(op, samples, self.images["held_out"], moved)
             (m, s), (mr, sr), (ma, sa) = shift.samples, shift.real, shift.augmented
             found[f"moment/{op}"] = Number(
@@ -440,14 +449,17 @@ def check(dataset):
         raise UserError("measuring needs at least 6 different training images: there are fewer")
 
 
-def augmented_images(images, policy, *, strength=1.0, seed=0):
-    """T(x, w) of uint8 images [N,H,W,C], each under a draw of its own; uint8."""
+def augmented_images(images, method, *, strength=1.0, seed=0):
+    """T(x, w) of uint8 images [N,H,W,C], each under a draw of its own; uint8.
+
+    `method`, of `methods.py`, says what T is.
+    """
 
     @jax.jit
     def some(key, x):
         x = x.astype(jnp.float32) / 127.5 - 1.0
         w = jnp.full(len(x), strength)
-        return sampling.to_uint8(augment_batch(key, x, w, policy))
+        return sampling.to_uint8(methods.augmented(method, key, x, w))
 
     root, batch, moved = jax.random.key(seed), min(256, len(images)), []
     for start in range(0, len(images), batch):

@@ -46,11 +46,15 @@ RANGES = {
     "sensitivity.queries": (16, math.inf),
     "sensitivity.copies": _COUNT,
     "sensitivity.seed": _SEED,
+    "scoreaug.brightness": (1, 100),
+    "schedule.edm.p_mean": (-20, 20),
+    "schedule.flow.logit_mean": (-10, 10),
     "augment.p": _SHARE,
     "augment.xflip_p": _SHARE,
     "augment.max_ops": _ANY,
     "augment.truncate": _ANY,
-    "sda.weight": _ANY,
+    "sda.mu": (-10, 10),
+    "sda.weight": (0, 1e6),
     "diffusion.vlb_weight": _ANY,
     "diffusion.p2_gamma": _ANY,
     "diffusion.p2_k": _ANY,
@@ -71,7 +75,7 @@ RANGES = {
     "train.total_steps": _COUNT,
     "train.steps_per_call": _ANY,
     "train.ema_decay": _BELOW_1,
-    "train.class_dropout": _SHARE,
+    "train.class_dropout": _BELOW_1,
     "ema.snapshot_every": _COUNT,
     "log.every": _COUNT,
     "log.eval_every": _COUNT,
@@ -84,7 +88,7 @@ RANGES = {
     "sample.batch_size": _COUNT,
     "sample.seed": _SEED,
     "sample.eta": _SHARE,
-    "sample.guidance": _ANY,
+    "sample.guidance": (0, 100),
     "evaluate.count": (FEWEST_SAMPLES, math.inf),
     "evaluate.fit_steps": _COUNT,
     "analyze.images": _COUNT,
@@ -121,6 +125,16 @@ def check(config):
     _check_lists(config)
     if METHODS[config.method].way == "scoreaug":
         _check_scoreaug(config)
+    if METHODS[config.method].way == "sda" and config.diffusion.parameterisation != "eps":
+        raise UserError(
+            f"config.method={config.method!r} needs config.diffusion.parameterisation='eps': the "
+            "mean of its noise makes any other target grow without bound with the noise"
+        )
+    if config.train.class_dropout and not config.model.class_conditional:
+        raise UserError(
+            f"config.train.class_dropout={config.train.class_dropout:g} conceals classes from a "
+            "network that is told none: set config.model.class_conditional=True, or it to 0"
+        )
 
 
 def _value(config, field):

@@ -28,6 +28,7 @@ from tada_jax import (
     memory,
     report,
     training,
+    unet,
 )
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, move_aside, restore_one
@@ -39,6 +40,7 @@ from tada_jax.interrupt import StopRequest
 from tada_jax.judge import FEWEST_HELD_OUT, GLANCES, Judge, copying
 from tada_jax.paths import write_whole
 from tada_jax.run import load_run
+from tada_jax.schedule import SCHEDULES
 
 # In a run of several processes they agree every so many calls on whether one was told to stop.
 CALLS_BETWEEN_AGREEMENTS = 10
@@ -270,7 +272,18 @@ def _params_of_another_run(config, like):
     """
     c = config.init
     run = load_run(c.workdir, checkpoint=c.checkpoint)
+    for field in ("schedule.name", "diffusion.parameterisation"):
+        section, _, name = field.partition(".")
+        mine, theirs = config[section][name], run.config[section][name]
+        timesteps = {mine, theirs} <= set(SCHEDULES)  # the network is told t by either
+        if mine != theirs and not timesteps:
+            raise UserError(
+                f"config.init.workdir={c.workdir} was trained with config.{field}={theirs!r}, and "
+                f"{mine!r} means something else to the same network: make them equal"
+            )
     params = run.ema_params if c.use_ema else run.params
+    if run.config.method != config.method:
+        params = unet.with_condition(params, like)
     here, there = (
         {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (like, params)

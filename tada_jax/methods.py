@@ -13,6 +13,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from tada_jax import scoreaug
 from tada_jax.augment import Policy, augment_batch
@@ -93,6 +94,7 @@ class ScoreAug:
     def __call__(self, rng, x0, eps, w):
         """`Example` of clean images, their noise and strengths [B]."""
         rng_flip, rng_draw = jax.random.split(rng)
+        self.operations.check(x0.shape[1:3])
         x0, size = augment_batch(rng_flip, x0, w, self.flips), x0.shape[1:3]
 
         def one(key, x0, eps, w):
@@ -104,8 +106,8 @@ class ScoreAug:
         return Example(x0, eps, condition=labels)
 
     def always(self):
-        """The same: one of its draws is the identity."""
-        return self
+        """The same, never the identity."""
+        return ScoreAug(dataclasses.replace(self.operations, identity=False), self.flips)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,6 +143,11 @@ class ShiftedNoise:
         """The same, of every image."""
         policy = dataclasses.replace(self.policy, p=1.0)
         return dataclasses.replace(self, policy=policy, weight=float("inf"))
+
+
+def augmented(method, rng, x0, w):
+    """The images [B,H,W,C] that a method makes of x0, and nothing else."""
+    return method(rng, x0, jnp.zeros_like(x0), w).x0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,8 @@ def guided(predict, guidance, variance):
     """Classifier-free guidance (Ho & Salimans 2022) of a conditional network.
 
     The prediction is free + guidance (conditional - free): 1 is the conditional one, 0 that without
-    a class. It is the same in every parameterisation; a learned variance is the conditional one's.
+    a class. It is the same in every parameterisation; a learned variance is the conditional one's,
+    without guidance that of whoever predicts.
 
     Args:
       predict: (z [B,H,W,C], t [B], labels int [B]) -> network output.
@@ -65,6 +66,8 @@ def guided(predict, guidance, variance):
         mixed = free + guidance * (prediction - free)
         return mixed if variance_part is None else jnp.concatenate([mixed, variance_part], -1)
 
+    if guidance == 0:
+        return lambda z, t, labels: predict(z, t, jnp.full_like(labels, -1))
     return predict if guidance == 1 else apply
 
 

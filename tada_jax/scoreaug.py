@@ -4,8 +4,10 @@ ScoreAug transforms the *noisy* image and has the transformed target predicted. 
 that is linear commutes with the noising, T(alpha x_0 + sigma eps) = alpha T x_0 + sigma T eps:
 applying the same draws to x_0 and to eps is the same, whatever the formulation.
 
-Images are float32 [H,W,C] in [-1, 1]. At most one operation an image; the identity is drawn as
-often as any other. The bounds were read in secondary sources and are uncertain: options.
+Images are float32 [H,W,C] in [-1, 1]. One operation an image, or, as often as any of them, none.
+The bounds were read in secondary sources and are uncertain: options. Shifts and cutouts have whole
+pixels; what lies between two is rounded to either at random, right in the mean, so that weak ones
+of small images often come to nothing.
 """
 
 import dataclasses
@@ -25,8 +27,9 @@ class Operations:
     Attributes:
       ops: names from `OPERATIONS`.
       brightness: B, the image is multiplied by a factor in [1/B, B].
-      translation: largest shift, a share of the side; whole pixels, zeros move in.
+      translation: largest shift, a share of the side, but a pixel at least; zeros move in.
       cutout_min, cutout_max: side of the square of zeros, a share of the image's.
+      identity: whether images are left alone as often as any operation happens.
 
     Raises:
       ValueError: for an unknown operation or a bound out of its range.
@@ -37,6 +40,7 @@ class Operations:
     translation: float = 0.1
     cutout_min: float = 0.1
     cutout_max: float = 0.3
+    identity: bool = True
 
     def __post_init__(self):
         for name in self.ops:
@@ -58,6 +62,10 @@ class Operations:
     def label_size(self):
         """Length of the label vector."""
         return sum(OPERATIONS[name] for name in self.ops)
+
+    def reach(self, size):
+        """The largest shift of images of `size` (H, W), in pixels: [2]."""
+        return np.maximum(np.round(self.translation * np.asarray(size)), self.translation > 0)
 
     def check(self, size):
         """Raises ValueError if images of `size` (H, W) cannot be transformed so."""
@@ -83,21 +91,22 @@ def draw(rng, w, size, operations):
       height and width of the cutout, "turns": int [] of 90 degrees}; those of the identity are
       1, 0, height and width 0, and 0.
     """
-    rng_which, rng_uniform, rng_turns = jax.random.split(rng, 3)
-    operations.check(size)
-    which = jax.random.randint(rng_which, (), 0, len(operations.ops) + 1)  # the last: identity
+    rng_which, rng_uniform, rng_turns, rng_kept, rng_round = jax.random.split(rng, 5)
+    kinds = len(operations.ops) + operations.identity
+    which = jax.random.randint(rng_which, (), 0, kinds)  # beyond the operations: the identity
     drawn = lambda name: (  # noqa: E731
         which == operations.ops.index(name) if name in operations.ops else jnp.array(False)
     )
     u = jax.random.uniform(rng_uniform, (6,))
+    up = jax.random.uniform(rng_round, (3,))
     side = jnp.asarray(size, jnp.float32)
     exponent = jnp.where(drawn("brightness"), w * (2.0 * u[0] - 1.0), 0.0)
-    shift = jnp.round(w * (2.0 * u[1:3] - 1.0) * operations.translation * side)
+    shift = jnp.floor(w * (2.0 * u[1:3] - 1.0) * operations.reach(size) + up[:2])
     share = operations.cutout_min + (operations.cutout_max - operations.cutout_min) * u[3]
-    box = jnp.where(drawn("cutout"), jnp.round(w * share * side), 0.0)
+    box = jnp.where(drawn("cutout"), jnp.floor(w * share * side + up[2]), 0.0)
     corner = jnp.floor(u[4:6] * (side - box + 1.0))
     turns = jax.random.randint(rng_turns, (), 1, 4)
-    kept = jax.random.uniform(jax.random.fold_in(rng_turns, 0)) < w
+    kept = jax.random.uniform(rng_kept) < w
     integer = lambda a: a.astype(jnp.int32)  # noqa: E731
     return {
         "factor": operations.brightness**exponent,
@@ -118,7 +127,7 @@ def labels(draws, size, operations):
     area = jnp.prod(draws["box"][2:] / side)
     entries = {
         "brightness": jnp.log(draws["factor"]) / np.log(max(operations.brightness, 1.0 + 1e-6)),
-        "translation": draws["shift"] / (side * max(operations.translation, 1e-6)),
+        "translation": draws["shift"] / np.maximum(operations.reach(size), 1.0),
         "cutout": jnp.sqrt(area) / operations.cutout_max,
         "rotation": jnp.stack([(turns == 1) | (turns == 2), (turns == 2) | (turns == 3)]),
     }

@@ -76,7 +76,9 @@ def loss_fn(params, rng, x0, labels, parts):
     w = parts.strength(schedule.logsnr(t))  # [B], or [B,K] for one of each operation
     eps = jax.random.normal(rng_noise, x0.shape)
     x0, eps, shift, condition = parts.method(rng_aug, x0, eps, w)  # [B,H,W,C]
-    z = diffusion.diffuse(x0, eps + shift, schedule.alpha(t), schedule.sigma(t))
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    z = diffusion.diffuse(x0, eps + shift, alpha, sigma)
+    x0 = x0 + diffusion.expand(sigma / alpha, x0) * shift  # so that z is alpha x0 + sigma eps again
     output = parts.apply(
         params,
         z,
@@ -240,15 +242,15 @@ class Evaluation:
         """Over the whole schedule."""
         return float(self.mse.mean())
 
-    def by_logsnr(self, width=2.0):
+    def by_logsnr(self, width=2.0, fewest=8):
         """Means over bins of log SNR: {centre of the bin: mean}, from noise to image.
 
-        Bins are `width` nats wide, and one of them starts at 0.
+        Bins are `width` nats wide, and one of them starts at 0; those with fewer examples than
+        `fewest` are left out.
         """
-        bins = np.floor(self.logsnr / width).astype(int)
-        return {
-            float((b + 0.5) * width): float(self.mse[bins == b].mean()) for b in np.unique(bins)
-        }
+        bins, counts = np.unique(np.floor(self.logsnr / width), return_counts=True)
+        of = {b: self.mse[np.floor(self.logsnr / width) == b] for b in bins[counts >= fewest]}
+        return {float((b + 0.5) * width): float(values.mean()) for b, values in of.items()}
 
 
 def spread(available, wanted):

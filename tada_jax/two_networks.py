@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import diffusion, generate
+from tada_jax import diffusion, generate, unet
 from tada_jax.errors import UserError
 from tada_jax.profile import ALL, Curve, Profile
 from tada_jax.queries import to_float
@@ -43,13 +43,15 @@ class Pair:
 
     @property
     def parts(self):
-        """Of both."""
-        return self.base.parts
+        """Of both, as far as samples go: nobody is told of an augmentation."""
+        network = self.base.parts.network.clone(condition_size=0)
+        return dataclasses.replace(self.base.parts, network=network)
 
     @property
     def params(self):
         """(base, augmented): those that are sampled."""
-        return self.base.sampled_params, self.augmented.sampled_params
+        both = self.base.sampled_params, self.augmented.sampled_params
+        return tuple(unet.with_condition(params, None) for params in both)
 
 
 # The paper's first experiment

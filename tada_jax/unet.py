@@ -298,6 +298,21 @@ class UNet(nn.Module):
                     )
 
 
+def with_condition(params, like):
+    """The same network for another length of its `condition`, which then says nothing.
+
+    Args:
+      params: of a `UNet`.
+      like: a pytree of arrays or shapes as of the network that is wanted, for its `condition_in`;
+        None for a network without one.
+    """
+    own = {name: value for name, value in params["params"].items() if name != "condition_in"}
+    if like is not None and "condition_in" in like["params"]:
+        wanted = like["params"]["condition_in"]
+        own["condition_in"] = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), wanted)
+    return {**params, "params": own}
+
+
 def count_parameters(params):
     """Total number of parameters in a pytree of arrays or shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import build, continuous, diffusion, sampling, schedule
+from tada_jax import build, continuous, diffusion, sampling, schedule, training, unet
 from tests import tiny
 
 PROCESSES = {
@@ -86,6 +86,19 @@ def test_walks():
                 process.walk(**wrong)
 
 
+@pytest.mark.parametrize(
+    "process",
+    [continuous.Edm(p_std=9.0), continuous.Flow(times="logit_normal", logit_std=9.0)],
+    ids=["edm", "flow"],
+)
+def test_no_time_is_drawn_that_single_precision_cannot_tell_from_an_end(process):
+    r = process.logsnr(process.draw(jax.random.key(0), 50_000))
+    assert np.isfinite(r).all() and np.abs(r).max() > 20
+    for weighting in ("p2", "min_snr"):
+        weight = diffusion.loss_weight(weighting, "flow", r)
+        assert np.isfinite(weight).all()
+
+
 @pytest.mark.parametrize("name", LEVELS)
 def test_nearest_leaves_out_what_lies_beyond_the_ends(name):
     process = LEVELS[name]
@@ -101,6 +114,8 @@ def test_nearest_leaves_out_what_lies_beyond_the_ends(name):
         (continuous.Edm, dict(sigma_min=0.0)),
         (continuous.Edm, dict(sigma_min=90.0)),
         (continuous.Edm, dict(rho=-1.0)),
+        (continuous.Edm, dict(sigma_min=1e-9)),
+        (continuous.Flow, dict(t_min=1e-8)),
         (continuous.Flow, dict(times="cosine")),
         (continuous.Flow, dict(t_min=0.5)),
         (continuous.Flow, dict(logit_std=0.0)),
@@ -257,6 +272,33 @@ def test_edms_heun_is_its_algorithm_1():
         y = ahead
     np.testing.assert_allclose(found, y, atol=2e-4)
     assert process.ends == pytest.approx((-2 * np.log(80), -2 * np.log(0.002)))
+
+
+@pytest.mark.parametrize("name", ["edm", "flow"])
+def test_the_network_of_a_run_sees_what_its_paper_says(name, monkeypatch):
+    """Through the loss: c_in (x + sigma n) and ln(sigma) / 4, or (1 - t) x + t n and 1000 t."""
+    config = tiny.config("tada", schedule__name=name, diffusion__variance="fixed_small")
+    config.augment.p, config.diffusion.sigma_data = 0.0, 0.5
+    parts, seen = build.parts(config, (8, 8, 1)), {}
+
+    def network(self, params, z, t, *args, **options):
+        seen.update(z=z, t=t)
+        return z
+
+    monkeypatch.setattr(unet.UNet, "apply", network)
+    rng, x0 = jax.random.key(3), jnp.full((64, 8, 8, 1), 0.3)
+    terms = training.loss_fn(None, rng, x0, None, parts)
+    rng_t, _, rng_noise, *_ = jax.random.split(rng, 5)
+    t, n = parts.schedule.draw(rng_t, 64), jax.random.normal(rng_noise, x0.shape)
+    time = t[:, None, None, None]
+    if name == "edm":
+        expected, told = (x0 + time * n) / jnp.sqrt(0.25 + time**2), jnp.log(t) / 4
+        logsnr = -2 * np.log(t)
+    else:
+        expected, told, logsnr = (1 - time) * x0 + time * n, 1000 * t, 2 * np.log((1 - t) / t)
+    np.testing.assert_allclose(seen["z"], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(seen["t"], told, rtol=1e-5)
+    np.testing.assert_allclose(terms["strength"], parts.strength(logsnr), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["edm", "flow"])

@@ -13,7 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tada_jax import backend, checkpoint, data, logs, loop, report, training, workdir
+import tada_jax
+from tada_jax import (
+    backend,
+    build,
+    checkpoint,
+    data,
+    logs,
+    loop,
+    report,
+    training,
+    unet,
+    workdir,
+)
 from tada_jax.data import feed
 from tada_jax.errors import UserError
 from tada_jax.run import load_run
@@ -394,3 +406,23 @@ def test_describing_a_run_writes_nothing(tmp_path, monkeypatch):
     assert "GiB a device" in text and "Total" in text
     assert "advice:" in text and "64" in text.partition("advice:")[2]  # 50 images, batches of 64
     assert not list(tmp_path.iterdir())
+
+
+def test_fine_tuning_between_methods_and_formulations(finished):
+    """A network that is told of augmentation begins as one that was not, and the other way."""
+    folder = finished[1]
+    plain = tada_jax.load_run(folder).ema_params
+    config = tiny.config("ar", init__workdir=str(folder))
+    like = build.parts(config, (8, 8, 1)).init_params(jax.random.key(0))
+    found = loop._params_of_another_run(config, like)
+    assert not found["params"]["condition_in"]["kernel"].any()
+    tiny.assert_trees_equal(unet.with_condition(found, None), plain)
+    tiny.assert_trees_equal(unet.with_condition(found, plain), plain)
+    for fields, message in (
+        ({"schedule__name": "flow"}, "schedule.name='cosine'.*'flow'"),
+        ({"diffusion__parameterisation": "v"}, "parameterisation='eps'.*'v'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loop._params_of_another_run(tiny.config(init__workdir=str(folder), **fields), like)
+    linear = tiny.config("ar", init__workdir=str(folder), schedule__name="linear")
+    tiny.assert_trees_equal(loop._params_of_another_run(linear, like), found)

@@ -6,9 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import base
-from tada_jax import augment, build, diffusion, generate, loop, methods, scoreaug, training
+from tada_jax import (
+    augment,
+    build,
+    diffusion,
+    generate,
+    loop,
+    methods,
+    report,
+    scoreaug,
+    training,
+)
 from tests import tiny
 
 SIDE = 12
@@ -41,11 +52,14 @@ def test_strength_follows_the_noise_level_where_it_should(name):
 @pytest.mark.parametrize("name", build.METHODS)
 def test_at_strength_0_nothing_happens_and_nothing_is_told(name):
     method = built(name, augment__xflip_p=0.0, sda__mu=0.0).method
-    if name == "hflip":
-        method = methods.Plain(augment.Policy(ops=(), xflip_p=0.0))
     key, x0, eps = examples(64)
     found = jax.jit(method)(key, x0, eps, jnp.zeros(len(x0)))
-    np.testing.assert_array_equal(found.x0, x0)
+    same = np.asarray(found.x0 == x0).all((1, 2, 3))
+    if name == "hflip":
+        mirrored = np.asarray(found.x0 == x0[:, :, ::-1]).all((1, 2, 3))
+        assert (same | mirrored).all() and 16 < mirrored.sum() < 48
+    else:
+        assert same.all()
     np.testing.assert_array_equal(found.eps, eps)
     np.testing.assert_array_equal(found.shift, 0)
     if found.condition is not None:
@@ -112,7 +126,7 @@ def draws_of(op, count=300, side=SIDE, w=1.0):
 
 def test_scoreaug_draws_every_operation_and_the_identity_equally_often():
     operations = scoreaug.Operations()
-    key, x0, eps = examples(4000, side=20)
+    key, x0, eps = examples(4000, side=40)
     flips = augment.Policy(ops=(), xflip_p=0.0)
     told = methods.ScoreAug(operations, flips)(key, x0, eps, jnp.ones(len(x0))).condition
     fired = np.asarray(
@@ -138,6 +152,8 @@ def test_scoreaug_operations_are_what_they_say():
         assert max(abs(y), abs(x)) <= 1
         np.testing.assert_array_equal(one, shifted_with_zeros(image, y, x))
     assert {tuple(s) for s in np.asarray(draws["shift"])} >= {(1, -1), (0, 1), (0, 0), (-1, 1)}
+    labels = jax.vmap(lambda d: scoreaug.labels(d, (SIDE, SIDE), operations))(draws)
+    np.testing.assert_array_equal(labels, draws["shift"])  # one pixel is as far as it goes
 
     operations, draws = draws_of("cutout")
     moved = np.asarray(jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws))
@@ -180,30 +196,35 @@ def test_strength_scales_what_scoreaug_does():
 
 
 @pytest.mark.parametrize("parameterisation", diffusion.PARAMETERISATIONS)
-def test_scoreaugs_loss_of_an_equivariant_oracle_is_the_plain_loss(parameterisation):
-    """The oracle knows each image and undoes what it is told: its error moves with the image."""
-    parts = built("scoreaug", diffusion__parameterisation=parameterisation)
-    operations = scoreaug.Operations(ops=("translation", "rotation"))
-    key, x0, eps = examples(64)
-    x0 = x0.at[:, [0, -1]].set(0.0).at[:, :, [0, -1]].set(0.0)  # so that no pixel is lost
-    eps = eps.at[:, [0, -1]].set(0.0).at[:, :, [0, -1]].set(0.0)
-    t = parts.schedule.draw(jax.random.key(5), len(x0))
-    alpha, sigma = parts.schedule.alpha(t), parts.schedule.sigma(t)
-    options = parts.loss_options | {"variance": "fixed_small"}
-    loss = functools.partial(diffusion.training_losses, parts.schedule, **options)
-    off = 0.1 * x0 + 0.2 * eps  # of the oracle, equivariant as they are
+def test_scoreaugs_loss_of_an_equivariant_oracle_is_the_plain_loss(parameterisation, monkeypatch):
+    """The oracle turns z back as it is told, denoises it by a template, and turns it again."""
+    fields = {"diffusion__parameterisation": parameterisation, "scoreaug__ops": ("rotation",)}
+    fields["diffusion__variance"] = "fixed_small"
+    template = jax.random.normal(jax.random.key(7), (8, 8, 1))
+    told = []
 
-    def output(x0, eps, off):
-        return diffusion.target(parameterisation, x0, eps, alpha, sigma) + off
+    def one(z, a, s, condition):
+        half, three = condition > 0.5  # by (90 or 180, 180 or 270) degrees
+        turns = jnp.where(half, jnp.where(three, 2, 1), jnp.where(three, 3, 0))
+        back = jnp.stack([jnp.rot90(z, -k) for k in range(4)])[turns]
+        x0 = template + a * (back - a * template)  # for N(template, 1)
+        eps = (back - a * x0) / s
+        out = diffusion.target(parameterisation, x0[None], eps[None], a[None], s[None])[0]
+        return jnp.stack([jnp.rot90(out, k) for k in range(4)])[turns]
 
-    method = methods.ScoreAug(operations, augment.Policy(ops=(), xflip_p=0.0))
-    moved = method(key, x0, eps, jnp.ones(len(x0)))
-    moved_off = 0.1 * moved.x0 + 0.2 * moved.eps
-    assert np.any(moved.condition != 0, 1).mean() > 0.5
-    z, moved_z = (diffusion.diffuse(a, b, alpha, sigma) for a, b in ((x0, eps), moved[:2]))
-    plain = loss(output(x0, eps, off), x0, eps, z, t)["loss"]
-    theirs = loss(output(*moved[:2], moved_off), *moved[:2], moved_z, t)["loss"]
-    np.testing.assert_allclose(theirs, plain, rtol=1e-5)
+    def oracle(self, params, z, t, labels, condition, **options):
+        told.append(condition)
+        condition = jnp.zeros((len(z), 2)) if condition is None else condition
+        return jax.vmap(one)(z, self.schedule.alpha(t), self.schedule.sigma(t), condition)
+
+    monkeypatch.setattr(build.Parts, "apply", oracle)
+    x0 = template + jax.random.normal(jax.random.key(8), (200, 8, 8, 1))
+    theirs, plain = (
+        training.loss_fn(None, jax.random.key(9), x0, None, built(name, **fields))
+        for name in ("scoreaug", "none")
+    )
+    assert 0.5 < float(jnp.any(told[0] > 0, 1).mean()) < 0.9  # quarter turns: nothing is lost
+    np.testing.assert_allclose(theirs["loss"], plain["loss"], rtol=1e-4, atol=1e-5)
 
 
 def test_transforming_z_is_transforming_image_and_noise():
@@ -236,6 +257,7 @@ def test_scoreaug_refuses_what_it_cannot_do():
 
 
 def test_sda_without_its_second_path_is_none():
+    """Of digits, which are never mirrored; elsewhere it is hflip."""
     none = tiny.config("none")
     sda = tiny.config("sda", sda__mu=0.0, sda__weight=0.0)
     data = loop.load_data(none).train.images[:16]
@@ -262,7 +284,7 @@ def test_sda_shifts_the_noise_of_augmented_images_only():
 
 def test_sdas_shift_is_in_z_and_not_in_the_target(monkeypatch):
     """A network that knows eps has no loss; one that takes z / sigma for it is off by mu."""
-    config = tiny.config("sda", sda__mu=0.5, sda__weight=float("inf"), augment__p=0.0)
+    config = tiny.config("sda", sda__mu=0.5, sda__weight=1e6, augment__p=0.0)
     config.diffusion.variance = "fixed_small"
     parts = build.parts(config, (8, 8, 1))
     seen = {}
@@ -275,6 +297,41 @@ def test_sdas_shift_is_in_z_and_not_in_the_target(monkeypatch):
     terms = training.loss_fn(None, jax.random.key(0), jnp.zeros((500, 8, 8, 1)), None, parts)
     assert float(seen["mean"]) == pytest.approx(0.5, abs=0.03)
     np.testing.assert_allclose(terms["mse"], 0.25, rtol=1e-4)
+
+
+def test_sdas_shift_leaves_the_bound_of_a_perfect_network_alone(monkeypatch):
+    """The learned variance must not grow to explain the shift."""
+    bounds = []
+    for mu in (0.0, 0.5):
+        config = tiny.config("sda", sda__mu=mu, sda__weight=1e6, augment__p=0.0)
+        config.schedule.total_timesteps = 1000
+        parts, mean = build.parts(config, (8, 8, 1)), mu
+
+        def perfect(self, params, z, t, *args, mean=mean, **options):
+            own = self.schedule
+            alpha, sigma = (f(t)[:, None, None, None] for f in (own.alpha, own.sigma))
+            eps = (z - alpha * 0.2) / sigma - mean
+            return jnp.concatenate([eps, -jnp.ones_like(eps)], -1)
+
+        monkeypatch.setattr(build.Parts, "apply", perfect)
+        x0 = jnp.full((400, 8, 8, 1), 0.2)
+        terms = training.loss_fn(None, jax.random.key(0), x0, None, parts)
+        t = parts.schedule.draw(jax.random.split(jax.random.key(0), 5)[0], 400)
+        bounds.append(np.asarray(terms["vlb"])[np.asarray(t) > 0])
+    np.testing.assert_allclose(bounds[1], bounds[0], atol=2e-3)
+    assert np.abs(bounds[1]).max() < 5e-3
+
+
+@pytest.mark.parametrize("name", ["ar", "scoreaug", "sda+tada"])
+def test_the_figure_shows_what_the_method_does(name, tmp_path):
+    parts = built(name)
+    images = loop.load_data(tiny.config()).train.images
+    report.strength_figure(tmp_path / "w.png", parts, images, title=name, seed=0)
+    with Image.open(tmp_path / "w.png") as picture:
+        assert picture.width > 1000
+    always, x0 = parts.method.always(), training.to_float(jnp.asarray(images[:40]))
+    moved = methods.augmented(always, jax.random.key(0), x0, jnp.ones(40))
+    assert np.any(moved != x0, (1, 2, 3)).mean() > 0.75
 
 
 # Classes

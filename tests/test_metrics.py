@@ -10,7 +10,7 @@ import scipy.integrate
 import scipy.linalg
 import scipy.stats
 
-from tada_jax import backend, judge
+from tada_jax import backend, judge, methods
 from tada_jax.augment import Policy
 from tada_jax.data import load
 from tada_jax.errors import UserError
@@ -276,10 +276,10 @@ ROTATIONS = Policy(ops=("rotate_frac", "scale", "translate_frac"), p=1.0, xflip_
 def test_leakage_is_0_on_held_out_images_1_on_augmented_ones_and_grows_between(digits):
     train, held_out = digits
     fit_on, real = held_out[:360], held_out[360:]
-    network = classifier.fit(classifier.leak_task(ROTATIONS), fit_on, steps=150)
+    network = classifier.fit(classifier.leak_task(methods.Plain(ROTATIONS)), fit_on, steps=150)
     ask = features.Extractor("", None, judge._probability(network), network.params)
-    augmented = judge.augmented_images(real, ROTATIONS)
-    new, moved = train[:300], judge.augmented_images(train[:300], ROTATIONS, seed=1)
+    augmented = judge.augmented_images(real, methods.Plain(ROTATIONS))
+    new, moved = train[:300], judge.augmented_images(train[:300], methods.Plain(ROTATIONS), seed=1)
     shares = []
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
         k = round(300 * part)
@@ -320,8 +320,8 @@ def test_the_moments_of_every_operation():
     real, new = images[:300], images[300:]
     for op in leakage.MOMENTS:
         alone = Policy(ops=(op,), p=1.0, xflip_p=0.0)
-        moved = judge.augmented_images(real, alone)
-        also = judge.augmented_images(new, alone, seed=1)
+        moved = judge.augmented_images(real, methods.Plain(alone))
+        also = judge.augmented_images(new, methods.Plain(alone), seed=1)
         kept, shift = (leakage.moment_shift(op, s, real, moved) for s in (new, also))
         assert kept.share < 0.15, op
         assert 0.8 < shift.share < 1.2, op

@@ -358,7 +358,7 @@ def test_a_bad_variant(refuse):
     ("variant", "arguments", "message"),
     [
         ("scoreaug", ("--config.scoreaug.ops=('spin',)",), "config.scoreaug: .*'spin'.*rotation"),
-        ("scoreaug", ("--config.scoreaug.brightness=0.5",), "config.scoreaug: brightness"),
+        ("scoreaug", ("--config.scoreaug.brightness=0.5",), "config.scoreaug.brightness=0.5"),
         ("scoreaug+tada", ("--config.tada.schedule=fitted",), "schedule='fitted'.*band='given'"),
         (
             "scoreaug+tada",
@@ -366,6 +366,8 @@ def test_a_bad_variant(refuse):
             "config.tada.table.*one number a level",
         ),
         ("sda", ("--config.sda.weight=-1.0",), "sda.weight"),
+        ("sda-edm", (), "method='sda'.*parameterisation='eps'"),
+        ("tada", ("--config.train.class_dropout=0.1",), "class_dropout=0.1.*class_conditional"),
         ("edm", ("--config.schedule.edm.rho=0.0",), "config.schedule.edm: rho"),
         ("flow", ("--config.schedule.flow.times=cosine",), "config.schedule.flow: times.*uniform"),
         ("flow", ("--config.sample.stride=ddim",), "config.sample: stride.*logsnr"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import augment, backend, build, loop, training
+from tada_jax import backend, build, loop, training
 from tests import tiny
 
 
@@ -29,8 +29,16 @@ def run_steps(config, count, devices, steps_per_call=1):
     return state, losses, steps._cache_size()
 
 
-def test_one_and_eight_devices_give_the_same_losses():
-    config = tiny.config()
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("tada", {}),
+        ("scoreaug+tada", {"model__class_conditional": True, "train__class_dropout": 0.5}),
+        ("sda", {}),
+    ],
+)
+def test_one_and_eight_devices_give_the_same_losses(method, fields):
+    config = tiny.config(method, **fields)
     one, losses_1, _ = run_steps(config, 5, jax.devices()[:1])
     eight, losses_8, _ = run_steps(config, 5, jax.devices()[:8])
     assert len(jax.devices()) >= 8
@@ -90,7 +98,7 @@ def test_methods_are_what_they_say(method, strength, changed):
     w = parts.strength(jnp.full(len(x), -15.0))
     if strength:
         np.testing.assert_allclose(w, strength)
-    y = jax.jit(augment.augment_batch)(jax.random.key(0), x, w, parts.policy)
+    y = jax.jit(parts.method)(jax.random.key(0), x, jnp.zeros_like(x), w).x0
     assert np.mean(np.any(np.asarray(x != y), (1, 2, 3))) == pytest.approx(changed, abs=0.06)
     if method == "hflip":
         either = (np.asarray(x == y) | np.asarray(x[:, :, ::-1] == y)).all()

@@ -4,12 +4,13 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import tada_jax
-from tada_jax import generate, loop, two_networks
+from tada_jax import build, generate, loop, two_networks
 from tada_jax.errors import UserError
 from tests import tiny
 
@@ -66,6 +67,19 @@ def test_who_draws_everything_or_nothing_is_who_draws(runs):
     both = draw("base", -99.0, 0.0, 5, 2)
     np.testing.assert_array_equal(both, draw("augmented", 0.0, 99.0, 5, 2))
     assert (both != base).any() and (both != other).any()
+
+
+def test_a_network_that_was_told_of_its_augmentation_compares_too(runs):
+    config = tiny.config("ar")
+    parts = build.parts(config, (8, 8, 1))
+    params = parts.init_params(jax.random.key(0))
+    told = dataclasses.replace(runs[0], config=config, parts=parts, ema_params=params)
+    for pair in (two_networks.Pair(runs[0], told), two_networks.Pair(told, runs[0])):
+        assert jax.tree.structure(pair.params[0]) == jax.tree.structure(pair.params[1])
+        draw = jax.eval_shape(
+            pair.parts.apply, pair.params[0], jnp.zeros((1, 8, 8, 1)), jnp.zeros(1)
+        )
+        assert draw.shape == (1, 8, 8, 2)
 
 
 def test_networks_that_were_trained_otherwise_are_refused(runs):

@@ -15,7 +15,7 @@ import optax
 from flax import linen as nn
 from flax import serialization
 
-from tada_jax import sampling
+from tada_jax import methods, sampling
 from tada_jax.augment import augment_batch
 from tada_jax.data.cache import digest, load_cached
 
@@ -100,7 +100,7 @@ def augmentation_task(policy):
 NOISE = 0.1  # standard deviation, of images in [-1, 1]
 
 
-def leak_view(rng, x, augmented, policy):
+def leak_view(rng, x, augmented, method):
     """Real images and augmented ones, alike in everything but the augmentation.
 
     Both are flipped as in training, have 256 levels, and carry noise, so that the judge looks at
@@ -110,13 +110,13 @@ def leak_view(rng, x, augmented, policy):
       rng: a typed key.
       x: images [B,H,W,C] in [-1, 1].
       augmented: bool [B], which of them undergo T(x, 1).
-      policy: of the augmentation.
+      method: of `methods.py`, that augments every image.
 
     Returns:
       [B,H,W,C].
     """
     rng_aug, rng_noise = jax.random.split(rng)
-    x = augment_batch(rng_aug, x, augmented.astype(jnp.float32), policy)
+    x = methods.augmented(method, rng_aug, x, augmented.astype(jnp.float32))
     return noisy(rng_noise, sampling.to_uint8(x).astype(jnp.float32) / 127.5 - 1.0)
 
 
@@ -125,16 +125,16 @@ def noisy(rng, x):
     return x + NOISE * jax.random.normal(rng, x.shape)
 
 
-def leak_task(policy):
-    """Whether an image was augmented: P(augmented | x) is the sigmoid of the output."""
+def leak_task(method):
+    """Whether a method augmented an image: P(augmented | x) is the sigmoid of the output."""
 
     def examples(rng, x, labels):
         augmented = jnp.arange(len(x)) % 2 == 1
-        return leak_view(rng, x, augmented, policy), augmented
+        return leak_view(rng, x, augmented, method), augmented
 
     return Task(
         name="leak",
-        settings=repr((policy, NOISE)),
+        settings=repr((method, NOISE)),
         outputs=1,
         examples=examples,
         loss=lambda outputs, targets: optax.sigmoid_binary_cross_entropy(
