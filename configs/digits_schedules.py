@@ -1,10 +1,13 @@
 """Which schedule trades leakage for memorisation best? On 200 digits, offline.
 
     python main.py --config=configs/digits_schedules.py --mode=compare
+    python main.py --config=configs/digits_schedules.py:where --mode=compare
 
 Constant strengths, the paper's band as it stands and calibrated to 8 pixels, and what follows from
 the sensitivity profile at several budgets: the fitted parabola, the free-form schedule, and one of
-each operation. Three seeds; 719 digits are held out. docs/sensitivity.md has the result.
+each operation. Three seeds; 719 digits are held out. The second command asks where augmentation
+helps against copying, and where it leaks: w = 1 below the band only, above it only, and weak
+augmentation in parts of it only; one seed. docs/sensitivity.md has the results.
 """
 
 from ml_collections import ConfigDict
@@ -12,9 +15,28 @@ from ml_collections import ConfigDict
 from configs import digits_compare
 
 BUDGETS = (0.25, 1.0, 4.0)
+BAND = (-4.2, 4.5)  # of 200 digits
+
+# name: (from, to, w), native log SNR; elsewhere w is 0
+WHERE = {
+    "below": (-99.0, BAND[0], 1.0),
+    "above": (BAND[1], 99.0, 1.0),
+    "inside": (*BAND, 0.1),
+    "inside_rough": (BAND[0], -1.0, 0.2),
+    "inside_middle": (-1.0, 2.0, 0.2),
+    "inside_fine": (2.0, BAND[1], 0.2),
+}
 
 
-def get_config():
+def _only(low, high, w):
+    """The table of a schedule that is w between two levels and 0 elsewhere."""
+    step = 1e-3
+    return ((low - step, 0.0), (low, w), (high, w), (high + step, 0.0))
+
+
+def get_config(variant=""):
+    if variant not in ("", "where"):
+        raise ValueError(f"{variant!r} is unknown, choose of: where")
     c = digits_compare.get_config()
     c.log.metrics_every = 0
     paper = dict(schedule="paper", r_rough=-3.0, r_fine=0.0)
@@ -38,4 +60,9 @@ def get_config():
     for family in each:
         c.compare.curves[family] = tuple(n for n in names if n.startswith(family))
     c.compare.train_sizes = (200,)
+    if variant == "where":
+        for name, span in WHERE.items():
+            fields = dict(tada=dict(schedule="table", table=_only(*span)))
+            c.compare.variants[name] = ConfigDict(fields)
+        c.compare.methods, c.compare.seeds = tuple(WHERE), (0,)
     return c
