@@ -21,7 +21,6 @@ BAND = (-4.2, 4.5)  # of 200 digits
 WHERE = {
     "below": (-99.0, BAND[0], 1.0),
     "above": (BAND[1], 99.0, 1.0),
-    "inside": (*BAND, 0.1),
     "inside_rough": (BAND[0], -1.0, 0.2),
     "inside_middle": (-1.0, 2.0, 0.2),
     "inside_fine": (2.0, BAND[1], 0.2),

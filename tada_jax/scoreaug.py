@@ -1,4 +1,4 @@
-"""ScoreAug's operations (Hou et al. 2025, arXiv 2508.07926): linear, so that they act on noise too.
+"""ScoreAug's operations (arXiv 2508.07926): linear, so that they act on noise too.
 
 ScoreAug transforms the *noisy* image and has the transformed target predicted. An operation T
 that is linear commutes with the noising, T(alpha x_0 + sigma eps) = alpha T x_0 + sigma T eps:
