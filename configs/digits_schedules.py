@@ -24,6 +24,8 @@ WHERE = {
     "inside_rough": (BAND[0], -1.0, 0.2),
     "inside_middle": (-1.0, 2.0, 0.2),
     "inside_fine": (2.0, BAND[1], 0.2),
+    "from_2_weak": (2.0, 99.0, 0.1),
+    "from_2_strong": (2.0, 99.0, 0.4),
 }
 
 
