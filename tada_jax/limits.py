@@ -155,7 +155,9 @@ def _check_lists(config):
             f"config.sensitivity.thresholds={thresholds} cannot be: needs a positive K in nats and "
             "a positive V as a share, as (0.02,0.004)"
         )
-    for width in filter(None, (*config.ema.widths, config.sample.ema_width)):
+    for width in (*config.ema.widths, config.sample.ema_width):
+        if width is None:
+            continue
         if not isinstance(width, float):
             raise UserError(f"config.ema.widths: {width!r} cannot be, widths are as 0.05")
         try:

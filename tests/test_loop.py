@@ -41,8 +41,12 @@ def test_a_signal_while_small_networks_are_fitted_ends_that_at_once(tmp_path, mo
         raise AssertionError("the signal waited")
 
     monkeypatch.setattr(loop, "_observer", fit)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(tiny.config(), tmp_path / "run")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny.config(), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_leaves_pictures_numbers_and_checkpoints(finished):

@@ -9,8 +9,15 @@ import importlib
 
 import numpy as np
 
-from tada_jax.data.base import FITS, UNREADABLE, Dataset, Options, Reading, Split
-from tada_jax.data.images import MAX_PIXELS
+from tada_jax.data.base import (
+    FITS,
+    MAX_PIXELS,
+    UNREADABLE,
+    Dataset,
+    Options,
+    Reading,
+    Split,
+)
 from tada_jax.errors import UserError
 
 __all__ = ["FITS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]

@@ -9,6 +9,7 @@ from tada_jax.data.cache import digest
 
 FITS = ("crop", "pad", "keep")
 UNREADABLE = ("refuse", "skip")
+MAX_PIXELS = 2**27  # of one image: 16384 x 8192
 
 
 @dataclasses.dataclass(frozen=True)

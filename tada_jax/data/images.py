@@ -12,13 +12,14 @@ import io
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from tada_jax.data.base import MAX_PIXELS
+
 # No EPS (runs Ghostscript), no PSD, WMF, FITS...; TGA last, since nothing marks a file as TGA.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "TGA")
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".avif"),
 )
-MAX_PIXELS = 2**27  # of one image: 16384 x 8192
 
 _GREY_MODES = ("1", "L", "LA", "La", "I")
 _MAX_ASPECT = 16
