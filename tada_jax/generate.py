@@ -38,8 +38,7 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
             labels = (
                 numbers % classes if parts.label is None else jnp.full_like(numbers, parts.label)
             )
-        network = lambda z, t, labels: apply(params, z, t, labels)  # noqa: E731
-        network = sampling.guided(network, parts.guidance, variance)
+        network = sampling.guided(functools.partial(apply, params), parts.guidance, variance)
         predict = lambda z, t: network(z, t, labels)  # noqa: E731
         x = parts.sample(predict, sampling.sample_keys(seed, numbers))
         return sampling.to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
