@@ -38,7 +38,7 @@ def direct(kernel, radius):
 
     def method(x, matrix):
         height, width, _ = x.shape
-        column, row = rs._positions(matrix, height, width)
+        column, row = rs.positions(matrix, height, width)
         offsets = jnp.arange(1 - radius, radius + 1)
 
         def taps(position, size):

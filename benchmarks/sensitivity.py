@@ -2,17 +2,20 @@
 
 python -m benchmarks.sensitivity                      # digits
 python -m benchmarks.sensitivity --path=pictures.zip  # any folder, zip or array of images
+python -m benchmarks.sensitivity --resampler=clamped --seeds=12 --queries=128  # with other edges
 python -m benchmarks.sensitivity --limits             # 50,000 images of 32x32, 10,000 of 64x64
 """
 
 import argparse
+import contextlib
 import platform
 import resource
 import time
 
+import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import backend, data, sensitivity
+from tada_jax import backend, data, resample, sensitivity, transforms
 from tada_jax.augment import Policy
 from tada_jax.profile import ALL
 
@@ -24,34 +27,73 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def tables(images, proxy, copies, queries, ops):
-    """K and V of each operation alone, w = 1 and p = .8, and of all as the policy has them."""
-    print(f"{len(images):,} images of {images.shape[1:]}, {proxy}, w = 1, p = .8, {copies} copies")
+def clamped(x, matrix):
+    """The simplest resampler: bilinear, and the edge pixels go on for ever."""
+    height, width, _ = x.shape
+    column, row = resample.positions(matrix, height, width)
+    column, row = jnp.clip(column, 0, width - 1), jnp.clip(row, 0, height - 1)
+    return resample.bilinear(x, column, row)
+
+
+@contextlib.contextmanager
+def resampler(name):
+    """Augmentation with another resampler than the project's, to see what depends on it."""
+    own = transforms.resample
+    transforms.resample = {"sharp": own, "clamped": clamped}[name]
+    try:
+        yield
+    finally:
+        transforms.resample = own
+
+
+def tables(images, args, ops):
+    """K and V of each operation alone, w = 1 and p = .8, and of all as the policy has them.
+
+    Errors are the spread of single seeds (new noise, new copies), or with one seed the standard
+    error over the queries.
+    """
+    print(
+        f"{len(images):,} images of {images.shape[1:]}, {args.proxy}, w = 1, p = .8, {args.copies} "
+        f"copies, {args.queries} queries, {args.seeds} seed(s), resampler {args.resampler}"
+    )
     print("| | r=" + " | ".join(map(str, LEVELS)) + " | integral of K | seconds |")
     print("|---" * (len(LEVELS) + 3) + "|")
     for name in (*ops, ALL):
         policy = Policy(ops=tuple(ops) if name == ALL else (name,), xflip_p=0.0)
         mark = time.monotonic()
-        found = sensitivity.profile(
-            images,
-            policy,
-            proxy=proxy,
-            strengths=(1.0,),
-            operations=False,
-            queries=queries,
-            copies=copies,
-        )
-        seconds, curve, check = time.monotonic() - mark, found.curves[ALL, 1.0], found.check
+        with resampler(args.resampler):
+            found = [
+                sensitivity.profile(
+                    images,
+                    policy,
+                    proxy=args.proxy,
+                    strengths=(1.0,),
+                    operations=False,
+                    queries=args.queries,
+                    copies=args.copies,
+                    seed=seed,
+                )
+                for seed in range(args.seeds)
+            ]
+        seconds = (time.monotonic() - mark) / args.seeds
+        curves = [f.curves[ALL, 1.0] for f in found]
         values = {
-            "V [%]": 100 * np.interp(LEVELS, found.logsnr, curve.visible),
-            "±": 100 * np.interp(LEVELS, found.logsnr, curve.visible_error),
-            "K [nats]": np.interp(LEVELS, found.logsnr, curve.detectable),
-            "± ": np.interp(LEVELS, found.logsnr, curve.detectable_error),
+            "V [%]": [100 * c.visible for c in curves],
+            "±": [100 * c.visible_error for c in curves],
+            "K [nats]": [c.detectable for c in curves],
+            "± ": [c.detectable_error for c in curves],
         }
-        for quantity, row in values.items():
+        if args.seeds > 1:
+            values["±"], values["± "] = (
+                [np.std(values[of], axis=0, ddof=1)] for of in ("V [%]", "K [nats]")
+            )
+        integral = np.mean([f.check.integral for f in found])
+        error = np.sqrt(np.mean([f.check.error**2 for f in found]) / args.seeds)
+        for quantity, rows in values.items():
+            row = np.interp(LEVELS, found[0].logsnr, np.mean(rows, axis=0))
             end = ""
             if quantity == "K [nats]":
-                end = f"{check.integral:.2f} ± {check.error:.2f}, must be {check.limit:.2f}"
+                end = f"{integral:.2f} ± {error:.2f}, must be {found[0].check.limit:.2f}"
             cells = " | ".join(f"{value:.2f}" for value in row)
             print(f"| {name} {quantity} | {cells} | {end} | {seconds:.1f} |", flush=True)
     print(f"peak memory {peak():.1f} GiB")
@@ -81,6 +123,8 @@ def main():
     parser.add_argument("--proxy", default="exact", choices=sensitivity.PROXIES)
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--copies", type=int)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--resampler", default="sharp", choices=("sharp", "clamped"))
     parser.add_argument("--limits", action="store_true")
     args = parser.parse_args()
     backend.enable_compilation_cache()
@@ -91,9 +135,8 @@ def main():
     loaded = data.load(name, path=args.path, test_fraction=0.0)
     default = "rotate_frac,brightness" if args.path else "rotate_frac,scale,translate_frac"
     ops = (args.ops or default).split(",")
-    return tables(
-        loaded.train.images, args.proxy, args.copies or (4 if args.path else 8), args.queries, ops
-    )
+    args.copies = args.copies or (4 if args.path else 8)
+    return tables(loaded.train.images, args, ops)
 
 
 if __name__ == "__main__":

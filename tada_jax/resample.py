@@ -76,7 +76,7 @@ def _nodes(position, size):
     return OVERSAMPLING * jnp.minimum(inside, period - inside)
 
 
-def _positions(matrix, height, width):
+def positions(matrix, height, width):
     """Where each pixel of the result lies in the source: (columns, rows), float32 [H,W] each."""
     y, x = jnp.mgrid[:height, :width]
     x, y = x - (width - 1) / 2, y - (height - 1) / 2
@@ -113,7 +113,7 @@ def resample(x, matrix, *, form="auto"):
 def _prepare(x, matrix):
     """Enlargements of both axes, and the continuous nodes [H,W] to read: all in (x, y) order."""
     height, width, _ = x.shape
-    column, row = _positions(matrix, height, width)
+    column, row = positions(matrix, height, width)
     return (
         _enlargement(width, jnp.linalg.norm(matrix[0, :2])),
         _enlargement(height, jnp.linalg.norm(matrix[1, :2])),
@@ -137,7 +137,7 @@ def _look_up(x, matrix):
     with jax.default_matmul_precision("highest"):
         enlarge_x, enlarge_y, node_x, node_y = _prepare(x, matrix)
         large = jnp.einsum("bw,awc->abc", enlarge_x, jnp.einsum("ah,hwc->awc", enlarge_y, x))
-        return _bilinear(large, node_x, node_y)
+        return bilinear(large, node_x, node_y)
 
 
 _by_look_up = jax.custom_batching.custom_vmap(_look_up)
@@ -163,7 +163,7 @@ def _hat(position, count):
     return jnp.maximum(1.0 - jnp.abs(position[..., None] - jnp.arange(count)), 0.0)
 
 
-def _bilinear(image, column, row):
+def bilinear(image, column, row):
     """Reads image [H,W,C] at continuous positions inside it."""
     height, width, _ = image.shape
     left = jnp.clip(column.astype(jnp.int32), 0, max(width - 2, 0))

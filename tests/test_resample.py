@@ -142,7 +142,7 @@ def test_inside_a_step_that_is_differentiated():
 
 def bilinear(x, matrix):
     """The control: what most augmentation libraries do."""
-    rows, columns = rs._positions(matrix, *x.shape[:2])[::-1]
+    rows, columns = rs.positions(matrix, *x.shape[:2])[::-1]
     read = jax.scipy.ndimage.map_coordinates
     return read(x[..., 0], [rows, columns], order=1, mode="mirror")[..., None]
 
