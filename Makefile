@@ -5,15 +5,10 @@ CONFIG ?= configs/digits_tada.py
 VENV := .venv
 BIN := $(VENV)/bin
 
-# On CPUs: keep freed memory (XLA asks for the same large buffers every step) and let two devices
-# share a batch, since one does not keep more than about 1.6 cores busy. No effect on GPU or TPU.
-CPU_ENV := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000 \
-	XLA_FLAGS="$(XLA_FLAGS) --xla_force_host_platform_device_count=2"
-
 .PHONY: train test lint lock clean
 
 train: $(VENV)/installed
-	$(CPU_ENV) $(BIN)/python main.py --config=$(CONFIG) $(ARGS)
+	$(BIN)/python main.py --config=$(CONFIG) $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(ARGS)

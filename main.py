@@ -92,6 +92,8 @@ def main():
     from tada_jax import backend
 
     backend.enable_compilation_cache()
+    if COORDINATOR.value is None:
+        backend.use_cpu_well(CONFIG.value.train.batch_size)
     backend.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     backend.check_devices()
     if DRY_RUN.value and MODE.value != "train":

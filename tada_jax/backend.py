@@ -1,5 +1,6 @@
 """Devices and processes: the mesh that a run is spread over, and the cache of compiled programs."""
 
+import ctypes
 import os
 
 import jax
@@ -19,6 +20,46 @@ def enable_compilation_cache():
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+# One device keeps about 1.6 of 2 cores busy, two keep both.
+CPU_DEVICES = 2
+
+
+def use_cpu_well(batch_size):
+    """Prepares JAX and the C library for training on a CPU; to be called before anything else.
+
+    Two devices share the batch, if there are two cores and it is even; freed memory is kept, since
+    XLA asks for the same large buffers at every step and getting them from the system, page by
+    page, takes longer than much of the arithmetic (`docs/speed.md`). A number of CPU devices that
+    the user has chosen stays (XLA_FLAGS, JAX_NUM_CPU_DEVICES), as does GLIBC_TUNABLES. On other
+    devices the first has no effect; the second is not done where JAX is told to take one.
+
+    Args:
+      batch_size: images a step.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS") or "cpu"
+    if "cpu" not in platforms.split(",")[0] or os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        return
+    keep_freed_memory()
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    if cores >= CPU_DEVICES and batch_size % CPU_DEVICES == 0:
+        jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
+
+
+def keep_freed_memory():
+    """Tells the GNU C library to keep what is freed, in one pool; elsewhere nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None or "GLIBC_TUNABLES" in os.environ:
+        return
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # of malloc.h
+    mallopt(m_arena_max, 1)
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, -1)  # as unsigned: never
 
 
 def join_processes(coordinator=None, num_processes=None, process_id=None):

@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tada_jax import layers
+from tada_jax.layers import downsample, upsample
+
 # PyTorch's default for convolutions and linear layers, which ADM inherits (its biases, drawn from
 # the same interval there, start at zero here).
 fan_in_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -23,17 +26,6 @@ def timestep_embedding(t, dim):
     frequencies = jnp.exp(-np.log(1e4) / half * jnp.arange(half, dtype=jnp.float32))
     angles = t.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def downsample(x):
-    """2x2 average, [B,H,W,C] -> [B,H/2,W/2,C]."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
-
-
-def upsample(x):
-    """Nearest neighbour, [B,H,W,C] -> [B,2H,2W,C]."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def conv(features, size, dtype, *, zero=False, strides=1, name=None):
@@ -57,15 +49,36 @@ def dense(features, dtype, *, zero=False, name=None):
     return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
 
 
-class Norm(nn.Module):
-    """GroupNorm in float32, returned in the type of its input."""
+class UpsampledConv(nn.Module):
+    """A 3x3 convolution after nearest-neighbour upsampling; parameters as of `conv`."""
 
-    groups: int
+    features: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        y = nn.GroupNorm(num_groups=self.groups, epsilon=1e-5, dtype=jnp.float32)(x)
-        return y.astype(x.dtype)
+        kernel = self.param("kernel", fan_in_uniform, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return layers.upsampled_convolution(x, kernel) + bias.astype(x.dtype)
+
+
+class Norm(nn.Module):
+    """GroupNorm in float32 and perhaps SiLU, returned in the type of the input.
+
+    The scale and shift of `modulation` [B,2C] come on top of those that are learnt.
+    """
+
+    groups: int
+    silu: bool = True
+
+    @nn.compact
+    def __call__(self, x, modulation=None):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        shift = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        if modulation is not None:
+            more, offset = jnp.split(modulation, 2, axis=-1)
+            scale, shift = scale * (1.0 + more), shift * (1.0 + more) + offset
+        return layers.group_norm(x, scale, shift, groups=self.groups, silu=self.silu)
 
 
 class ResBlock(nn.Module):
@@ -79,21 +92,42 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb, deterministic):
-        resample = {"none": lambda a: a, "down": downsample, "up": upsample}[self.resample]
-        h = resample(nn.silu(Norm(self.groups, name="norm_in")(x)))
-        h = conv(self.features, 3, self.dtype, name="conv_in")(h)
-        x = resample(x)
+        h = Norm(self.groups, name="norm_in")(x)
+        if self.resample == "up" and layers.on_cpu():
+            h = UpsampledConv(self.features, self.dtype, name="conv_in")(h)
+        else:
+            h = RESAMPLE[self.resample](h)
+            h = conv(self.features, 3, self.dtype, name="conv_in")(h)
+        x = RESAMPLE[self.resample](x)
 
         scale_shift = dense(2 * self.features, jnp.float32, name="emb")(nn.silu(emb))
-        scale_shift = scale_shift[:, None, None, :].astype(self.dtype)
-        scale, shift = jnp.split(scale_shift, 2, axis=-1)
-        h = nn.silu(Norm(self.groups, name="norm_out")(h) * (1 + scale) + shift)
-        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = Norm(self.groups, name="norm_out")(h, scale_shift)
+        if self.dropout and not deterministic:
+            h = layers.dropout(self.make_rng("dropout"), h, self.dropout)
         h = conv(self.features, 3, self.dtype, zero=True, name="conv_out")(h)
 
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, self.dtype, name="skip")(x)
         return x + h
+
+
+RESAMPLE = {"none": lambda x: x, "down": downsample, "up": upsample}
+
+
+class Heads(nn.Module):
+    """The projection to q, k and v, and their attention: tokens [B,T,C] -> [B,T,C]."""
+
+    head_channels: int
+    order: str
+
+    @nn.compact
+    def __call__(self, tokens):
+        c = tokens.shape[-1]
+        kernel = self.param("kernel", fan_in_uniform, (c, 3 * c))
+        bias = self.param("bias", nn.initializers.zeros, (3 * c,))
+        return layers.self_attention(
+            tokens, kernel, bias, head_channels=self.head_channels, order=self.order
+        )
 
 
 class Attention(nn.Module):
@@ -107,17 +141,8 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x):
         b, h, w, c = x.shape
-        heads = c // self.head_channels
-        tokens = Norm(self.groups, name="norm")(x).reshape(b, h * w, c)
-        qkv = dense(3 * c, self.dtype, name="qkv")(tokens)
-        if self.order == "legacy":
-            q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, heads, 3, -1), 3, 0)
-        else:
-            q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, heads, -1), 2, 0)
-        scale = self.head_channels**-0.25  # on q and k each: no overflow in short float types
-        logits = jnp.einsum("bqhc,bkhc->bhqk", q * scale, k * scale)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
-        y = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(b, h * w, c)
+        tokens = Norm(self.groups, silu=False, name="norm")(x).reshape(b, h * w, c)
+        y = Heads(self.head_channels, self.order, name="qkv")(tokens)
         y = dense(c, self.dtype, zero=True, name="proj")(y)
         return x + y.reshape(b, h, w, c)
 
@@ -143,6 +168,8 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x, emb, deterministic):
         del emb, deterministic
+        if layers.on_cpu():
+            return UpsampledConv(self.features, self.dtype, name="conv")(x)
         return conv(self.features, 3, self.dtype, name="conv")(upsample(x))
 
 
@@ -271,7 +298,7 @@ class UNet(nn.Module):
             if level:
                 h = change_size(h, features, "up", f"up{level}_up")
 
-        h = nn.silu(Norm(self.norm_groups, name="norm_out")(h.astype(jnp.float32)))
+        h = Norm(self.norm_groups, name="norm_out")(h.astype(jnp.float32))
         return conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")(h)
 
     def check(self, size):

@@ -77,7 +77,7 @@ def test_attention_against_a_plain_computation():
     grouped = pixels.reshape(6, 2, c // 2)
     mean, var = grouped.mean((0, 2), keepdims=True), grouped.var((0, 2), keepdims=True)
     norm = ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(6, c)
-    norm = norm * p["norm"]["GroupNorm_0"]["scale"] + p["norm"]["GroupNorm_0"]["bias"]
+    norm = norm * p["norm"]["scale"] + p["norm"]["bias"]
     qkv = norm @ p["qkv"]["kernel"] + p["qkv"]["bias"]
     heads = []
     for i in range(c // head):

@@ -1,0 +1,121 @@
+"""The layers that are written for speed, against plain ones."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tada_jax import layers
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def plain_norm(x, scale, shift, groups, silu):
+    """flax's GroupNorm, then the affine map, then SiLU."""
+    y = nn.GroupNorm(groups, epsilon=1e-5, use_bias=False, use_scale=False, use_fast_variance=False)
+    y = y.apply({}, x) * scale.reshape(-1, 1, 1, x.shape[-1]) + shift.reshape(-1, 1, 1, x.shape[-1])
+    return jax.nn.silu(y) if silu else y
+
+
+def close(found, wanted, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        scale = max(1e-6, float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_group_norm_and_its_gradients(silu, per_image, on_cpu, monkeypatch):
+    monkeypatch.setattr(layers, "on_cpu", lambda: on_cpu)
+    x = 3.0 * normal(0, 4, 6, 5, 8) + 1.5
+    shape = (4, 8) if per_image else (8,)
+    scale, shift, cotangent = 1 + normal(1, *shape), normal(2, *shape), normal(3, *x.shape)
+    fast = lambda *a: layers.group_norm(*a, groups=4, silu=silu)  # noqa: E731
+    plain = lambda *a: plain_norm(*a, groups=4, silu=silu)  # noqa: E731
+    found, back = jax.vjp(fast, x, scale, shift)
+    wanted, plain_back = jax.vjp(plain, x, scale, shift)
+    close(found, wanted)
+    close(back(cotangent), plain_back(cotangent))
+
+
+def test_group_norm_in_short_types_is_float32_inside():
+    x = (normal(0, 2, 8, 8, 8) + 20.0).astype(jnp.bfloat16)
+    scale, shift = 1 + normal(1, 8), normal(2, 8)
+    found = layers.group_norm(x, scale, shift, groups=2, silu=True)
+    assert found.dtype == jnp.bfloat16
+    wanted = plain_norm(x.astype(jnp.float32), scale, shift, 2, True)
+    np.testing.assert_allclose(found.astype(jnp.float32), wanted, atol=0.02, rtol=0.01)
+
+
+def test_dropout_drops_as_often_as_it_should_and_keeps_the_mean():
+    x = jnp.ones((64, 9, 7, 5))
+    y = np.asarray(layers.dropout(jax.random.key(0), x, 0.1))
+    kept = y > 0
+    rate = layers.drop_level(0.1) / 256
+    assert abs(rate - 0.1) <= 1 / 512
+    np.testing.assert_allclose(y[kept], 1 / (1 - rate), rtol=1e-6)
+    deviation = np.sqrt(rate * (1 - rate) / x.size)
+    assert abs(1 - kept.mean() - rate) < 4 * deviation
+    # Neither pixels nor images share their bits.
+    pixels = kept.reshape(64, -1).astype(np.float64)
+    noise = np.corrcoef(pixels) - np.eye(64)
+    assert np.abs(noise).max() < 5 / np.sqrt(pixels.shape[1])
+    quarter = pixels.shape[1] // 4
+    for first, second in ((0, 1), (1, 2), (0, 3)):  # bytes of the same words
+        a, b = (pixels[:, i * quarter : (i + 1) * quarter].ravel() for i in (first, second))
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
+
+
+def test_dropout_rates_at_the_ends():
+    x = normal(0, 2, 3)
+    assert layers.dropout(jax.random.key(0), x, 0.0) is x
+    assert layers.drop_level(1e-6) == 1  # asked for is not ignored
+    assert layers.drop_level(0.9999) == 255
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 3)])
+def test_upsampled_convolution_and_its_gradients(shape):
+    x, kernel = normal(0, 2, *shape, 3), normal(1, 3, 3, 3, 5)
+
+    def plain(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        big = layers.upsample(x)
+        return jax.lax.conv_general_dilated(big, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+    found, back = jax.vjp(layers.upsampled_convolution, x, kernel)
+    wanted, plain_back = jax.vjp(plain, x, kernel)
+    cotangent = normal(2, *wanted.shape)
+    close(found, wanted)
+    close(back(cotangent), plain_back(cotangent))
+
+
+@pytest.mark.parametrize("order", ["legacy", "new"])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_self_attention_and_its_gradients(order, on_cpu, monkeypatch):
+    monkeypatch.setattr(layers, "on_cpu", lambda: on_cpu)
+    b, t, heads, d = 2, 9, 3, 4
+    c = heads * d
+    x, kernel, bias = normal(0, b, t, c), normal(1, c, 3 * c), normal(2, 3 * c)
+
+    def plain(x, kernel, bias):
+        qkv = x @ kernel + bias
+        outputs = []
+        for head in range(heads):
+            if order == "legacy":
+                q, k, v = (qkv[..., (3 * head + i) * d :][..., :d] for i in range(3))
+            else:
+                q, k, v = (qkv[..., (heads * i + head) * d :][..., :d] for i in range(3))
+            weights = jax.nn.softmax(q @ k.swapaxes(1, 2) / np.sqrt(d), axis=-1)
+            outputs.append(weights @ v)
+        return jnp.concatenate(outputs, -1)
+
+    fast = lambda *a: layers.self_attention(*a, head_channels=d, order=order)  # noqa: E731
+    found, back = jax.vjp(fast, x, kernel, bias)
+    wanted, plain_back = jax.vjp(plain, x, kernel, bias)
+    cotangent = normal(3, *wanted.shape)
+    close(found, wanted)
+    close(back(cotangent), plain_back(cotangent), 3e-5)
