@@ -37,14 +37,15 @@ class ResBlock(nn.Module):
         if inputs != outputs:
             self.skip = conv(inputs, outputs, 1)
 
-    def resized(self, x):
+    def _resized(self, x):
         if self.resample == "down":
             return functional.avg_pool2d(x, 2)
         return functional.interpolate(x, scale_factor=2) if self.resample == "up" else x
 
     def forward(self, x, emb):
-        h = self.conv_in(self.resized(functional.silu(self.norm_in(x))))
-        x = self.resized(x)
+        """[B,C,H,W], [B,E] -> [B,D,H',W']."""
+        h = self.conv_in(self._resized(functional.silu(self.norm_in(x))))
+        x = self._resized(x)
         scale, shift = self.emb(functional.silu(emb))[:, :, None, None].chunk(2, 1)
         h = functional.silu(self.norm_out(h) * (1 + scale) + shift)
         h = self.conv_out(self.dropout(h))
@@ -62,6 +63,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x, emb):
+        """[B,C,H,W] -> [B,C,H,W]."""
         del emb
         b, c, h, w = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
@@ -112,10 +114,11 @@ class Network(nn.Module):
         self.norm_out = nn.GroupNorm(options["norm_groups"], here)
         self.conv_out = conv(here, outputs, 3)
 
-    def run(self, name, h, emb):
+    def _run(self, name, h, emb):
         return getattr(self, name)(h, emb) if hasattr(self, name) else h
 
     def forward(self, z, t):
+        """z_t [B,C,H,W], t [B] -> the network's output [B,D,H,W]."""
         half = self.width // 2
         steps = torch.arange(half, device=z.device)
         angles = t[:, None].float() * torch.exp(-math.log(1e4) / half * steps)
@@ -125,19 +128,19 @@ class Network(nn.Module):
         skips = [h]
         for level in range(self.levels):
             for i in range(self.blocks):
-                h = self.run(f"down{level}_res{i}", h, emb)
-                h = self.run(f"down{level}_attn{i}", h, emb)
+                h = self._run(f"down{level}_res{i}", h, emb)
+                h = self._run(f"down{level}_attn{i}", h, emb)
                 skips.append(h)
             if level + 1 < self.levels:
-                h = self.run(f"down{level}_down", h, emb)
+                h = self._run(f"down{level}_down", h, emb)
                 skips.append(h)
         for name in ("mid_res0", "mid_attn", "mid_res1"):
-            h = self.run(name, h, emb)
+            h = self._run(name, h, emb)
         for level in reversed(range(self.levels)):
             for i in range(self.blocks + 1):
-                h = self.run(f"up{level}_res{i}", torch.cat([h, skips.pop()], 1), emb)
-                h = self.run(f"up{level}_attn{i}", h, emb)
-            h = self.run(f"up{level}_up", h, emb)
+                h = self._run(f"up{level}_res{i}", torch.cat([h, skips.pop()], 1), emb)
+                h = self._run(f"up{level}_attn{i}", h, emb)
+            h = self._run(f"up{level}_up", h, emb)
         return self.conv_out(functional.silu(self.norm_out(h)))
 
     @torch.no_grad()

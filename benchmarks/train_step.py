@@ -43,9 +43,7 @@ def make(config, shape, count):
     images = np.random.default_rng(0).integers(0, 256, (IMAGES.value, *shape), np.uint8)
     everywhere = backend.replicated(mesh)
     images = backend.put_whole(images, mesh)
-    fetch = training.resident_batches(
-        config, order.shuffled(len(images)), backend.over_batch(mesh)
-    )
+    fetch = training.resident_batches(config, order.shuffled(len(images)), backend.over_batch(mesh))
     seed = np.uint32(config.seed)
     init = lambda s: training.init_state(parts, s, widths=config.ema.widths)  # noqa: E731
     state = jax.jit(init, out_shardings=everywhere)(seed)

@@ -4,6 +4,7 @@ from configs import cifar10_tada
 
 
 def get_config(variant=""):
+    """That of CIFAR-10 with a smaller network and batch."""
     c = cifar10_tada.get_config(variant)
     c.model.channels = 64
     c.model.channel_mult = (1, 2, 2)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tada_jax import winograd
+
 
 def on_cpu():
     """Whether programs are compiled for CPUs, where memory is slow and some forms differ."""
@@ -147,6 +149,65 @@ def drop_level(rate):
     return min(255, max(1, round(256 * rate))) if rate else 0
 
 
+# Linear layers
+
+
+def linear(x, kernel):
+    """x @ kernel, for x [B,...,C] and kernel [C,D]."""
+    return _linear(x, kernel) if on_cpu() and x.ndim > 2 else x @ kernel
+
+
+@jax.custom_vjp
+def _linear(x, kernel):
+    """The same, whose gradient by the kernel is a sum of one product an image.
+
+    One product over all pixels of all images would have to be transposed first, and is slow where
+    it is long and thin.
+    """
+    return x @ kernel
+
+
+def _linear_backward(kept, cotangent):
+    x, kernel = kept
+    pixels = lambda a: a.reshape(len(a), -1, a.shape[-1])  # noqa: E731
+    by_image = jnp.einsum("bpc,bpd->bdc", pixels(x), pixels(cotangent))
+    return cotangent @ kernel.T, by_image.sum(0).T
+
+
+_linear.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _linear_backward)
+
+
+# Convolutions
+
+
+def convolution(x, kernel, *, strides=1):
+    """A convolution, padded with zeros to keep the size (at stride 1).
+
+    Args:
+      x: [B,H,W,C].
+      kernel: [K,K,C,D], K odd.
+      strides: along both axes.
+
+    Returns:
+      [B,H,W,D], H and W divided by the strides.
+    """
+    size = len(kernel)
+    if size == 1 and strides == 1:
+        return linear(x, kernel[0, 0])
+    if on_cpu() and strides == 1 and winograd.pays(x, kernel):
+        return winograd.convolve(x, kernel)
+    pad = ((size - 1) // 2,) * 2
+    return _convolve(x, kernel, pad, pad, strides)
+
+
+def _convolve(x, kernel, rows, columns, strides=1):
+    """A convolution with its padding (before, after) of rows and columns."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (strides, strides), [rows, columns], dimension_numbers=layout
+    )
+
+
 # Resampling
 
 
@@ -182,19 +243,12 @@ def upsampled_convolution(x, kernel):
     b, h, w, _ = x.shape
     with jax.default_matmul_precision("highest"):  # a sum of up to four weights
         kernels = jnp.einsum("pyk,qxl,klcd->pqyxcd", _MERGED_TAPS, _MERGED_TAPS, kernel)
+    kernels = kernels.astype(x.dtype)
     rows = []
     for p in (0, 1):
         parts = [_convolve(x, kernels[p, q], (1 - p, p), (1 - q, q)) for q in (0, 1)]
         rows.append(jnp.stack(parts, axis=3))
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
-
-
-def _convolve(x, kernel, rows, columns):
-    """A convolution with its padding (before, after) of rows and columns."""
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (1, 1), [rows, columns], dimension_numbers=layout
-    )
 
 
 # Attention

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tada_jax import layers
-from tada_jax.layers import downsample, upsample
 
 # PyTorch's default for convolutions and linear layers, which ADM inherits (its biases, drawn from
 # the same interval there, start at zero here).
@@ -28,38 +27,45 @@ def timestep_embedding(t, dim):
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def conv(features, size, dtype, *, zero=False, strides=1, name=None):
-    """A convolution padded to keep the size (at stride 1); `zero` starts it at zero."""
-    init = nn.initializers.zeros if zero else fan_in_uniform
-    pad = (size - 1) // 2
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=strides,
-        padding=[(pad, pad)] * 2,
-        kernel_init=init,
-        dtype=dtype,
-        name=name,
-    )
+class Conv(nn.Module):
+    """A convolution padded to keep the size (at stride 1); `zero` starts it at zero.
 
-
-def dense(features, dtype, *, zero=False, name=None):
-    """A linear layer; `zero` starts it at zero."""
-    init = nn.initializers.zeros if zero else fan_in_uniform
-    return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
-
-
-class UpsampledConv(nn.Module):
-    """A 3x3 convolution after nearest-neighbour upsampling; parameters as of `conv`."""
+    With `upsample` it is that of the image enlarged twice by nearest neighbour; only for size 3.
+    """
 
     features: int
+    size: int
     dtype: Any
+    zero: bool = False
+    strides: int = 1
+    upsample: bool = False
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", fan_in_uniform, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return layers.upsampled_convolution(x, kernel) + bias.astype(x.dtype)
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        init = nn.initializers.zeros if self.zero else fan_in_uniform
+        kernel = self.param("kernel", init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.upsample and layers.on_cpu():
+            return layers.upsampled_convolution(x, kernel) + bias
+        x = layers.upsample(x) if self.upsample else x
+        return layers.convolution(x, kernel, strides=self.strides) + bias
+
+
+class Dense(nn.Module):
+    """A linear layer; `zero` starts it at zero."""
+
+    features: int
+    dtype: Any
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.zeros if self.zero else fan_in_uniform
+        kernel = self.param("kernel", init, (x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return layers.linear(x.astype(self.dtype), kernel) + bias
 
 
 class Norm(nn.Module):
@@ -93,25 +99,20 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x, emb, deterministic):
         h = Norm(self.groups, name="norm_in")(x)
-        if self.resample == "up" and layers.on_cpu():
-            h = UpsampledConv(self.features, self.dtype, name="conv_in")(h)
-        else:
-            h = RESAMPLE[self.resample](h)
-            h = conv(self.features, 3, self.dtype, name="conv_in")(h)
-        x = RESAMPLE[self.resample](x)
+        up, down = self.resample == "up", self.resample == "down"
+        h = layers.downsample(h) if down else h
+        h = Conv(self.features, 3, self.dtype, upsample=up, name="conv_in")(h)
+        x = layers.downsample(x) if down else layers.upsample(x) if up else x
 
-        scale_shift = dense(2 * self.features, jnp.float32, name="emb")(nn.silu(emb))
+        scale_shift = Dense(2 * self.features, jnp.float32, name="emb")(nn.silu(emb))
         h = Norm(self.groups, name="norm_out")(h, scale_shift)
         if self.dropout and not deterministic:
             h = layers.dropout(self.make_rng("dropout"), h, self.dropout)
-        h = conv(self.features, 3, self.dtype, zero=True, name="conv_out")(h)
+        h = Conv(self.features, 3, self.dtype, zero=True, name="conv_out")(h)
 
         if x.shape[-1] != self.features:
-            x = conv(self.features, 1, self.dtype, name="skip")(x)
+            x = Conv(self.features, 1, self.dtype, name="skip")(x)
         return x + h
-
-
-RESAMPLE = {"none": lambda x: x, "down": downsample, "up": upsample}
 
 
 class Heads(nn.Module):
@@ -143,7 +144,7 @@ class Attention(nn.Module):
         b, h, w, c = x.shape
         tokens = Norm(self.groups, silu=False, name="norm")(x).reshape(b, h * w, c)
         y = Heads(self.head_channels, self.order, name="qkv")(tokens)
-        y = dense(c, self.dtype, zero=True, name="proj")(y)
+        y = Dense(c, self.dtype, zero=True, name="proj")(y)
         return x + y.reshape(b, h, w, c)
 
 
@@ -156,7 +157,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x, emb, deterministic):
         del emb, deterministic
-        return conv(self.features, 3, self.dtype, strides=2, name="conv")(x)
+        return Conv(self.features, 3, self.dtype, strides=2, name="conv")(x)
 
 
 class Upsample(nn.Module):
@@ -168,9 +169,7 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x, emb, deterministic):
         del emb, deterministic
-        if layers.on_cpu():
-            return UpsampledConv(self.features, self.dtype, name="conv")(x)
-        return conv(self.features, 3, self.dtype, name="conv")(upsample(x))
+        return Conv(self.features, 3, self.dtype, upsample=True, name="conv")(x)
 
 
 class UNet(nn.Module):
@@ -263,15 +262,15 @@ class UNet(nn.Module):
                 self.channels, use_bias=False, kernel_init=zeros, name="condition_in"
             )
             emb = emb + told_in(told)
-        emb = nn.silu(dense(4 * self.channels, jnp.float32, name="time_in")(emb))
-        emb = dense(4 * self.channels, jnp.float32, name="time_out")(emb)
+        emb = nn.silu(Dense(4 * self.channels, jnp.float32, name="time_in")(emb))
+        emb = Dense(4 * self.channels, jnp.float32, name="time_out")(emb)
         if self.num_classes:
             normal = nn.initializers.normal(1.0)
             embed = nn.Embed(self.num_classes, 4 * self.channels, embedding_init=normal)
             known = (labels >= 0)[:, None]
             emb = emb + jnp.where(known, embed(jnp.maximum(labels, 0)), 0.0)
 
-        h = conv(self.channels, 3, dtype, name="conv_in")(z.astype(dtype))
+        h = Conv(self.channels, 3, dtype, name="conv_in")(z.astype(dtype))
         skips = [h]
         last = len(self.channel_mult) - 1
         for level, mult in enumerate(self.channel_mult):
@@ -299,7 +298,7 @@ class UNet(nn.Module):
                 h = change_size(h, features, "up", f"up{level}_up")
 
         h = Norm(self.norm_groups, name="norm_out")(h.astype(jnp.float32))
-        return conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")(h)
+        return Conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")(h)
 
     def check(self, size):
         """Raises ValueError if images of `size` (H, W) or these widths cannot be processed."""

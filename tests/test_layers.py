@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import layers
+from tada_jax import layers, winograd
 
 
 def normal(seed, *shape):
@@ -77,15 +77,60 @@ def test_dropout_rates_at_the_ends():
     assert layers.drop_level(0.9999) == 255
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (2, 7, 4), (6, 4)])
+def test_linear_and_its_gradients(shape):
+    x, kernel = normal(0, *shape), normal(1, shape[-1], 3)
+    found, back = jax.vjp(layers.linear, x, kernel)
+    wanted, plain_back = jax.vjp(lambda x, k: x @ k, x, kernel)
+    cotangent = normal(2, *wanted.shape)
+    close(found, wanted)
+    close(back(cotangent), plain_back(cotangent))
+
+
+def direct(x, kernel, strides=1):
+    """A stock convolution."""
+    pad = [((len(kernel) - 1) // 2,) * 2] * 2
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (strides, strides), pad, dimension_numbers=layout
+    )
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 32, 32), (24, 16, 33, 40)])
+def test_large_convolutions_and_their_gradients(shape):
+    h, w, c, d = shape
+    x, kernel = normal(0, 2, h, w, c), normal(1, 3, 3, c, d)
+    assert winograd.pays(x, kernel)
+    found, back = jax.vjp(layers.convolution, x, kernel)
+    wanted, plain_back = jax.vjp(direct, x, kernel)
+    cotangent = normal(2, *wanted.shape)
+    close(found, wanted, 3e-5)
+    close(back(cotangent), plain_back(cotangent), 3e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "strides"),
+    [
+        ((8, 8, 4), (3, 3, 4, 5), 1),  # too small
+        ((18, 16, 32), (3, 3, 32, 32), 1),  # no whole tiles
+        ((16, 16, 3), (3, 3, 3, 32), 1),  # too few channels
+        ((16, 16, 32), (3, 3, 32, 32), 2),
+        ((16, 16, 32), (1, 1, 32, 8), 1),
+    ],
+)
+def test_other_convolutions(shape, kernel, strides):
+    x, kernel = normal(0, 2, *shape), normal(1, *kernel)
+    found = layers.convolution(x, kernel, strides=strides)
+    close(found, direct(x, kernel, strides))
+    short = layers.convolution(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), strides=strides)
+    assert short.dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (1, 3)])
 def test_upsampled_convolution_and_its_gradients(shape):
     x, kernel = normal(0, 2, *shape, 3), normal(1, 3, 3, 3, 5)
 
-    def plain(x, kernel):
-        layout = ("NHWC", "HWIO", "NHWC")
-        big = layers.upsample(x)
-        return jax.lax.conv_general_dilated(big, kernel, (1, 1), "SAME", dimension_numbers=layout)
-
+    plain = lambda x, kernel: direct(layers.upsample(x), kernel)  # noqa: E731
     found, back = jax.vjp(layers.upsampled_convolution, x, kernel)
     wanted, plain_back = jax.vjp(plain, x, kernel)
     cotangent = normal(2, *wanted.shape)
