@@ -93,7 +93,12 @@ def main():
 
     backend.enable_compilation_cache()
     if COORDINATOR.value is None:
-        backend.use_cpu_well(CONFIG.value.train.batch_size)
+        side = CONFIG.value.data.resolution or (8 if CONFIG.value.data.name == "digits" else None)
+        backend.use_cpu_well(
+            CONFIG.value.train.batch_size,
+            pixels=side and side**2,
+            channels=CONFIG.value.model.channels,
+        )
     backend.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     backend.check_devices()
     if DRY_RUN.value and MODE.value != "train":

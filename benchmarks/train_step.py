@@ -64,10 +64,10 @@ def main(_):
     """Times the steps and prints."""
     config = CONFIG.value
     backend.enable_compilation_cache()
-    backend.use_cpu_well(config.train.batch_size)
+    shape, batch = image_shape(config), config.train.batch_size
+    backend.use_cpu_well(batch, pixels=shape[0] * shape[1], channels=config.model.channels)
     on_cpu = jax.default_backend() == "cpu"
     count = config.train.steps_per_call or (1 if on_cpu else 10)
-    shape, batch = image_shape(config), config.train.batch_size
     act, compiled, parts, params = make(config, shape, count)
     actions = {"tada_jax": lambda: [act() for _ in range(CALLS.value)]}
     sizes = {"tada_jax": unet.count_parameters(params)}

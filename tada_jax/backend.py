@@ -24,42 +24,56 @@ def enable_compilation_cache():
 
 # One device keeps about 1.6 of 2 cores busy, two keep both.
 CPU_DEVICES = 2
+# Bytes of the largest layer's output on a device, up to which a step needs no more than the 64 MiB
+# that the C library's pool of a thread can hold in one piece: some 60 such outputs.
+SMALL_OUTPUT = 2**20
 
 
-def use_cpu_well(batch_size):
+def use_cpu_well(batch_size, *, pixels=None, channels=1):
     """Prepares JAX and the C library for training on a CPU; to be called before anything else.
 
     Two devices share the batch, if there are two cores and it is even; freed memory is kept, since
     XLA asks for the same large buffers at every step and getting them from the system, page by
     page, takes longer than much of the arithmetic (`docs/speed.md`). A number of CPU devices that
-    the user has chosen stays (XLA_FLAGS, JAX_NUM_CPU_DEVICES), as does GLIBC_TUNABLES. On other
-    devices the first has no effect; the second is not done where JAX is told to take one.
+    the user has chosen stays (XLA_FLAGS, JAX_NUM_CPU_DEVICES), as does GLIBC_TUNABLES. Where JAX is
+    told to take another kind of device, or to be one of several processes, nothing is done.
 
     Args:
       batch_size: images a step.
+      pixels: of an image; None if not known yet.
+      channels: of the first level of the network.
     """
     platforms = os.environ.get("JAX_PLATFORMS") or "cpu"
     if "cpu" not in platforms.split(",")[0] or os.environ.get("JAX_COORDINATOR_ADDRESS"):
         return
-    keep_freed_memory()
-    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
-        return
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(affinity(0)) if affinity else os.cpu_count()
-    if cores >= CPU_DEVICES and batch_size % CPU_DEVICES == 0:
+    share = cores >= CPU_DEVICES and batch_size % CPU_DEVICES == 0
+    output = 4 * batch_size * channels * (pixels or 2**16) // (CPU_DEVICES if share else 1)
+    keep_freed_memory(pools=output <= SMALL_OUTPUT)
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if share and not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
 
 
-def keep_freed_memory():
-    """Tells the GNU C library to keep what is freed, in one pool; elsewhere nothing happens."""
+def keep_freed_memory(*, pools):
+    """Tells the GNU C library to give no freed memory back; elsewhere nothing happens.
+
+    Args:
+      pools: whether each thread has its own. In a single one, what compiling leaves behind makes
+        later steps of a small network 1.6 times as slow; but pools of threads cannot keep pieces
+        beyond 64 MiB.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None or "GLIBC_TUNABLES" in os.environ:
         return
-    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # of malloc.h
-    mallopt(m_arena_max, 1)
+    m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # of malloc.h
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, -1)  # as unsigned: never
+    if pools:
+        mallopt(m_top_pad, 2**27)  # slack that keeps the pieces of threads that are empty
+    else:
+        mallopt(m_arena_max, 1)
 
 
 def join_processes(coordinator=None, num_processes=None, process_id=None):

@@ -15,7 +15,8 @@ import numpy as np
 
 TILE = 4  # pixels of the result, along each axis
 POINTS = TILE + 2  # pixels that they see, and numbers that they become
-SMALLEST_SIDE = 16  # below it the transforms cost more than they save (`docs/speed.md`)
+# With fewer, transforms cost more than they save (`docs/speed.md`).
+FEWEST_TILES = 256  # of a batch; that of the kernel is the same for all of them
 FEWEST_CHANNELS = 32
 
 # Those of Lavin & Gray, for the interpolation points 0, 1, -1, 2, -2 and infinity.
@@ -47,9 +48,9 @@ TO_IMAGE = np.array(
 
 def pays(x, kernel):
     """Whether `convolve` is meant for these shapes and types: float32, large, whole tiles."""
-    _, h, w, c = x.shape
+    b, h, w, c = x.shape
     whole = h % TILE == 0 and w % TILE == 0
-    large = min(h, w) >= SMALLEST_SIDE and min(c, kernel.shape[-1]) >= FEWEST_CHANNELS
+    large = b * h * w >= FEWEST_TILES * TILE**2 and min(c, kernel.shape[-1]) >= FEWEST_CHANNELS
     return kernel.shape[:2] == (3, 3) and whole and large and x.dtype == jnp.float32
 
 
