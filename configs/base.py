@@ -226,8 +226,13 @@ def get_config(method="tada"):
 
     c.train = ConfigDict()
     c.train.batch_size = 128  # images a step, over all devices
+    # Images that go through the network at once, over all devices: fewer take less memory and more
+    # time, for the same gradient. 0: the whole batch
+    c.train.microbatch = 0
     c.train.total_steps = 200_000  # steps
     c.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 10 elsewhere
+    # Parameters, averages and optimiser on each device: "replicated", all of them; "fsdp", a part
+    c.train.sharding = "replicated"
     c.train.ema_decay = 0.9999  # of the parameters that are sampled, a step
     c.train.class_dropout = 0.0  # how often the class is concealed from a conditional network
     c.train.nonfinite = "stop"  # at a loss that is not finite: "stop", or "skip" that step's update

@@ -184,16 +184,16 @@ def any_process(flag):
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def data_mesh(batch_size, devices=None):
+def data_mesh(batch_size, devices=None, *, field="batch_size"):
     """A one-dimensional mesh over all devices (or those given), axis "data".
 
     Raises:
-      UserError: if `batch_size` does not divide over the devices.
+      UserError: if `batch_size`, the value of config.train.`field`, does not divide over them.
     """
     devices = jax.devices() if devices is None else devices
     if batch_size % len(devices):
         raise UserError(
-            f"config.train.batch_size={batch_size} does not divide over {len(devices)} devices: "
+            f"config.train.{field}={batch_size} does not divide over {len(devices)} devices: "
             "choose a multiple"
         )
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
@@ -202,6 +202,34 @@ def data_mesh(batch_size, devices=None):
 def replicated(mesh):
     """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+SHARDINGS = ("replicated", "fsdp")
+FEWEST_TO_SPREAD = 2**14  # entries of an array; smaller ones are not worth a message
+
+
+def state_sharding(mesh, shapes, how):
+    """Where each array of a training state lies.
+
+    Args:
+      mesh: of `data_mesh`.
+      shapes: pytree of arrays or shapes.
+      how: "replicated", all of it on every device; or "fsdp", each array in equal parts over the
+        devices along its longest axis that they divide (as in ZeRO, Rajbhandari et al. 2020), so
+        that the parameters, their average and the optimiser's take less memory.
+
+    Returns:
+      A pytree of `NamedSharding`, as `shapes`.
+    """
+
+    def place(array):
+        fits = [n if n % mesh.size == 0 else 0 for n in array.shape]
+        if how != "fsdp" or np.prod(array.shape, dtype=int) < FEWEST_TO_SPREAD or not max(fits):
+            return replicated(mesh)
+        axis = int(np.argmax(fits))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+    return jax.tree.map(place, shapes)
 
 
 def over_batch(mesh):

@@ -171,7 +171,7 @@ class Checkpoints:
         Args:
           step: of the checkpoint.
           like: a pytree of arrays or shapes with the structure of the state.
-          sharding: where each restored array is put.
+          sharding: where the restored arrays are put, one for all or a pytree of them.
 
         Raises:
           Damaged: if it cannot be read, or is not what was saved.
@@ -185,8 +185,11 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self.path} does not fit this configuration: "
                 f"{_difference(shapes, wanted)}; choose another --workdir, or the old configuration"
             )
+        one = isinstance(sharding, jax.sharding.Sharding)
         abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
+            lambda a, at: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=at),
+            like,
+            jax.tree.map(lambda _: sharding, like) if one else sharding,
         )
         with _damage():
             only = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from tada_jax import continuous, data, diffusion, ema, sampling, schedule, sensitivity
+from tada_jax import backend, continuous, data, diffusion, ema, sampling, schedule, sensitivity
 from tada_jax.data import order as orders
 from tada_jax.errors import UserError
 from tada_jax.methods import METHODS
@@ -31,6 +31,7 @@ CHOICES = {
     "data.fit": data.FITS,
     "data.unreadable": data.UNREADABLE,
     "train.nonfinite": ("stop", "skip"),
+    "train.sharding": backend.SHARDINGS,
     "log.best_metric": ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin"),
     "evaluate.convention": ("clean-fid", "pytorch-fid"),
 }
@@ -72,6 +73,7 @@ RANGES = {
     "optimizer.weight_decay": _ANY,
     "optimizer.clip_norm": _ANY,
     "train.batch_size": _COUNT,
+    "train.microbatch": _ANY,
     "train.total_steps": _COUNT,
     "train.steps_per_call": _ANY,
     "train.ema_decay": _BELOW_1,
@@ -129,6 +131,12 @@ def check(config):
         raise UserError(
             f"config.method={config.method!r} needs config.diffusion.parameterisation='eps': the "
             "mean of its noise makes any other target grow without bound with the noise"
+        )
+    whole, piece = config.train.batch_size, config.train.microbatch
+    if piece and whole % piece:
+        raise UserError(
+            f"config.train.microbatch={piece} does not divide config.train.batch_size={whole}: "
+            "choose a divisor, or 0 for the whole batch at once"
         )
     if config.train.class_dropout and not config.model.class_conditional:
         raise UserError(

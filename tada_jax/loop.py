@@ -114,6 +114,8 @@ def plan(config, workdir=None, say=None):
     """
     limits.check(config)
     mesh = backend.data_mesh(config.train.batch_size)
+    if config.train.microbatch:
+        backend.data_mesh(config.train.microbatch, field="microbatch")
     dataset = backend.in_turn(lambda: load_data(config))
     train_set, found = dataset.train, None
     if limits.follows_profile(config):
@@ -228,8 +230,8 @@ def _one_line_for_disk_errors(workdir):
 
 def resume_or_init(checkpoints, planned, say):
     """The state of the newest checkpoint that is whole, or a fresh one."""
-    config, sharding = planned.config, backend.replicated(planned.mesh)
-    widths = config.ema.widths
+    config, widths = planned.config, planned.config.ema.widths
+    sharding = training.state_sharding(planned.parts, config, planned.mesh)
     seed = np.uint32(config.seed)
     fresh = lambda seed: training.init_state(planned.parts, seed, widths=widths)  # noqa: E731
     step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh, seed), sharding)
@@ -246,7 +248,7 @@ def resume_or_init(checkpoints, planned, say):
     state = jax.jit(fresh, out_shardings=sharding)(seed)
     if config.init.workdir is None:
         return state
-    params = _params_of_another_run(config, state.params)
+    params = jax.device_put(_params_of_another_run(config, state.params), sharding.params)
     copy = lambda: jax.tree.map(lambda a: a + 0, params)  # noqa: E731
     return dataclasses.replace(
         state, params=params, ema_params=copy(), power_emas=tuple(copy() for _ in widths)

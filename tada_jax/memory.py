@@ -46,11 +46,11 @@ def estimate(parts, config, devices, image_bytes):
     Args:
       parts: the `build.Parts`.
       config: the run's, for its batch size.
-      devices: over which a batch is spread.
+      devices: over which a batch is spread, and perhaps the state (all but its smallest arrays).
       image_bytes: of the training set on each device; 0 if it stays on disk.
     """
     state = jax.eval_shape(lambda: training.init_state(parts, 0, widths=config.ema.widths))
-    batch = (max(1, config.train.batch_size // devices),)
+    batch = (max(1, (config.train.microbatch or config.train.batch_size) // devices),)
     labels = jax.ShapeDtypeStruct(batch, jnp.int32) if parts.network.num_classes else None
 
     def backward(params, rng, x0, labels):
@@ -61,8 +61,9 @@ def estimate(parts, config, devices, image_bytes):
     x0 = jax.ShapeDtypeStruct((*batch, *parts.image_shape), jnp.float32)
     kept = size(jax.eval_shape(backward, state.params, rng, x0, labels))
     params = size(state.params)
+    held = size(state) // (devices if config.train.sharding == "fsdp" else 1)
     return Estimate(
-        state=size(state),
+        state=held,
         gradients=2 * params,
         activations=max(0, kept - params),  # the parameters are kept for the backward pass too
         images=image_bytes,

@@ -56,6 +56,53 @@ def to_float(images):
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Noised:
+    """A batch as the network gets it, and what it is to predict."""
+
+    z: jax.Array  # z_t, [B,H,W,C]
+    t: jax.Array  # [B]
+    x0: jax.Array  # augmented, [B,H,W,C]
+    eps: jax.Array  # [B,H,W,C]
+    labels: jax.Array | None  # int32 [B]
+    condition: jax.Array | None  # float [B,condition_size]
+    w: jax.Array  # strength, [B], or [B,K] for one of each operation
+
+
+def noised(rng, x0, labels, parts):
+    """Draws t, strength, augmentation and noise for clean images; (`Noised`, key for dropout)."""
+    rng_t, rng_aug, rng_noise, rng_dropout, rng_label = jax.random.split(rng, 5)
+    schedule = parts.schedule
+
+    t = schedule.draw(rng_t, len(x0))
+    w = parts.strength(schedule.logsnr(t))
+    eps = jax.random.normal(rng_noise, x0.shape)
+    x0, eps, shift, condition = parts.method(rng_aug, x0, eps, w)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    z = diffusion.diffuse(x0, eps + shift, alpha, sigma)
+    x0 = x0 + diffusion.expand(sigma / alpha, x0) * shift  # so that z is alpha x0 + sigma eps again
+    labels = drop_labels(rng_label, labels, parts.class_dropout)
+    return Noised(z, t, x0, eps, labels, condition, w), rng_dropout
+
+
+def loss_terms(params, batch, rng_dropout, parts):
+    """The objective on a `Noised` batch; see `loss_fn`."""
+    output = parts.apply(
+        params,
+        batch.z,
+        batch.t,
+        batch.labels,
+        batch.condition,
+        deterministic=False,
+        rngs={"dropout": rng_dropout},
+    )
+    terms = diffusion.training_losses(
+        parts.schedule, output, batch.x0, batch.eps, batch.z, batch.t, **parts.loss_options
+    )
+    return terms | {"strength": batch.w if batch.w.ndim == 1 else batch.w.mean(-1)}
+
+
 def loss_fn(params, rng, x0, labels, parts):
     """The objective of TADA on a batch of clean images.
 
@@ -69,27 +116,52 @@ def loss_fn(params, rng, x0, labels, parts):
     Returns:
       Unreduced terms, a dict of [B]: "loss", "mse", "strength", and "vlb" with a learned variance.
     """
-    rng_t, rng_aug, rng_noise, rng_dropout, rng_label = jax.random.split(rng, 5)
-    schedule = parts.schedule
+    return loss_terms(params, *noised(rng, x0, labels, parts), parts)
 
-    t = schedule.draw(rng_t, len(x0))  # [B]
-    w = parts.strength(schedule.logsnr(t))  # [B], or [B,K] for one of each operation
-    eps = jax.random.normal(rng_noise, x0.shape)
-    x0, eps, shift, condition = parts.method(rng_aug, x0, eps, w)  # [B,H,W,C]
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    z = diffusion.diffuse(x0, eps + shift, alpha, sigma)
-    x0 = x0 + diffusion.expand(sigma / alpha, x0) * shift  # so that z is alpha x0 + sigma eps again
-    output = parts.apply(
-        params,
-        z,
-        t,
-        drop_labels(rng_label, labels, parts.class_dropout),
-        condition,
-        deterministic=False,
-        rngs={"dropout": rng_dropout},
-    )
-    terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
-    return terms | {"strength": w if w.ndim == 1 else w.mean(-1)}
+
+def gradient(params, rng, x0, labels, parts, *, pieces=1):
+    """The gradient of the mean loss, and the means of its terms.
+
+    Args:
+      params, rng, x0, labels, parts: as of `loss_fn`.
+      pieces: in which the batch goes through the network, one after the other, so that only the
+        activations of one are held. What is drawn for the batch does not depend on it, apart from
+        dropout.
+
+    Returns:
+      (pytree as params, dict of scalars).
+    """
+
+    def mean_loss(params, terms_of):
+        means = {name: value.mean() for name, value in terms_of(params).items()}
+        return means["loss"], means
+
+    of_terms = jax.grad(mean_loss, has_aux=True)
+    if pieces == 1:
+        return of_terms(params, lambda p: loss_fn(p, rng, x0, labels, parts))
+    batch, rng_dropout = noised(rng, x0, labels, parts)
+    # A piece has images from all over the batch, so that each device keeps its part of the batch.
+    batch = jax.tree.map(lambda a: a.reshape(-1, pieces, *a.shape[1:]).swapaxes(0, 1), batch)
+
+    def of_piece(i, piece):
+        key = jax.random.fold_in(rng_dropout, i)
+        return of_terms(params, lambda p: loss_terms(p, piece, key, parts))
+
+    if jax.default_backend() == "cpu":  # in loops gradients of convolutions miss the fast library
+        take = lambda i: jax.tree.map(lambda a: a[i], batch)  # noqa: E731
+        total = of_piece(0, take(0))
+        for i in range(1, pieces):
+            # A zero that is known when the gradient is: no piece begins before the last one ends.
+            zero = 0.0 * sum(a.ravel()[0] for a in jax.tree.leaves(total))
+            piece = take(i)
+            piece = dataclasses.replace(piece, z=piece.z + zero)
+            total = jax.tree.map(jnp.add, total, of_piece(i, piece))
+    else:
+        shapes = jax.eval_shape(of_piece, 0, jax.tree.map(lambda a: a[0], batch))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        add = lambda total, i_piece: (jax.tree.map(jnp.add, total, of_piece(*i_piece)), None)  # noqa: E731
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(pieces), batch))
+    return jax.tree.map(lambda a: a / pieces, total)
 
 
 def drop_labels(rng, labels, rate):
@@ -131,7 +203,7 @@ def empty_tally(parts):
     return Tally(means.empty(), jnp.zeros((), jnp.int32), jnp.int32(2**31 - 1))
 
 
-def train_step(state, tally, images, labels, *, seed, parts, config):
+def train_step(state, tally, images, labels, *, seed, parts, config, where=None):
     """One step: draw t, strength, augment, noise, network, loss, Adam, EMA.
 
     Args:
@@ -142,6 +214,7 @@ def train_step(state, tally, images, labels, *, seed, parts, config):
       seed: the run's, uint32 []; may be traced, so that runs of other seeds need no compilation.
       parts: the `build.Parts`.
       config: the run's, for its averages and what to do about numbers that are not finite.
+      where: shardings of the parameters, a pytree, if they are spread over the devices.
 
     Returns:
       (state, tally).
@@ -149,11 +222,17 @@ def train_step(state, tally, images, labels, *, seed, parts, config):
     _, key_step = step_keys(seed)
     rng = jax.random.fold_in(key_step, state.step)
 
-    def mean_loss(params):
-        terms = loss_fn(params, rng, to_float(images), labels, parts)
-        return terms["loss"].mean(), terms
-
-    grads, terms = jax.grad(mean_loss, has_aux=True)(state.params)
+    pieces = len(images) // (config.train.microbatch or len(images))
+    whole = state.params
+    if where is not None and config.train.sharding == "fsdp":  # whole for the network only
+        whole = jax.tree.map(
+            lambda a, at: jax.lax.with_sharding_constraint(a, backend.replicated(at.mesh)),
+            whole,
+            where,
+        )
+    grads, scalars = gradient(whole, rng, to_float(images), labels, parts, pieces=pieces)
+    if where is not None:
+        grads = jax.lax.with_sharding_constraint(grads, where)
     updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay(state.step, config.train.ema_decay, warmup=config.train.ema_warmup)
@@ -164,7 +243,6 @@ def train_step(state, tally, images, labels, *, seed, parts, config):
     )
     new_state = TrainState(state.step + 1, params, ema_params, opt_state, power_emas)
 
-    scalars = {name: value.mean() for name, value in terms.items()}
     scalars["grad_norm"] = optax.tree.norm(grads)
     finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
     means = tally.means.merge(type(tally.means).single_from_model_output(**scalars))
@@ -199,6 +277,12 @@ def fed_batches(seed, step, images, labels):
     return images, labels
 
 
+def state_sharding(parts, config, mesh):
+    """Where each array of the `TrainState` lies, a pytree; see `backend.state_sharding`."""
+    fresh = lambda: init_state(parts, 0, widths=config.ema.widths)  # noqa: E731
+    return backend.state_sharding(mesh, jax.eval_shape(fresh), config.train.sharding)
+
+
 def make_steps(parts, config, mesh, fetch):
     """Compiled `steps(state, tally, seed, images, labels, count)`: `count` steps in one call.
 
@@ -206,15 +290,19 @@ def make_steps(parts, config, mesh, fetch):
     step from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
     """
 
+    where = state_sharding(parts, config, mesh)
+
     def step(state, tally, seed, images, labels):
         batch = fetch(seed, state.step, images, labels)
-        return train_step(state, tally, *batch, seed=seed, parts=parts, config=config)
+        return train_step(
+            state, tally, *batch, seed=seed, parts=parts, config=config, where=where.params
+        )
 
     @functools.partial(
         jax.jit,
         static_argnames="count",
         donate_argnums=(0, 1),
-        out_shardings=backend.replicated(mesh),
+        out_shardings=(where, backend.replicated(mesh)),
     )
     def steps(state, tally, seed, images, labels, count):
         if count == 1:  # convolutions inside a loop run on fewer threads on CPUs

@@ -20,6 +20,8 @@ from tada_jax.paths import write_whole
 FREE = (
     "train.total_steps",
     "train.steps_per_call",
+    "train.microbatch",
+    "train.sharding",
     "train.nonfinite",
     "schedule.edm.rho",
     "schedule.edm.sigma_min",
