@@ -23,6 +23,15 @@ def machine():
     return f"{name}, {cores} cores; {devices}, jax {jax.__version__}"
 
 
+def image_shape(config, side=None, channels=None):
+    """(H, W, C) of square images as the arguments or else the configuration have it."""
+    own = {"digits": (8, 1), "cifar10": (32, 3)}.get(config.data.name, (None, 3))
+    side = side or config.data.resolution or own[0]
+    if side is None:
+        raise SystemExit("error: the configuration does not say how large images are: pass --side")
+    return side, side, channels or config.data.channels or own[1]
+
+
 def interleaved(actions, repetitions, warm_up=1):
     """Seconds of each action, by turns, so that whatever else the machine does meets all alike.
 

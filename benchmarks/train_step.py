@@ -29,13 +29,6 @@ AGAINST = flags.DEFINE_list("against", [], "torch (our network in PyTorch), diff
 COMPILE = flags.DEFINE_bool("compile", False, "Peers by torch.compile.")
 
 
-def image_shape(config):
-    """(H, W, C) as the flags or the configuration have it."""
-    side = SIDE.value or config.data.resolution or {"digits": 8, "cifar10": 32}[config.data.name]
-    channels = CHANNELS.value or config.data.channels or (1 if config.data.name == "digits" else 3)
-    return side, side, channels
-
-
 def make(config, shape, count):
     """Our steps: (act() for one call, compiled program, images a call, parts, params)."""
     mesh = backend.data_mesh(config.train.batch_size)
@@ -64,7 +57,8 @@ def main(_):
     """Times the steps and prints."""
     config = CONFIG.value
     backend.enable_compilation_cache()
-    shape, batch = image_shape(config), config.train.batch_size
+    shape = timing.image_shape(config, SIDE.value, CHANNELS.value)
+    batch = config.train.batch_size
     backend.use_cpu_well(batch, pixels=shape[0] * shape[1], channels=config.model.channels)
     on_cpu = jax.default_backend() == "cpu"
     count = config.train.steps_per_call or (1 if on_cpu else 10)
