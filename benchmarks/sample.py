@@ -37,6 +37,7 @@ def main(_):
     params = jax.jit(parts.init_params, out_shardings=backend.replicated(mesh))(jax.random.key(0))
     draw = generate.make_sampler(parts, mesh, batch_size=count)
     actions = {"tada_jax": lambda: draw(params, range(count), seed=0)}
+    sizes = {"tada_jax": unet.count_parameters(params)}
     if AGAINST.value:
         import torch
 
@@ -44,14 +45,13 @@ def main(_):
 
         device = "cpu" if jax.default_backend() == "cpu" else "cuda"
         for name in AGAINST.value:
-            actions[name] = torch_peers.sampler(
+            actions[name], sizes[name] = torch_peers.sampler(
                 name, parts, config, steps=config.sample.steps, count=count, device=device
             )
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     seconds = timing.interleaved(actions, REPETITIONS.value)
     machine = timing.machine()
     print(machine)
-    network = f"{unet.count_parameters(params):,} parameters"
     for name, of in seconds.items():
         found = timing.summary(of)
         sampler = config.sample.sampler if name == "tada_jax" else "ddim"
@@ -63,6 +63,7 @@ def main(_):
             "sampler": sampler,
             "steps": config.sample.steps,
             "dtype": config.model.dtype,
+            "parameters": sizes[name],
             **found,
             "images_per_s": count / found["median_s"],
             "process_GiB": timing.process_memory(),
@@ -71,7 +72,8 @@ def main(_):
         text = (
             f"{name}: {found['median_s']:.2f} s for {count} images of {shape} by {sampler}, "
             f"{config.sample.steps} steps ({found['quartiles_s'][0]:.2f} to "
-            f"{found['quartiles_s'][1]:.2f}), {figures['images_per_s']:.1f} images/s, {network}"
+            f"{found['quartiles_s'][1]:.2f}), {figures['images_per_s']:.1f} images/s, "
+            f"{sizes[name]:,} parameters"
         )
         if name != "tada_jax":
             figures["times_ours"] = timing.ratio(seconds, "tada_jax", name)

@@ -7,6 +7,7 @@ Every start is a process of its own, as a user's, in a folder that is thrown awa
 those of main.py. What was imported is listed by what it took.
 """
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -53,7 +54,7 @@ def imports(arguments):
     took = {name: int(us) / 1e3 for us, _, name in rows}
     top = {name: ms for name, ms in took.items() if "." not in name}
     dearest = sorted(top.items(), key=lambda item: -item[1])[:6]
-    return dearest, [name for name in DEAR if name in took]
+    return dearest, [n for n in DEAR if n in took and importlib.util.find_spec(n)]
 
 
 def main():

@@ -263,7 +263,7 @@ def train_step(peer, parts, config, images, *, device="cpu", compile_=False):
 
 
 def sampler(peer, parts, config, *, steps, count, device="cpu"):
-    """`draw()`: deterministic DDIM in a loop, in the peer's network; returns [n,C,H,W]."""
+    """(`draw()`, parameters): deterministic DDIM in a loop, in the peer's network; [n,C,H,W]."""
     network, predict = make(peer, parts, config, device)
     network.eval()
     h, w, c = parts.image_shape
@@ -284,4 +284,4 @@ def sampler(peer, parts, config, *, steps, count, device="cpu"):
             torch.cuda.synchronize()
         return z
 
-    return draw
+    return draw, sum(p.numel() for p in network.parameters())

@@ -1,6 +1,7 @@
 """Devices and processes: the mesh that a run is spread over, and the cache of compiled programs."""
 
 import ctypes
+import importlib.util
 import os
 
 import jax
@@ -35,16 +36,18 @@ def use_cpu_well(batch_size, *, pixels=None, channels=1):
     Two devices share the batch, if there are two cores and it is even; freed memory is kept, since
     XLA asks for the same large buffers at every step and getting them from the system, page by
     page, takes longer than much of the arithmetic (`docs/speed.md`). A number of CPU devices that
-    the user has chosen stays (XLA_FLAGS, JAX_NUM_CPU_DEVICES), as does GLIBC_TUNABLES. Where JAX is
-    told to take another kind of device, or to be one of several processes, nothing is done.
+    the user has chosen stays (XLA_FLAGS, JAX_NUM_CPU_DEVICES), as does GLIBC_TUNABLES. Nothing is
+    done where JAX is installed for another kind of device, unless JAX_PLATFORMS=cpu, nor in one of
+    several processes.
 
     Args:
       batch_size: images a step.
       pixels: of an image; None if not known yet.
       channels: of the first level of the network.
     """
-    platforms = os.environ.get("JAX_PLATFORMS") or "cpu"
-    if "cpu" not in platforms.split(",")[0] or os.environ.get("JAX_COORDINATOR_ADDRESS"):
+    accelerated = any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+    first = (os.environ.get("JAX_PLATFORMS") or ("other" if accelerated else "cpu")).split(",")[0]
+    if first != "cpu" or os.environ.get("JAX_COORDINATOR_ADDRESS"):
         return
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(affinity(0)) if affinity else os.cpu_count()

@@ -1,9 +1,8 @@
-"""What the network spends its time on, besides convolutions: one small function each.
+"""What the network spends its time on: one small function each.
 
 Each computes what its docstring says, as the plain expression would to float tolerance
-(`tests/test_layers.py` compares them), but with fewer passes over memory. What each brings is in
-`docs/speed.md`, measured by `benchmarks/layers.py`. All of them take batches first, so that a batch
-may be split over devices.
+(`tests/test_layers.py` compares them), but with less arithmetic or fewer passes over memory
+(`docs/speed.md`). All of them take batches first, so that a batch may be split over devices.
 """
 
 import functools

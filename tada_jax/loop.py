@@ -213,7 +213,7 @@ def _one_line_for_disk_errors(workdir):
             raise
         raise UserError(
             "the device has too little memory for this run: take a smaller "
-            "config.train.batch_size, sample.batch_size, model.remat=True or "
+            "config.train.microbatch or batch_size, sample.batch_size, model.remat=True or "
             "model.dtype='bfloat16' (--dry_run estimates what is needed)"
         ) from e
     except OSError as e:
@@ -614,7 +614,8 @@ def _memory_advice(planned, needed):
     remedy = (
         f"set config.data.resolution={smaller}"
         if min(h, w) > smaller
-        else "take a smaller config.train.batch_size, model.remat=True or model.dtype='bfloat16'"
+        else "take a smaller config.train.microbatch or batch_size, model.remat=True or "
+        "model.dtype='bfloat16'"
     )
     return [
         f"training needs about {needed.total / memory.GIB:,.0f} GiB a device, more than the "

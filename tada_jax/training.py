@@ -214,7 +214,7 @@ def train_step(state, tally, images, labels, *, seed, parts, config, where=None)
       seed: the run's, uint32 []; may be traced, so that runs of other seeds need no compilation.
       parts: the `build.Parts`.
       config: the run's, for its averages and what to do about numbers that are not finite.
-      where: shardings of the parameters, a pytree, if they are spread over the devices.
+      where: shardings of the parameters, a pytree; None on one device.
 
     Returns:
       (state, tally).
@@ -223,14 +223,11 @@ def train_step(state, tally, images, labels, *, seed, parts, config, where=None)
     rng = jax.random.fold_in(key_step, state.step)
 
     pieces = len(images) // (config.train.microbatch or len(images))
-    whole = state.params
-    if where is not None and config.train.sharding == "fsdp":  # whole for the network only
-        whole = jax.tree.map(
-            lambda a, at: jax.lax.with_sharding_constraint(a, backend.replicated(at.mesh)),
-            whole,
-            where,
-        )
-    grads, scalars = gradient(whole, rng, to_float(images), labels, parts, pieces=pieces)
+    params = state.params
+    if where is not None:  # whole for the network only
+        whole = jax.tree.map(lambda at: backend.replicated(at.mesh), where)
+        params = jax.lax.with_sharding_constraint(params, whole)
+    grads, scalars = gradient(params, rng, to_float(images), labels, parts, pieces=pieces)
     if where is not None:
         grads = jax.lax.with_sharding_constraint(grads, where)
     updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)

@@ -15,8 +15,9 @@ import numpy as np
 
 TILE = 4  # pixels of the result, along each axis
 POINTS = TILE + 2  # pixels that they see, and numbers that they become
-# With fewer, transforms cost more than they save (`docs/speed.md`).
-FEWEST_TILES = 256  # of a batch; that of the kernel is the same for all of them
+# Below them the transforms cost more than they save, or hardly less (`docs/speed.md`). The size of
+# the batch is not asked, so that what becomes of an image does not depend on it.
+SMALLEST_SIDE = 16
 FEWEST_CHANNELS = 32
 
 # Those of Lavin & Gray, for the interpolation points 0, 1, -1, 2, -2 and infinity.
@@ -48,9 +49,9 @@ TO_IMAGE = np.array(
 
 def pays(x, kernel):
     """Whether `convolve` is meant for these shapes and types: float32, large, whole tiles."""
-    b, h, w, c = x.shape
+    _, h, w, c = x.shape
     whole = h % TILE == 0 and w % TILE == 0
-    large = b * h * w >= FEWEST_TILES * TILE**2 and min(c, kernel.shape[-1]) >= FEWEST_CHANNELS
+    large = min(h, w) >= SMALLEST_SIDE and min(c, kernel.shape[-1]) >= FEWEST_CHANNELS
     return kernel.shape[:2] == (3, 3) and whole and large and x.dtype == jnp.float32
 
 

@@ -146,3 +146,31 @@ def test_a_platform_that_is_not_installed_is_one_line(tmp_path):
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert code and "JAX_PLATFORMS=tpu" in line and "unset JAX_PLATFORMS" in line
     assert "Traceback" not in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("batch", "environment", "devices"),
+    [
+        (8, {}, 2),
+        (7, {}, 1),  # does not divide
+        (8, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),  # the user's choice
+        (8, {"JAX_COORDINATOR_ADDRESS": "localhost:1"}, 1),  # one of several processes
+    ],
+)
+def test_devices_on_a_cpu(batch, environment, devices):
+    program = (
+        "from tada_jax import backend; import jax, os;"
+        "os.sched_getaffinity = lambda _: {0, 1};"
+        f"backend.use_cpu_well({batch}, pixels=64, channels=8); print(jax.device_count())"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        timeout=100,
+        check=True,
+    )
+    assert int(found.stdout) == devices
