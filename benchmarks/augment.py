@@ -14,9 +14,7 @@ import argparse
 import functools
 import io
 import json
-import os
 import pathlib
-import platform
 import sys
 import time
 import zipfile
@@ -28,6 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from benchmarks import timing  # noqa: E402
 from tada_jax import resample as rs  # noqa: E402
 
 # Rejected methods, here so that the choice can be checked.
@@ -257,15 +256,6 @@ def synthetic_images(count=120, size=64):
     return (x / np.abs(x).max((1, 2, 3), keepdims=True)).astype(np.float32)
 
 
-def cpu_name():
-    """The CPU's name as the system gives it."""
-    info = pathlib.Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def main():
     """Prints one table and one JSON line a method."""
     parser = argparse.ArgumentParser(
@@ -279,8 +269,7 @@ def main():
 
     images = load_images(args.data) if args.data else synthetic_images()
     source = pathlib.Path(args.data).name if args.data else "synthetic images"
-    device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
-    print(f"{cpu_name()}, {os.cpu_count()} cores; {device}, jax {jax.__version__}")
+    print(timing.machine())
     print(f"batches of {args.batch}; sharpness on {len(images)} of {source}")
     seconds = {size: timings(size, args.batch, args.repeats) for size in args.size}
     print(f"{'':38}" + "".join(f"{f'{n}x{n}: images/s':>18}{'(best)':>9}" for n in seconds), end="")
