@@ -1,295 +1,155 @@
-"""Speed and sharpness of resampling methods, kept and rejected, and the speed of augmentation.
+"""Augmentation: images/s, its share of the training step, and kornia beside it.
 
-    python benchmarks/augment.py [--data path/to/images.zip] [--size 32 64]
+python -m benchmarks.augment --config=configs/digits_tada.py
+python -m benchmarks.augment --config=benchmarks/unet32.py --share=false --batch=128 --side=64 \\
+    --against=kornia
 
-Times are medians and minima of interleaved repetitions, each on a batch in which every image has an
-affine map (or draws) of its own. Sharpness, after rotating images by uniform random angles:
-  power  high-frequency power (.25-.5 cycles/pixel of the luma in a soft disc), relative to before
-  PSNR   of rotating there and back, inside a radius of 26 of 64 pixels, peak-to-peak 2 [dB]
-  ring   RMS error more than 2 and more than 4 pixels away from any edge of a rotated square of
-         contrast 2
+Ours, at w = 1, over all devices: what the configuration has ("policy"), and all twelve operations
+firing on every image ("all"). The peer does less: one bilinear affine map (rotation, scale, shift;
+nothing against aliases), then brightness, contrast and saturation, with and without hue.
+
+The share of the training step is what the step takes longer than with `method=none`, of its own
+time; both are repeated by turns.
 """
 
-import argparse
 import functools
-import io
-import json
-import pathlib
-import sys
-import time
-import zipfile
+import statistics
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from absl import app, flags
+from ml_collections import config_flags
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from benchmarks import ours, timing
+from tada_jax import backend, build
+from tada_jax.augment import OPERATIONS, Policy, augment_batch
 
-from benchmarks import timing  # noqa: E402
-from tada_jax import resample as rs  # noqa: E402
-
-# Rejected methods, here so that the choice can be checked.
-
-
-def direct(kernel, radius):
-    """A separable kernel evaluated at every pixel: (2 radius)^2 look-ups."""
-
-    def method(x, matrix):
-        height, width, _ = x.shape
-        column, row = rs.positions(matrix, height, width)
-        offsets = jnp.arange(1 - radius, radius + 1)
-
-        def taps(position, size):
-            pixel = jnp.floor(position).astype(jnp.int32)[..., None] + offsets
-            weight = kernel(position[..., None] - pixel)
-            inside = jnp.mod(pixel, 2 * (size - 1))
-            mirrored = jnp.minimum(inside, 2 * (size - 1) - inside)
-            return mirrored, weight / weight.sum(-1, keepdims=True)
-
-        (i, wi), (j, wj) = taps(row, height), taps(column, width)
-        read = x[i[..., :, None], j[..., None, :]]
-        return jnp.einsum("hwa,hwb,hwabc->hwc", wi, wj, read)
-
-    return method
+CONFIG = config_flags.DEFINE_config_file("config", "configs/digits_tada.py")
+SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")
+CHANNELS = flags.DEFINE_integer("channels", None, "Of the images; None: by the configuration.")
+BATCH = flags.DEFINE_integer("batch", None, "Images; None: by the configuration.")
+REPETITIONS = flags.DEFINE_integer("repetitions", 25, "Of each contestant.")
+SHARE = flags.DEFINE_bool("share", True, "Whether training steps are timed too.")
+CALLS = flags.DEFINE_integer("calls", 5, "Of the training step in one repetition.")
+AGAINST = flags.DEFINE_list("against", [], "kornia.")
 
 
-def triangle(d):
-    """The kernel of bilinear interpolation."""
-    return jnp.maximum(1.0 - jnp.abs(d), 0.0)
-
-
-def cubic(d):
-    """Cubic convolution (Keys 1981), a = -1/2."""
-    d = jnp.abs(d)
-    near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-    return jnp.where(d < 1, near, jnp.where(d < 2, far, 0.0))
-
-
-def lanczos(d, radius=3):
-    """The Lanczos kernel."""
-    return jnp.where(jnp.abs(d) < radius, jnp.sinc(d) * jnp.sinc(d / radius), 0.0)
-
-
-def two_passes(x, matrix):
-    """Columns, then rows, by dense products with a matrix for each line (Catmull & Smith 1980).
-
-    The image is transposed first where that keeps the intermediate one larger.
-    """
-    height, width, _ = x.shape
-    (a, b, tx), (c, d, ty) = matrix
-
-    def line_products(image, scale, slope, shift):
-        """Resamples each row v of [H,W,C] at scale * x + slope * v + shift."""
-        v = jnp.arange(image.shape[0]) - (image.shape[0] - 1) / 2
-        size = image.shape[1]
-        to = jnp.arange(size) - (size - 1) / 2
-        at = scale * to + slope * v[:, None] + shift + (size - 1) / 2
-        inside = jnp.mod(at, 2 * (size - 1))
-        at = jnp.minimum(inside, 2 * (size - 1) - inside)
-        weights = lanczos(at[..., None] - jnp.arange(size))
-        weights /= weights.sum(-1, keepdims=True)
-        return jnp.einsum("vts,vsc->vtc", weights, image)
-
-    def passes(image, a, b, tx, c, d, ty):
-        # out(x, y) = image(a x + b y + tx, c x + d y + ty); first columns at fixed source row v.
-        det = a * d - b * c
-        first = line_products(image, det / d, b / d, tx - b / d * ty)
-        return line_products(first.swapaxes(0, 1), d, c, ty).swapaxes(0, 1)
-
-    upright = passes(x, a, b, tx, c, d, ty)
-    turned = passes(x.swapaxes(0, 1), c, d, ty, a, b, tx)
-    return jnp.where(jnp.abs(d) >= jnp.abs(b), upright, turned)
-
-
-def oversampled(factor):
-    """The kept method with another number of nodes a pixel."""
-
-    def method(x, matrix):
-        kept, rs.OVERSAMPLING = rs.OVERSAMPLING, factor
-        rs._enlargements.cache_clear()
-        try:
-            return rs.resample(x, matrix, form="gather")
-        finally:
-            rs.OVERSAMPLING = kept
-            rs._enlargements.cache_clear()
-
-    return method
-
-
-METHODS = {
-    "bilinear": direct(triangle, 1),
-    "cubic convolution": direct(cubic, 2),
-    "Lanczos-3": direct(lanczos, 3),
-    "two passes, dense": two_passes,
-    "2 nodes a pixel": oversampled(2),
-    "3 nodes a pixel": oversampled(3),
-    "KEPT: 4 nodes": functools.partial(rs.resample, form="gather"),
-    "KEPT, matmul form": functools.partial(rs.resample, form="matmul"),
-    "KEPT, without chunks": rs._look_up,  # as on GPUs
-    "6 nodes a pixel": oversampled(6),
-}
-
-
-# Measurements.
-
-
-def affine(angles, scales=1.0, shifts=None):
-    """Matrices [N,2,3] that read the source at scale * rotation(angle) + shift."""
-    n = len(angles)
-    c, s = np.cos(angles) * scales, np.sin(angles) * scales
-    shifts = np.zeros((n, 2)) if shifts is None else shifts
-    rows = [[c, -s, shifts[:, 0]], [s, c, shifts[:, 1]]]
-    return jnp.asarray(np.array(rows).transpose(2, 0, 1), jnp.float32)
-
-
-def sharpness(method, images, seed=0):
-    """The figures of a method; images [N,64,64,3] in [-1, 1]."""
-    n, size = images.shape[:2]
-    angles = np.random.default_rng(seed).uniform(-np.pi, np.pi, n)
-    apply = jax.jit(jax.vmap(method))
-    there = apply(images, affine(angles))
-    back = np.asarray(apply(there, affine(-angles)))
-    offset = np.arange(size) - (size - 1) / 2
-    radius = np.hypot(*np.meshgrid(offset, offset))
-    disc = 1 / (1 + np.exp((radius - 26) / 1.5))
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
-    high = (frequency >= 0.25) & (frequency <= 0.5)
-
-    def power(x):
-        luma = np.asarray(x) @ np.array([0.299, 0.587, 0.114])
-        return (np.abs(np.fft.fft2(luma * disc)) ** 2)[:, high].sum()
-
-    error = (back - images)[:, radius <= 26]
-    psnr = 10 * np.log10(4 / np.mean(error**2))
-    return {
-        "power": float(power(there) / power(images)),
-        "psnr_db": float(psnr),
-        "ringing_2px": ringing(method, 2, size),
-        "ringing_4px": ringing(method, 4, size),
-    }
-
-
-def ringing(method, far, size=64, half=12):
-    """RMS error of a rotated square more than `far` pixels away from its edges."""
-    offset = np.arange(size) - (size - 1) / 2
-    x, y = np.meshgrid(offset, offset)
-    square = np.where(np.maximum(abs(x), abs(y)) < half, 1.0, -1.0)[..., None]
-    angles = np.linspace(0.1, 1.5, 8)
-    got = jax.jit(jax.vmap(method, (None, 0)))(jnp.float32(square), affine(angles))
-    squares = []
-    for angle, image in zip(angles, np.asarray(got)[..., 0]):
-        c, s = np.cos(angle), np.sin(angle)
-        dx, dy = abs(c * x - s * y) - half, abs(s * x + c * y) - half
-        outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
-        distance = np.where((dx > 0) | (dy > 0), outside, -np.maximum(dx, dy))
-        truth = np.where((dx < 0) & (dy < 0), 1.0, -1.0)
-        squares.append(((image - truth)[distance > far] ** 2).mean())
-    return float(np.sqrt(np.mean(squares)))
-
-
-def interleaved(functions, repeats):
-    """(median, minimum) seconds of each of {name: function()}, interleaved, once compiled."""
-    for function in functions.values():
-        jax.block_until_ready(function())
-    seconds = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            seconds[name].append(time.perf_counter() - start)
-    return {name: (float(np.median(t)), min(t)) for name, t in seconds.items()}
-
-
-def whole_augmentations(x):
-    """{name: function()} of whole augmentations at full strength, random numbers included."""
-    try:
-        from tada_jax.augment import OPERATIONS, Policy, augment_batch
-    except ImportError as e:
-        print(f"augment_batch is not timed: {e}")
-        return {}
+def augmentations(config, images):
+    """{name: act()} of our augmentation of images [B,H,W,C] in [-1, 1]."""
+    spread = backend.over_batch(backend.data_mesh(len(images)))
+    x = jax.device_put(images, spread)
+    w = jax.device_put(np.ones(len(images), np.float32), spread)
     policies = {
-        "augment_batch, default policy": Policy(),
-        "augment_batch, all operations firing": Policy(tuple(OPERATIONS), p=1.0, max_ops=None),
+        "policy": build.augmentation(config),
+        "all": Policy(tuple(OPERATIONS), p=1.0, max_ops=None),
     }
-    run, rng, w = jax.jit(augment_batch), jax.random.key(0), jnp.ones(len(x))
-    return {name: functools.partial(run, rng, x, w, policy) for name, policy in policies.items()}
+    run, key = jax.jit(augment_batch, out_shardings=spread), jax.random.key(0)
+    return {
+        name: functools.partial(lambda p: run(key, x, w, p).block_until_ready(), policy)
+        for name, policy in policies.items()
+    }
 
 
-def timings(size, batch, repeats):
-    """(median, minimum) seconds a batch of every method, and of augmentation, at size x size."""
+def of_kornia(images):
+    """{name: act()} of kornia's affine map and colour jitter, each on every image."""
+    import kornia.augmentation as K
+    import torch
+
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy() / 2 + 0.5).to(device)
+    moved = dict(degrees=180.0, translate=(0.125, 0.125), scale=(0.8, 1.25), p=1.0)
+
+    def act(hue):
+        jitter = K.ColorJitter(0.2, 0.2, 0.2, hue, p=1.0)
+        pipeline = torch.nn.Sequential(K.RandomAffine(**moved, resample="bilinear"), jitter)
+
+        @torch.inference_mode()
+        def call():
+            pipeline(x)
+            if device != "cpu":
+                torch.cuda.synchronize()
+
+        return call
+
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    return {"kornia": act(0.5), "kornia, no hue": act(0.0)}
+
+
+def show_augmentations(config, shape, batch, machine):
+    """Times augmentation alone and prints."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.uniform(-1, 1, (batch, size, size, 3)), jnp.float32)
-    matrices = affine(
-        rng.uniform(-np.pi, np.pi, batch),
-        2 ** (0.2 * rng.normal(size=batch)),
-        0.125 * size * rng.normal(size=(batch, 2)),
+    images = rng.uniform(-1, 1, (batch, *shape)).astype(np.float32)
+    actions = augmentations(config, images)
+    if AGAINST.value:
+        if AGAINST.value != ["kornia"] or shape[-1] != 3:
+            raise SystemExit("error: --against takes kornia, and only for colour images")
+        actions |= of_kornia(images)
+    seconds = timing.interleaved(actions, REPETITIONS.value, warm_up=3)
+    for name, of in seconds.items():
+        found = timing.summary(of)
+        figures = {
+            "benchmark": "augment",
+            "name": name,
+            "shape": shape,
+            "batch": batch,
+            **found,
+            "images_per_s": batch / found["median_s"],
+            "machine": machine,
+        }
+        low, high = found["quartiles_s"]
+        text = (
+            f"{name}: {found['median_s'] * 1e3:.2f} ms for {batch} images of {shape} "
+            f"({low * 1e3:.2f} to {high * 1e3:.2f}), {figures['images_per_s']:,.0f} images/s"
+        )
+        if name not in ("policy", "all"):
+            figures["times_all"] = timing.ratio(seconds, "all", name)
+            text += f", {figures['times_all']:.2f} times our time for all"
+        timing.show(text, **figures)
+
+
+def show_share(config, shape, machine):
+    """Times training steps with and without augmentation and prints."""
+    plain = config.copy_and_resolve_references()
+    plain.method = "none"
+    made = {name: ours.train_step(c, shape) for name, c in (("with", config), ("without", plain))}
+    calls = {
+        name: functools.partial(lambda call: [call() for _ in range(CALLS.value)], step.call)
+        for name, step in made.items()
+    }
+    seconds = timing.interleaved(calls, REPETITIONS.value, warm_up=2)
+    steps = CALLS.value * made["with"].steps
+    seconds = {name: [s / steps for s in of] for name, of in seconds.items()}
+    shares = [1 - b / a for a, b in zip(seconds["with"], seconds["without"])]
+    median, low, high = timing.quartiles(shares)
+    both = {name: statistics.median(of) for name, of in seconds.items()}
+    timing.show(
+        f"share of the training step of {config.train.batch_size} images: {median:.1%} "
+        f"({low:.1%} to {high:.1%}), {both['with'] * 1e3:,.1f} ms with augmentation and "
+        f"{both['without'] * 1e3:,.1f} without",
+        benchmark="augment_share",
+        shape=shape,
+        batch=config.train.batch_size,
+        share=median,
+        quartiles=[low, high],
+        repetitions=len(shares),
+        seconds=both,
+        machine=machine,
     )
-    functions = {}
-    for name, method in METHODS.items():
-        functions[name] = functools.partial(jax.jit(jax.vmap(method)), x, matrices)
-    return interleaved(functions | whole_augmentations(x), repeats)
 
 
-def load_images(path):
-    """Every 9th image by name, the first 120, of a zip or folder of 64x64 PNGs, over white."""
-    path = pathlib.Path(path)
-    if path.is_dir():
-        found = {str(file): file.read_bytes for file in path.rglob("*.png")}
-    else:
-        archive = zipfile.ZipFile(path)
-        found = {n: functools.partial(archive.read, n) for n in archive.namelist()}
-    images = []
-    for name in sorted(n for n in found if n.lower().endswith(".png"))[::9][:120]:
-        image = Image.open(io.BytesIO(found[name]())).convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        images.append(np.asarray(Image.alpha_composite(white, image).convert("RGB")))
-    return np.stack(images).astype(np.float32) / 127.5 - 1
-
-
-def synthetic_images(count=120, size=64):
-    """Coloured noise with about the spectrum of natural images, for lack of real ones."""
-    rng = np.random.default_rng(0)
-    f = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size))) + 1 / size
-    noise = np.fft.fft2(rng.normal(size=(count, 3, size, size))) / f**1.25
-    x = np.fft.ifft2(noise).real.transpose(0, 2, 3, 1)
-    return (x / np.abs(x).max((1, 2, 3), keepdims=True)).astype(np.float32)
-
-
-def main():
-    """Prints one table and one JSON line a method."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", help="zip or folder of 64x64 PNGs; else synthetic images")
-    parser.add_argument("--size", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=9)
-    args = parser.parse_args()
-
-    images = load_images(args.data) if args.data else synthetic_images()
-    source = pathlib.Path(args.data).name if args.data else "synthetic images"
-    print(timing.machine())
-    print(f"batches of {args.batch}; sharpness on {len(images)} of {source}")
-    seconds = {size: timings(size, args.batch, args.repeats) for size in args.size}
-    print(f"{'':38}" + "".join(f"{f'{n}x{n}: images/s':>18}{'(best)':>9}" for n in seconds), end="")
-    print(f"{'power':>8}{'PSNR dB':>9}{'ring >2px':>11}{'>4px':>9}")
-    lines = []
-    for name in seconds[args.size[0]]:
-        text, line = f"{name:38}", {"name": name, "batch": args.batch}
-        for size, of in seconds.items():
-            median, least = of[name]
-            text += f"{args.batch / median:18,.0f}{args.batch / least:9,.0f}"
-            line[f"{size}x{size}"] = {"median_s": median, "min_s": least}
-        if name in METHODS:
-            figures = sharpness(METHODS[name], images)
-            text += "{:8.3f}{:9.1f}{:11.5f}{:9.5f}".format(*figures.values())
-            line |= figures
-        print(text, flush=True)
-        lines.append(line)
-    for line in lines:
-        print(json.dumps(line))
+def main(_):
+    """Times and prints."""
+    config = CONFIG.value
+    backend.enable_compilation_cache()
+    shape = timing.image_shape(config, SIDE.value, CHANNELS.value)
+    batch = BATCH.value or config.train.batch_size
+    backend.use_cpu_well(batch, pixels=shape[0] * shape[1], channels=config.model.channels)
+    machine = timing.machine()
+    print(machine)
+    show_augmentations(config, shape, batch, machine)
+    if SHARE.value:
+        show_share(config, shape, machine)
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)

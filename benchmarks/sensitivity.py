@@ -15,6 +15,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.resampling import bilinear
 from tada_jax import backend, data, resample, sensitivity, transforms
 from tada_jax.augment import Policy
 from tada_jax.profile import ALL
@@ -32,7 +33,7 @@ def clamped(x, matrix):
     height, width, _ = x.shape
     column, row = resample.positions(matrix, height, width)
     column, row = jnp.clip(column, 0, width - 1), jnp.clip(row, 0, height - 1)
-    return resample.bilinear(x, column, row)
+    return bilinear(x, column, row)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+PAUSE = 0.02  # seconds before an action: threads of the one before spin for a while when they rest
+
 
 def machine():
     """The machine in words: processor, cores, devices, version of JAX."""
@@ -49,21 +51,24 @@ def interleaved(actions, repetitions, warm_up=1):
     seconds = {name: [] for name in actions}
     for _ in range(repetitions):
         for name, action in actions.items():
+            time.sleep(PAUSE)
             mark = time.perf_counter()
             action()
             seconds[name].append(time.perf_counter() - mark)
     return seconds
 
 
+def quartiles(values):
+    """Median, lower and upper quartile of a list of numbers."""
+    ordered = sorted(values)
+    quarter = len(ordered) // 4
+    return statistics.median(ordered), ordered[quarter], ordered[-1 - quarter]
+
+
 def summary(seconds):
     """Median and spread (both quartiles) of a list of seconds."""
-    ordered = sorted(seconds)
-    quarter = len(ordered) // 4
-    return {
-        "median_s": statistics.median(ordered),
-        "quartiles_s": [ordered[quarter], ordered[-1 - quarter]],
-        "repetitions": len(ordered),
-    }
+    median, low, high = quartiles(seconds)
+    return {"median_s": median, "quartiles_s": [low, high], "repetitions": len(seconds)}
 
 
 def ratio(seconds, of, to):

@@ -15,9 +15,8 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from benchmarks import timing
-from tada_jax import backend, build, training, unet
-from tada_jax.data import order
+from benchmarks import ours, timing
+from tada_jax import backend, unet
 
 CONFIG = config_flags.DEFINE_config_file("config", "benchmarks/unet32.py")
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")
@@ -29,30 +28,6 @@ AGAINST = flags.DEFINE_list("against", [], "torch (our network in PyTorch), diff
 COMPILE = flags.DEFINE_bool("compile", False, "Peers by torch.compile.")
 
 
-def make(config, shape, count):
-    """Our steps: (act() for one call, compiled program, images a call, parts, params)."""
-    mesh = backend.data_mesh(config.train.batch_size)
-    parts = build.parts(config, shape)
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES.value, *shape), np.uint8)
-    everywhere = backend.replicated(mesh)
-    images = backend.put_whole(images, mesh)
-    fetch = training.resident_batches(config, order.shuffled(len(images)), backend.over_batch(mesh))
-    seed = np.uint32(config.seed)
-    init = lambda s: training.init_state(parts, s, widths=config.ema.widths)  # noqa: E731
-    state = jax.jit(init, out_shardings=everywhere)(seed)
-    tally = jax.jit(lambda: training.empty_tally(parts), out_shardings=everywhere)()
-    params = jax.device_get(state.params)
-    steps = training.make_steps(parts, config, mesh, fetch)
-    compiled = steps.lower(state, tally, seed, images, None, count).compile()
-    carry = [state, tally]
-
-    def act():
-        carry[:] = compiled(*carry, seed, images, None)
-        jax.block_until_ready(carry)
-
-    return act, compiled, parts, params
-
-
 def main(_):
     """Times the steps and prints."""
     config = CONFIG.value
@@ -60,32 +35,30 @@ def main(_):
     shape = timing.image_shape(config, SIDE.value, CHANNELS.value)
     batch = config.train.batch_size
     backend.use_cpu_well(batch, pixels=shape[0] * shape[1], channels=config.model.channels)
-    on_cpu = jax.default_backend() == "cpu"
-    count = config.train.steps_per_call or (1 if on_cpu else 10)
-    act, compiled, parts, params = make(config, shape, count)
-    actions = {"tada_jax": lambda: [act() for _ in range(CALLS.value)]}
-    sizes = {"tada_jax": unet.count_parameters(params)}
+    own = ours.train_step(config, shape, images=IMAGES.value)
+    actions = {"tada_jax": lambda: [own.call() for _ in range(CALLS.value)]}
+    sizes = {"tada_jax": unet.count_parameters(own.params)}
     if AGAINST.value:
         import torch
 
         from benchmarks import torch_peers
 
-        device = "cpu" if on_cpu else "cuda"
+        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
         some = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
         for name in AGAINST.value:
             if name == "torch":
-                network, _ = torch_peers.make("torch", parts, config, device)
-                torch_peers.check(network, parts, params)
+                network, _ = torch_peers.make("torch", own.parts, config, device)
+                torch_peers.check(network, own.parts, own.params)
                 del network
             step, sizes[name] = torch_peers.train_step(
-                name, parts, config, some, device=device, compile_=COMPILE.value
+                name, own.parts, config, some, device=device, compile_=COMPILE.value
             )
-            actions[name] = lambda step=step: [step() for _ in range(CALLS.value * count)]
+            actions[name] = lambda step=step: [step() for _ in range(CALLS.value * own.steps)]
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     seconds = timing.interleaved(actions, REPETITIONS.value, warm_up=2)
-    steps = CALLS.value * count
+    steps = CALLS.value * own.steps
     seconds = {name: [s / steps for s in of] for name, of in seconds.items()}
-    work = timing.flops(compiled) / batch  # a loop's body is counted once
+    work = timing.flops(own.compiled) / batch  # a loop's body is counted once
     peak = timing.matmul_peak(dtype=config.model.dtype)
     machine = timing.machine()
     print(machine)
@@ -110,7 +83,7 @@ def main(_):
         )
         if name == "tada_jax":
             share = work * figures["images_per_s"] / peak
-            memory = timing.program_memory(compiled)
+            memory = timing.program_memory(own.compiled)
             figures |= {"flop_per_image": work, "matmul_peak": peak, "share_of_peak": share}
             figures |= {"device_GiB": memory}
             text += (

@@ -17,7 +17,7 @@ from tada_jax.errors import UserError
 from tada_jax.paths import write_whole
 
 FILE = "sensitivity.json"  # in the folder of a run
-_VERSION = "1"  # of the numbers; to be raised when the computation changes
+_VERSION = "2"  # of the numbers; to be raised when the computation changes
 
 
 @dataclasses.dataclass(frozen=True)

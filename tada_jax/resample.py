@@ -5,12 +5,14 @@ network blurred detail. This one interpolates with a Kaiser-windowed sinc of +-4
 94% of an image's high-frequency power under rotation (bilinear interpolation: 51%; see
 `benchmarks/augment.py`), and it does so at the price of a bilinear look-up:
 
-1. two small matrix products enlarge the image 4 times by that kernel, E_y x E_x^T. Where the
-   transform shrinks the image, the kernel is widened along that axis, so that little aliases;
+1. the image is enlarged 4 times by that kernel. Where the transform shrinks it, what the result
+   cannot show is taken out first, by the widened kernel along that axis, so that little aliases;
 2. the result is read at the transformed positions by bilinear interpolation.
 
-Under `vmap` on CPUs a few images at a time are enlarged, because that makes them 16 times as large:
-128 images of 64x64x3 at once leave the cache and take 1.4 to 3 times as long, depending on malloc.
+Enlarging keeps the 4x4 *phases* apart, as so many images of the old size. On CPUs a phase is a sum
+of shifted images times constants, in long loops; elsewhere all are one product with a matrix.
+Under `vmap` on CPUs a few images at a time are enlarged, because that makes them 16 times as large
+and all at once leave the cache.
 
 The interpolant is thus a separable kernel that is piecewise linear between multiples of 1/4 pixel.
 It passes through the pixels: integer shifts, flips and right angles are exact up to rounding.
@@ -30,7 +32,7 @@ RADIUS = 4  # of the kernel, pixels
 KAISER_BETA = 3.25  # of its window: larger is smoother, smaller sharper with more ringing
 STRETCHES = 2.0 ** np.array([0.0, 0.5, 1.0, 1.5, 2.0])  # of the kernel, for shrinking up to 4 times
 FORMS = ("gather", "matmul")
-CHUNK = 8  # images that a CPU enlarges at a time: at 64x64x3 they take 6 MB, 128 would take 98 MB
+CHUNK_PIXELS = 8 * 64 * 64  # that a CPU enlarges at a time, 6 MB with three channels
 
 
 def kernel(distance):
@@ -40,40 +42,66 @@ def kernel(distance):
     return np.where(np.abs(distance) < RADIUS, np.sinc(distance) * window, 0.0)
 
 
+def _mirrored(pixels, size):
+    """The pixels inside an axis that whole numbers stand for; `size` is 1 at least."""
+    period = max(2 * (size - 1), 1)
+    return np.minimum(pixels % period, -pixels % period)
+
+
 @functools.cache
-def _enlargements(size):
-    """Matrices that enlarge `size` pixels to 4 (size-1) + 1 nodes, one for each of STRETCHES.
+def _taps():
+    """Weights of the 2 RADIUS pixels around a node, for each phase: [OVERSAMPLING, 2 RADIUS].
+
+    Phase q of pixel i is the node at i + q / OVERSAMPLING; its pixels begin at i + 1 - RADIUS.
+    """
+    phase = np.arange(OVERSAMPLING)[:, None] / OVERSAMPLING
+    weights = kernel(phase - np.arange(1 - RADIUS, RADIUS + 1))
+    weights[np.abs(weights) < 1e-12] = 0.0  # sinc at whole numbers, but for rounding
+    return weights / weights.sum(1, keepdims=True)
+
+
+@functools.cache
+def _phases(size):
+    """The matrices that make the phases of an axis: float32 [OVERSAMPLING, size, size]."""
+    pixels = np.arange(size)[:, None] + np.arange(1 - RADIUS, RADIUS + 1)
+    matrices = np.zeros((OVERSAMPLING, size, size))
+    for matrix, taps in zip(matrices, _taps()):
+        np.add.at(matrix, (np.arange(size)[:, None], _mirrored(pixels, size)), taps)
+    return matrices.astype(np.float32)
+
+
+@functools.cache
+def _low_passes(size):
+    """Matrices that take out of an axis what does not survive shrinking.
 
     Weights of pixels beyond the edge are added to those of their mirror images.
 
     Returns:
-      float32 [len(STRETCHES), nodes, size]; each row sums to 1.
+      float32 [len(STRETCHES), size, size], the first the identity; each row sums to 1.
     """
-    nodes = np.arange(OVERSAMPLING * (size - 1) + 1) / OVERSAMPLING
-    period = max(2 * (size - 1), 1)
-    matrices = np.zeros((len(STRETCHES), len(nodes), size))
+    matrices = np.zeros((len(STRETCHES), size, size))
     for matrix, stretch in zip(matrices, STRETCHES):
         reach = int(np.ceil(RADIUS * stretch))
         pixels = np.arange(-reach, size + reach)
-        weights = kernel((nodes[:, None] - pixels) / stretch)
-        mirrored = np.minimum(pixels % period, -pixels % period)
-        np.add.at(matrix.T, mirrored, (weights / weights.sum(1, keepdims=True)).T)
+        weights = kernel((np.arange(size)[:, None] - pixels) / stretch)
+        weights /= weights.sum(1, keepdims=True)
+        np.add.at(matrix.T, _mirrored(pixels, size), weights.T)
     return matrices.astype(np.float32)
 
 
-def _enlargement(size, step):
-    """The enlargement of an axis along which neighbours in the result lie `step` pixels apart."""
+def _low_pass(size, step):
+    """That of an axis along which neighbours in the result lie `step` pixels apart."""
     level = jnp.log2(jnp.maximum(step, 1.0)) / np.log2(STRETCHES[1])
     level = jnp.minimum(level, len(STRETCHES) - 1.0)
     blend = jnp.maximum(1.0 - jnp.abs(level - np.arange(len(STRETCHES))), 0.0)
-    return jnp.tensordot(blend, _enlargements(size), 1)  # between the two nearest stretches
+    return jnp.tensordot(blend, _low_passes(size), 1)  # between the two nearest stretches
 
 
-def _nodes(position, size):
-    """Continuous node numbers of positions in pixels, after mirroring them into the image."""
+def _inside(position, size):
+    """Positions in pixels, mirrored into the image."""
     period = max(2 * (size - 1), 1)
-    inside = jnp.mod(position, period)
-    return OVERSAMPLING * jnp.minimum(inside, period - inside)
+    inside = position - period * jnp.floor(position / period)  # jnp.mod is slow on CPUs
+    return jnp.clip(jnp.minimum(inside, period - inside), 0.0, size - 1.0)
 
 
 def positions(matrix, height, width):
@@ -111,33 +139,99 @@ def resample(x, matrix, *, form="auto"):
 
 
 def _prepare(x, matrix):
-    """Enlargements of both axes, and the continuous nodes [H,W] to read: all in (x, y) order."""
+    """Low passes of both axes, and the positions [H,W] to read: all in (x, y) order."""
     height, width, _ = x.shape
     column, row = positions(matrix, height, width)
     return (
-        _enlargement(width, jnp.linalg.norm(matrix[0, :2])),
-        _enlargement(height, jnp.linalg.norm(matrix[1, :2])),
-        _nodes(column, width),
-        _nodes(row, height),
+        _low_pass(width, jnp.linalg.norm(matrix[0, :2])),
+        _low_pass(height, jnp.linalg.norm(matrix[1, :2])),
+        _inside(column, width),
+        _inside(row, height),
     )
 
 
 def _by_products(x, matrix):
     """Matrix products only: the weights of all source pixels for each pixel of the result."""
     with jax.default_matmul_precision("highest"):  # less would cost more sharpness than the kernel
-        enlarge_x, enlarge_y, node_x, node_y = _prepare(x, matrix)
-        weights_x = _hat(node_x, len(enlarge_x)) @ enlarge_x  # [H,W,width]
-        weights_y = _hat(node_y, len(enlarge_y)) @ enlarge_y  # [H,W,height]
+        low_x, low_y, column, row = _prepare(x, matrix)
+        weights_x = _hat(column, _nodes(x.shape[1])) @ low_x  # [H,W,width]
+        weights_y = _hat(row, _nodes(x.shape[0])) @ low_y  # [H,W,height]
         by_row = jnp.einsum("ijw,hwc->ijhc", weights_x, x)
         return jnp.einsum("ijh,ijhc->ijc", weights_y, by_row)
+
+
+def _nodes(size):
+    """The matrix of all nodes of an axis, in their order: [OVERSAMPLING (size-1) + 1, size]."""
+    return _phases(size).swapaxes(0, 1).reshape(-1, size)[: OVERSAMPLING * (size - 1) + 1]
+
+
+def _hat(position, nodes):
+    """Bilinear weights between nodes, taken through their matrix: [...] -> [...,size]."""
+    apart = OVERSAMPLING * position[..., None] - jnp.arange(len(nodes))
+    return jnp.maximum(1.0 - jnp.abs(apart), 0.0) @ nodes
 
 
 def _look_up(x, matrix):
     """Enlarges the image, then reads four nodes for each pixel of the result."""
     with jax.default_matmul_precision("highest"):
-        enlarge_x, enlarge_y, node_x, node_y = _prepare(x, matrix)
-        large = jnp.einsum("bw,awc->abc", enlarge_x, jnp.einsum("ah,hwc->awc", enlarge_y, x))
-        return bilinear(large, node_x, node_y)
+        low_x, low_y, column, row = _prepare(x, matrix)
+        x = jnp.einsum("bw,awc->abc", low_x, jnp.einsum("ah,hwc->awc", low_y, x))
+        return _between_phases(_enlarged(x), column, row)
+
+
+def _enlarged(x):
+    """The phases of an image: [H,W,C] -> [OVERSAMPLING,OVERSAMPLING,H,W,C], of columns and rows."""
+    on_cpu = jax.default_backend() == "cpu"
+    return (_phases_by_slices if on_cpu else _phases_by_products)(x)
+
+
+def _phases_by_products(x):
+    return jnp.einsum("pah,qbw,hwc->qpabc", _phases(x.shape[0]), _phases(x.shape[1]), x)
+
+
+def _phases_by_slices(x):
+    height, width, channels = x.shape
+    for axis, size in enumerate((height, width)):
+        around = _mirrored(np.arange(1 - RADIUS, size + RADIUS), size)
+        x = jnp.take(x, around, axis=axis)
+    x = x.reshape(len(x), -1)  # columns and channels as one long axis: loops over it vectorise
+    x = _shifted_sums(x, 0, height, 1)
+    x = _shifted_sums(x, 2, width * channels, channels)
+    return x.reshape(OVERSAMPLING, OVERSAMPLING, height, width, channels)
+
+
+def _shifted_sums(x, axis, size, step):
+    """The phases along an axis, whose pixels lie `step` apart, as a new first axis."""
+
+    def phase(taps):
+        slices = (
+            jax.lax.slice_in_dim(x, k * step, k * step + size, axis=axis) for k in range(2 * RADIUS)
+        )
+        terms = [tap * part for tap, part in zip(taps, slices) if tap]
+        return sum(terms[1:], terms[0])
+
+    return jnp.stack([phase(taps) for taps in _taps()])
+
+
+def _between_phases(phases, column, row):
+    """Reads the phases of an image at positions [H,W] inside it, by bilinear interpolation."""
+    _, _, height, width, channels = phases.shape
+    flat = phases.reshape(-1, channels)
+
+    def neighbours(position, size, phase_size, step):
+        """Offsets of the nodes before and after a position, and how far it is between them."""
+        node = OVERSAMPLING * position
+        before = jnp.clip(node.astype(jnp.int32), 0, max(OVERSAMPLING * (size - 1) - 1, 0))
+        numbers = (before, jnp.minimum(before + 1, OVERSAMPLING * (size - 1)))
+        offsets = (n % OVERSAMPLING * phase_size + n // OVERSAMPLING * step for n in numbers)
+        return *offsets, (node - before)[..., None]
+
+    one = height * width  # pixels of a phase
+    left, right, u = neighbours(column, width, OVERSAMPLING * one, 1)
+    top, bottom, v = neighbours(row, height, one, width)
+    upper = (1 - u) * flat[top + left] + u * flat[top + right]
+    lower = (1 - u) * flat[bottom + left] + u * flat[bottom + right]
+    return (1 - v) * upper + v * lower
 
 
 _by_look_up = jax.custom_batching.custom_vmap(_look_up)
@@ -145,31 +239,16 @@ _by_look_up = jax.custom_batching.custom_vmap(_look_up)
 
 @_by_look_up.def_vmap
 def _batch_by_look_up(count, batched, x, matrix):
-    """What `vmap` does: on CPUs, CHUNK images at a time, whose enlargements fit into the cache."""
+    """What `vmap` does: on CPUs, a few images at a time, whose phases fit into the cache."""
     args = [
         a if has else jnp.broadcast_to(a, (count, *a.shape)) for a, has in zip((x, matrix), batched)
     ]
     look_up = jax.vmap(_look_up)
-    if jax.default_backend() != "cpu" or count % CHUNK:
+    chunk = max(8, CHUNK_PIXELS // (args[0].shape[1] * args[0].shape[2]))
+    if jax.default_backend() != "cpu" or count <= chunk or count % chunk:
         return look_up(*args), True
     # A chunk has images from all over the batch, so that each device keeps its part of the batch.
-    chunks = [a.reshape(CHUNK, -1, *a.shape[1:]).swapaxes(0, 1) for a in args]
-    y = jax.lax.map(lambda chunk: look_up(*chunk), chunks)
-    return y.swapaxes(0, 1).reshape(args[0].shape), True
-
-
-def _hat(position, count):
-    """Bilinear weights of `count` nodes at continuous positions [...]: [..., count]."""
-    return jnp.maximum(1.0 - jnp.abs(position[..., None] - jnp.arange(count)), 0.0)
-
-
-def bilinear(image, column, row):
-    """Reads image [H,W,C] at continuous positions inside it."""
-    height, width, _ = image.shape
-    left = jnp.clip(column.astype(jnp.int32), 0, max(width - 2, 0))
-    top = jnp.clip(row.astype(jnp.int32), 0, max(height - 2, 0))
-    right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
-    u, v = (column - left)[..., None], (row - top)[..., None]
-    upper = (1 - u) * image[top, left] + u * image[top, right]
-    lower = (1 - u) * image[bottom, left] + u * image[bottom, right]
-    return (1 - v) * upper + v * lower
+    args = [jnp.reshape(a, (chunk, -1, *a.shape[1:])) for a in args]
+    part = lambda i: [jax.lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in args]  # noqa: E731
+    y = jax.lax.map(lambda i: look_up(*part(i)), jnp.arange(count // chunk))
+    return y.swapaxes(0, 1).reshape(count, *y.shape[2:]), True

@@ -1,0 +1,54 @@
+"""Our own side of the benchmarks of speed: the training step that a run has."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from tada_jax import backend, build, training
+from tada_jax.data import order
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """Training steps of a configuration on random images.
+
+    Attributes:
+      call: does `steps` steps and returns when they are done.
+      steps: in one call, as in a run on this machine.
+      compiled: the program.
+      parts, params: `build.Parts` and the first parameters, on the host.
+    """
+
+    call: Callable[[], None]
+    steps: int
+    compiled: Any
+    parts: Any
+    params: Any
+
+
+def train_step(config, shape, *, images=1024):
+    """The `TrainStep` of a configuration and images [H,W,C]; `images` are in the set."""
+    mesh = backend.data_mesh(config.train.batch_size)
+    everywhere, over_batch = backend.replicated(mesh), backend.over_batch(mesh)
+    parts = build.parts(config, shape)
+    images = np.random.default_rng(0).integers(0, 256, (images, *shape), np.uint8)
+    images = backend.put_whole(images, mesh)
+    fetch = training.resident_batches(config, order.shuffled(len(images)), over_batch)
+    seed = np.uint32(config.seed)
+    count = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
+    init = lambda s: training.init_state(parts, s, widths=config.ema.widths)  # noqa: E731
+    state = jax.jit(init, out_shardings=everywhere)(seed)
+    tally = jax.jit(lambda: training.empty_tally(parts), out_shardings=everywhere)()
+    params = jax.device_get(state.params)
+    steps = training.make_steps(parts, config, mesh, fetch)
+    compiled = steps.lower(state, tally, seed, images, None, count).compile()
+    carry = [state, tally]
+
+    def call():
+        carry[:] = compiled(*carry, seed, images, None)
+        jax.block_until_ready(carry)
+
+    return TrainStep(call, count, compiled, parts, params)
