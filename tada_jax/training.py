@@ -263,6 +263,8 @@ def resident_batches(config, order, sharding):
     def fetch(seed, step, images, labels):
         key_order, _ = step_keys(seed)
         batch = batch_indices(key_order, step, batch_size=config.train.batch_size, order=order)
+        # All of it on every device: a part on each would cost a message.
+        batch = jax.lax.with_sharding_constraint(batch, backend.replicated(sharding.mesh))
         batch = jax.lax.with_sharding_constraint(batch, sharding)
         return images[batch], None if labels is None else labels[batch]
 

@@ -4,21 +4,63 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from tada_jax import backend
 from tada_jax.data import Split
 from tada_jax.data.base import Rows
 from tada_jax.data.feed import Feed
-from tada_jax.data.order import HostBatches, balanced, batch_indices, make, shuffled
+from tada_jax.data.order import (
+    HostBatches,
+    balanced,
+    batch_indices,
+    epoch_seeds,
+    make,
+    permuted,
+    shuffled,
+)
 
 KEY = jax.random.key(7)
 
 
-def epochs(key, num_examples, count):
-    orders = [
-        jax.random.permutation(jax.random.fold_in(key, e), num_examples) for e in range(count)
-    ]
-    return np.concatenate(orders)
+def epochs(key, order, first, count):
+    """The examples of whole epochs, one after another."""
+    numbers = ((first + np.arange(count)) % 2**32).astype(np.uint32)
+    whole = jax.jit(lambda: jax.vmap(order.epoch)(epoch_seeds(key, numbers)))
+    return np.asarray(whole()).reshape(-1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 12, 100, 1797])
+def test_permutations_are_permutations(count):
+    found = epochs(KEY, shuffled(count), 0, 4).reshape(4, count)
+    for epoch in found:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(count))
+    if count > 10:
+        assert len({tuple(epoch) for epoch in found}) == 4
+        assert abs(np.corrcoef(found[0], found[1])[0, 1]) < 4 / np.sqrt(count)
+
+
+@pytest.mark.parametrize("count", [4, 5, 10])
+def test_permutations_are_even(count):
+    """Every place goes everywhere, and so does every pair of places, equally often."""
+    times = 12_000
+    seeds = epoch_seeds(KEY, jnp.arange(times, dtype=jnp.uint32))[:, None]
+    found = np.asarray(jax.jit(permuted, static_argnums=2)(seeds, jnp.arange(count), count))
+    for i in range(count):
+        of_one = np.bincount(found[:, i], minlength=count)
+        assert scipy.stats.chisquare(of_one).pvalue > 1e-4
+    pair = np.bincount(found[:, 0] * count + found[:, 1], minlength=count**2)
+    apart = pair.reshape(count, count)[~np.eye(count, dtype=bool)]
+    assert scipy.stats.chisquare(apart).pvalue > 1e-4
+
+
+def test_permutations_of_several_sizes_at_once():
+    counts = jnp.array([3, 3, 3, 5, 5, 5, 5, 5])
+    places = jnp.array([0, 1, 2, 0, 1, 2, 3, 4])
+    seed = epoch_seeds(KEY, jnp.arange(1, dtype=jnp.uint32))
+    found = np.asarray(permuted(jnp.broadcast_to(seed, (8, 2)), places, counts))
+    np.testing.assert_array_equal(found[:3], shuffled(3).epoch(seed[0]))
+    np.testing.assert_array_equal(found[3:], shuffled(5).epoch(seed[0]))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +75,8 @@ def test_batches_cut_the_sequence_of_epochs(batch_size, num_examples, impl):
     )
     seen = np.concatenate([batch(jnp.int32(step)) for step in range(num_examples)])
     assert seen.dtype == np.int32
-    np.testing.assert_array_equal(seen, epochs(key, num_examples, num_epochs))
+    order = shuffled(num_examples)
+    np.testing.assert_array_equal(seen, epochs(key, order, 0, num_epochs))
     for epoch in seen.reshape(num_epochs, num_examples):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
 
@@ -55,13 +98,9 @@ def test_jit_equals_eager_and_compiles_once():
 @pytest.mark.parametrize(("batch_size", "num_examples"), [(128, 10), (100, 50_000), (7, 1797)])
 def test_late_steps_do_not_overflow(batch_size, num_examples):
     for step in (2_000_000_000, 2**31 - 1):
-        start = step * batch_size
-        expected = []
-        while len(expected) < batch_size:
-            epoch, offset = divmod(start + len(expected), num_examples)
-            key = jax.random.fold_in(KEY, jnp.uint32(epoch % 2**32))
-            order = np.asarray(jax.random.permutation(key, num_examples))
-            expected.extend(order[offset : offset + batch_size - len(expected)])
+        epoch, offset = divmod(step * batch_size, num_examples)
+        whole = epochs(KEY, shuffled(num_examples), epoch, batch_size // num_examples + 2)
+        expected = whole[offset : offset + batch_size]
         actual = batch_indices(
             KEY, jnp.int32(step), batch_size=batch_size, order=shuffled(num_examples)
         )
@@ -80,15 +119,15 @@ LABELS = np.array([0] * 7 + [2] * 3 + [5] * 1)
 def test_a_balanced_epoch_has_every_class_equally_often_in_random_rounds():
     order = balanced(LABELS)
     assert order.length == 21
-    epochs = [np.asarray(order.draw(jax.random.fold_in(KEY, i))) for i in range(20)]
-    for epoch in epochs:
+    found = epochs(KEY, order, 0, 20).reshape(20, 21)
+    for epoch in found:
         rounds = LABELS[epoch].reshape(7, 3)
         np.testing.assert_array_equal(np.sort(rounds, 1), [[0, 2, 5]] * 7)
         times = np.bincount(epoch, minlength=11)
         assert (times[:7] == 1).all()  # the largest class: every member once
         assert sorted(times[7:10]) == [2, 2, 3] and times[10] == 7
-    assert len({tuple(epoch) for epoch in epochs}) == 20
-    first = LABELS[[epoch[0] for epoch in epochs]]
+    assert len({tuple(epoch) for epoch in found}) == 20
+    first = LABELS[[epoch[0] for epoch in found]]
     assert set(first) == {0, 2, 5}  # no class always comes first
 
 

@@ -1,7 +1,10 @@
-"""Which examples make up a batch: a function of key and step, so that resuming is exact."""
+"""Which examples make up a batch: a function of key and step, so that resuming is exact.
+
+An epoch is never drawn as a whole: where an example comes is computed for the places of a batch
+alone (`permuted`), since sorting 50,000 numbers takes a CPU longer than a small training step.
+"""
 
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -15,52 +18,108 @@ from tada_jax.errors import UserError
 ORDERS = ("shuffled", "balanced")
 
 
+_ROUNDS = 8  # of `permuted`, pairs of them; with 4 a handful of places is permuted unevenly
+
+
+def _mix(x):
+    """Scatters uint32 evenly, one to one: all bits of the result depend on all of x (Wellons)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def permuted(seed, place, count):
+    """Where each place goes under a random permutation of `count` places.
+
+    A generalised Feistel network (Black & Rogaway 2002) permutes a rectangle that holds the places:
+    by turns, rows are shifted by what a hash makes of the column, and columns by one of the row. A
+    place that leaves the first `count` goes on until it is back.
+
+    Args:
+      seed: uint32 [...,2], names the permutation.
+      place: int32 [...], from 0 to count - 1.
+      count: int, or an int array that broadcasts, of at least 1.
+
+    Returns:
+      int32 [...].
+    """
+    height = np.ceil(np.sqrt(count)) if isinstance(count, int) else jnp.ceil(jnp.sqrt(count))
+    count, height = jnp.uint32(count), jnp.uint32(height)
+    width = (count + height - 1) // height
+
+    def hashed(number, turn):
+        return _mix(
+            _mix(number + seed[..., 0] + jnp.uint32(0x9E3779B9 * turn % 2**32)) ^ seed[..., 1]
+        )
+
+    def once(x):
+        row, column = x // width, x % width
+        for turn in range(0, 2 * _ROUNDS, 2):
+            row = (row + hashed(column, turn) % height) % height
+            column = (column + hashed(row, turn + 1) % width) % width
+        return row * width + column
+
+    inside = lambda x: x < count  # noqa: E731
+    first = once(jnp.asarray(place, jnp.uint32))
+    more = lambda x: jnp.where(inside(x), x, once(x))  # noqa: E731
+    last = jax.lax.while_loop(lambda x: ~inside(x).all(), more, first)
+    return last.astype(jnp.int32)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
     """How an epoch runs through the examples.
 
     Attributes:
-      length: examples in an epoch.
-      draw: PRNG key -> int32 [length], the indices of one epoch; can be traced.
+      length: L, examples in an epoch.
+      at: (seed uint32 [B,2] of each epoch, place int32 [B] in it) -> int32 [B], indices of
+        examples; can be traced.
     """
 
     length: int
-    draw: Callable[[jax.Array], jax.Array]
+    at: Callable[[jax.Array, jax.Array], jax.Array]
+
+    def epoch(self, seed):
+        """The indices of a whole epoch [L]; seed uint32 [2]."""
+        seeds = jnp.broadcast_to(jnp.asarray(seed), (self.length, 2))
+        return self.at(seeds, jnp.arange(self.length, dtype=jnp.int32))
 
 
 def shuffled(num_examples: int) -> Order:
     """Every example once an epoch, in random order."""
-    return Order(num_examples, lambda key: jax.random.permutation(key, num_examples))
+    return Order(num_examples, lambda seed, place: permuted(seed, place, num_examples))
 
 
 def balanced(labels: np.ndarray) -> Order:
     """Every class equally often: rounds of one example of each class, the classes in random order.
 
     An epoch has as many rounds as the largest class has examples. A smaller class goes through its
-    examples in random order again and again, so within a class all come equally often, up to one.
+    examples again and again, each time in another random order, so that within a class all come
+    equally often, up to one.
 
     Args:
       labels: int [N].
     """
     classes, counts = np.unique(labels, return_counts=True)
-    rounds = counts.max()
-    members = np.full((len(classes), rounds), -1, np.int32)  # padded with -1
-    for row, label in zip(members, classes):
-        found = np.flatnonzero(labels == label)
-        row[: len(found)] = found
+    # Examples of a class lie together, from its offset on.
+    by_class = np.argsort(labels, kind="stable").astype(np.int32)
+    offsets = np.cumsum(counts) - counts
 
-    def draw(key):
-        key_members, key_classes = jax.random.split(key)
-        # The padding sorts behind every member, whose bits lose the highest.
-        bits = jax.random.bits(key_members, members.shape) >> 1
-        bits = jnp.where(members < 0, jnp.uint32(2**32 - 1), bits)
-        orders = jnp.take_along_axis(jnp.asarray(members), jnp.argsort(bits, axis=1), axis=1)
-        turns = np.arange(rounds)[None] % counts[:, None]  # [classes, rounds]
-        by_round = jnp.take_along_axis(orders, jnp.asarray(turns), axis=1).T  # [rounds, classes]
-        shuffled_classes = jnp.argsort(jax.random.bits(key_classes, by_round.shape), axis=1)
-        return jnp.take_along_axis(by_round, shuffled_classes, axis=1).reshape(-1)
+    def named(seed, *numbers):
+        """Other seeds, by numbers [B]."""
+        for number in numbers:
+            seed = _mix(seed ^ _mix(number.astype(jnp.uint32) + 1)[:, None])
+        return seed
 
-    return Order(int(rounds) * len(classes), draw)
+    def at(seed, place):
+        turn, slot = jnp.divmod(place, len(classes))
+        which = permuted(named(seed, turn), slot, len(classes))
+        count = jnp.asarray(counts, jnp.int32)[which]
+        cycle, member = jnp.divmod(turn, count)
+        member = permuted(named(~seed, which, cycle), member, count)
+        return jnp.asarray(by_class)[jnp.asarray(offsets, jnp.int32)[which] + member]
+
+    return Order(int(counts.max()) * len(classes), at)
 
 
 def make(name: str, num_examples: int, labels: np.ndarray | None) -> Order:
@@ -81,8 +140,8 @@ def make(name: str, num_examples: int, labels: np.ndarray | None) -> Order:
 def batch_indices(key: jax.Array, step: jax.Array, *, batch_size: int, order: Order) -> jax.Array:
     """Indices of the examples in batch `step`.
 
-    Epoch e visits the examples in the order `order.draw(fold_in(key, e))`; batches cut the sequence
-    of epochs into equal pieces, so one may hold the tail of an epoch and the head of the next, or
+    Epoch e visits the examples in the order that `epoch_seeds` name; batches cut the sequence of
+    epochs into equal pieces, so one may hold the tail of an epoch and the head of the next, or
     several epochs. Meant for use inside a jitted step; `HostBatches` gives the same on the host.
 
     Args:
@@ -112,21 +171,25 @@ def batch_indices(key: jax.Array, step: jax.Array, *, batch_size: int, order: Or
     largest_offset = length - math.gcd(batch_size, length)
     epochs_touched = -(-(largest_offset + batch_size) // length)
     epochs = first_epoch + jnp.arange(epochs_touched, dtype=jnp.uint32)
-    # Not vmap: under it, keys other than threefry draw an epoch's order by its place in `epochs`.
-    orders = jax.lax.map(lambda epoch: order.draw(jax.random.fold_in(key, epoch)), epochs)
     place = offset + jnp.arange(batch_size, dtype=jnp.int32)
-    return orders[place // length, place % length].astype(jnp.int32)
+    seeds = epoch_seeds(key, epochs)[place // length]
+    return order.at(seeds, place % length).astype(jnp.int32)
+
+
+def epoch_seeds(key, epochs):
+    """Names of the orders of epochs: uint32 [E] -> [E,2]."""
+    # Not vmap: under it, keys other than threefry draw by the place in `epochs`.
+    return jax.lax.map(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (2,)), epochs)
 
 
 class HostBatches:
-    """The indices of `batch_indices` as numpy arrays, each epoch drawn only once.
+    """The indices of `batch_indices` as numpy arrays.
 
     Args:
       key, batch_size, order: as of `batch_indices`.
     """
 
     def __init__(self, key: jax.Array, *, batch_size: int, order: Order):
-        self._batch_size, self._length = batch_size, order.length
         # On the CPU, beside whatever the accelerator does; keys give the same numbers everywhere.
         try:
             self._cpu = jax.local_devices(backend="cpu")[0]
@@ -136,20 +199,12 @@ class HostBatches:
                 f"backend too: set JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')},cpu"
             ) from error
         key_data, impl = jax.device_get(jax.random.key_data(key)), jax.random.key_impl(key)
-        draw = jax.jit(
-            lambda epoch: order.draw(
-                jax.random.fold_in(jax.random.wrap_key_data(key_data, impl=impl), epoch)
-            )
+        own_key = lambda: jax.random.wrap_key_data(key_data, impl=impl)  # noqa: E731
+        self._batch = jax.jit(
+            lambda step: batch_indices(own_key(), step, batch_size=batch_size, order=order)
         )
-        self._epoch = functools.lru_cache(2)(lambda epoch: np.asarray(draw(np.uint32(epoch))))
 
     def __call__(self, step: int) -> np.ndarray:
-        """int [B], the examples of batch `step`."""
-        place = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
-        epochs, offsets = np.divmod(place, self._length)
+        """int32 [B], the examples of batch `step`."""
         with jax.default_device(self._cpu):
-            parts = [
-                self._epoch(int(epoch) % 2**32)[offsets[epochs == epoch]]
-                for epoch in np.unique(epochs)
-            ]
-        return np.concatenate(parts)
+            return np.asarray(self._batch(np.int32(step)))
