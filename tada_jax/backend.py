@@ -14,13 +14,13 @@ from tada_jax.paths import cache_dir
 
 
 def enable_compilation_cache():
-    """Keeps compiled programs on disk, so that a second start is quick.
+    """Keeps compiled programs on disk, also the small ones, so that a second start is quick.
 
     JAX's own environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 # One device keeps about 1.6 of 2 cores busy, two keep both.
