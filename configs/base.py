@@ -126,8 +126,9 @@ def get_config(method="tada"):
 
     c.tada = ConfigDict()
     # w against log SNR: "paper", the parabola below; "fitted", the same with the band of the
-    # profile; "freeform", the largest w whose risk stays within the budget; "per_operation", the
-    # same for each of them apart; "constant", constant_strength; "table"
+    # profile; "freeform", the largest w whose risk stays within the budget; "weighted", whose risk
+    # per strength does, times what augmentation gives there; "per_operation", "freeform" for each
+    # of them apart; "constant", constant_strength; "table"
     c.tada.schedule = "paper"
     c.tada.band = "given"  # of "paper": "given" by the next two, or "auto" by the profile
     c.tada.r_rough = -3.0  # lower threshold of the sensitive band, log SNR
@@ -136,7 +137,7 @@ def get_config(method="tada"):
     c.tada.kappa = "auto"  # curvature of the parabola: "auto" (it touches 0) or a number as "0.05"
     c.tada.calibration = "resolution"  # thresholds hold for 64 px; "none": as they stand; "inverse"
     c.tada.resolution = placeholder(int)  # pixels, for the calibration; None: that of the data
-    c.tada.budget = 1.0  # of "freeform" and "per_operation": risk, 1 at the sensitivity.thresholds
+    c.tada.budget = 1.0  # of "freeform", "weighted", "per_operation": risk, 1 at the thresholds
     c.tada.table = ()  # ((r, w), ...), r in native log SNR, ascending; w a number or one per op
 
     c.sensitivity = ConfigDict()  # the profile, for schedules that follow it and --mode=analyze

@@ -2,12 +2,14 @@
 
     python main.py --config=configs/digits_schedules.py --mode=compare
     python main.py --config=configs/digits_schedules.py:where --mode=compare
+    python main.py --config=configs/digits_schedules.py:weighted --mode=compare
 
 Constant strengths, the paper's band as it stands and calibrated to 8 pixels, and what follows from
 the sensitivity profile at several budgets: the fitted parabola, the free-form schedule, and one of
 each operation. Three seeds; 719 digits are held out. The second command asks where augmentation
 helps against copying, and where it leaks: w = 1 below the band only, above it only, and weak
-augmentation in parts of it only; one seed. docs/sensitivity.md has the results.
+augmentation in parts of it only; one seed. The third has the schedules that followed from its
+answers, three seeds again. docs/sensitivity.md has the results.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +17,7 @@ from ml_collections import ConfigDict
 from configs import digits_compare
 
 BUDGETS = (0.25, 1.0, 4.0)
+WEIGHTED_BUDGETS = (4, 16, 64)
 BAND = (-4.2, 4.5)  # of 200 digits
 
 # name: (from, to, w), native log SNR; elsewhere w is 0
@@ -36,34 +39,51 @@ def _only(low, high, w):
 
 
 def get_config(variant=""):
-    if variant not in ("", "where"):
-        raise ValueError(f"{variant!r} is unknown, choose of: where")
+    if variant not in ("", "where", "weighted"):
+        raise ValueError(f"{variant!r} is unknown, choose of: where, weighted")
     c = digits_compare.get_config()
     c.log.metrics_every = 0
+    c.compare.train_sizes = (200,)
+    {"": _schedules, "where": _where, "weighted": _weighted}[variant](c)
+    return c
+
+
+def _budgets(c, families):
+    """Adds a variant `<family>_<budget>` for each, and a curve of each family; their names."""
+    names, (k, v) = [], c.sensitivity.thresholds
+    for family, budgets in families.items():
+        own = []
+        for budget in budgets:
+            fields = dict(tada=dict(schedule=family, budget=float(budget)))
+            if family == "fitted":  # its budget is in the thresholds
+                thresholds = dict(thresholds=(k * budget, v * budget))
+                fields = dict(tada=dict(schedule="fitted"), sensitivity=thresholds)
+            own.append(f"{family}_{budget:g}".replace(".", "_"))
+            c.compare.variants[own[-1]] = ConfigDict(fields)
+        c.compare.curves[family] = tuple(own)
+        names += own
+    return names
+
+
+def _schedules(c):
     paper = dict(schedule="paper", r_rough=-3.0, r_fine=0.0)
     c.compare.variants.paper = ConfigDict(dict(tada=dict(paper, calibration="none")))
     c.compare.variants.paper_8px = ConfigDict(dict(tada=dict(paper, calibration="resolution")))
-    names, (k, v) = [], c.sensitivity.thresholds
-    for budget in BUDGETS:
-        thresholds = dict(thresholds=(k * budget, v * budget))
-        each = {
-            "fitted": dict(tada=dict(schedule="fitted"), sensitivity=thresholds),
-            "freeform": dict(tada=dict(schedule="freeform", budget=budget)),
-            "per_operation": dict(tada=dict(schedule="per_operation", budget=budget)),
-        }
-        for name, fields in each.items():
-            name = f"{name}_{budget:g}".replace(".", "_")
-            c.compare.variants[name] = ConfigDict(fields)
-            names.append(name)
+    families = dict.fromkeys(("fitted", "freeform", "per_operation"), BUDGETS)
+    names = _budgets(c, families)
     constant = ("constant:0.5", "constant")
-    c.compare.methods = ("none", *constant, "paper", "paper_8px", *sorted(names))
     c.compare.curves.constant = constant
-    for family in each:
-        c.compare.curves[family] = tuple(n for n in names if n.startswith(family))
-    c.compare.train_sizes = (200,)
-    if variant == "where":
-        for name, span in WHERE.items():
-            fields = dict(tada=dict(schedule="table", table=_only(*span)))
-            c.compare.variants[name] = ConfigDict(fields)
-        c.compare.methods, c.compare.seeds = tuple(WHERE), (0,)
-    return c
+    c.compare.methods = ("none", *constant, "paper", "paper_8px", *sorted(names))
+
+
+def _where(c):
+    for name, span in WHERE.items():
+        fields = dict(tada=dict(schedule="table", table=_only(*span)))
+        c.compare.variants[name] = ConfigDict(fields)
+    c.compare.methods, c.compare.seeds = tuple(WHERE), (0,)
+
+
+def _weighted(c):
+    _where(c)
+    names = _budgets(c, dict(weighted=WEIGHTED_BUDGETS, fitted=(16,)))
+    c.compare.methods, c.compare.seeds = (*names, "from_2_strong"), (0, 1, 2)

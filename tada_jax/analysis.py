@@ -24,6 +24,7 @@ from tada_jax.profile import ALL, Profile
 from tada_jax.run import load_run
 
 BUDGETS = (0.25, 1.0, 4.0)  # of the free-form schedules that are drawn
+WEIGHTED_BUDGETS = (4.0, 16.0)  # of the weighted ones
 SWEPT = (-12.0, 10.0)  # log SNRs between which an exchanged interval is moved
 
 

@@ -118,9 +118,13 @@ def schedule_figure(path, profile, config, dataset):
     for budget in analysis.BUDGETS:
         w = profile.freeform(thresholds, budget)
         curves[f"free-form, budget {budget:g}"] = tada.interpolated(fine, levels=r, strengths=w)
+    for budget in analysis.WEIGHTED_BUDGETS:
+        w = profile.weighted(thresholds, budget)
+        curves[f"weighted, budget {budget:g}"] = tada.interpolated(fine, levels=r, strengths=w)
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for (label, y), (color, marker, style) in zip(curves.items(), LOOKS):
+    for i, (label, y) in enumerate(curves.items()):
+        color, marker, style = report.look(i)
         look = dict(color=color, marker=marker, linestyle=style, markevery=20, markersize=4)
         left.plot(fine, y, **look, label=label)
     for op, (color, marker, style) in zip(profile.names[1:], itertools.cycle(LOOKS)):

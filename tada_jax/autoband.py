@@ -96,6 +96,8 @@ def schedule_of(profile, config):
         return {"r_rough": round(band[0], 3), "r_fine": round(band[1], 3)}
     if c.schedule == "freeform":
         w = profile.freeform(thresholds, c.budget)
+    elif c.schedule == "weighted":
+        w = profile.weighted(thresholds, c.budget)
     else:
         w = np.stack(
             [profile.freeform(thresholds, c.budget, name=op) for op in config.augment.ops], -1
@@ -123,7 +125,7 @@ def profile_of(config, dataset, *, proxy=None, everything=False):
     """
     c = config.sensitivity
     proxy = proxy or c.proxy
-    weaker = everything or config.tada.schedule in ("freeform", "per_operation")
+    weaker = everything or config.tada.schedule in ("freeform", "weighted", "per_operation")
     operations = everything or config.tada.schedule == "per_operation"
     held_out = dataset.test.images if everything else None
     key = digest(

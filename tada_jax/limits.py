@@ -15,9 +15,11 @@ from tada_jax.methods import METHODS
 
 FEWEST_SAMPLES = 50  # below which no metric is worth printing
 
+FOLLOWING = ("fitted", "freeform", "weighted", "per_operation")  # schedules, the profile
+
 CHOICES = {
     "method": METHODS,
-    "tada.schedule": ("paper", "fitted", "freeform", "per_operation", "constant", "table"),
+    "tada.schedule": ("paper", *FOLLOWING, "constant", "table"),
     "tada.band": ("given", "auto"),
     "sensitivity.proxy": sensitivity.PROXIES,
     "schedule.name": (*schedule.SCHEDULES, *continuous.CONTINUOUS),
@@ -184,7 +186,7 @@ def _check_lists(config):
 def follows_profile(config):
     """Whether the strength of the method follows the sensitivity profile of the data set."""
     c = config.tada
-    fitted = c.schedule in ("fitted", "freeform", "per_operation")
+    fitted = c.schedule in FOLLOWING
     tadas = METHODS[config.method].strength == "tada"
     return tadas and (fitted or (c.schedule, c.band) == ("paper", "auto"))
 

@@ -118,10 +118,35 @@ class Profile:
         of the risk is taken as linear, which is exact for small ones; the risk of a level is the
         largest of its own and its neighbours', so that noise opens no gap.
         """
-        strengths = np.array((0.0, *self.strengths))
+        risks = self._risks(thresholds, name)
+        return self._largest(np.sqrt(risks), np.full(len(self.logsnr), np.sqrt(budget)))
+
+    def weighted(self, thresholds, budget=1.0, *, name=ALL):
+        """w*(r), the largest strength whose risk per strength is worth it, [R] in [0, 1].
+
+        Risk grows as w^2. To spend a total of it where it buys most, no level may pay more for the
+        last unit of strength than another, as against what that unit is worth there. Its worth is
+        taken to be W_s: where training images cannot be told apart, none can be copied. So
+        risk / w <= budget W_s; the risk of a level is again the largest of its neighbours'.
+
+        Raises:
+          ValueError: for a profile without `memory`.
+        """
+        if self.memory is None:
+            raise ValueError("a profile without memory says nothing about what augmentation gives")
+        prices = self._risks(thresholds, name) / np.array(self.strengths)[:, None]
+        return self._largest(prices, budget * self.memory.concentration)
+
+    def _risks(self, thresholds, name):
+        """The risk of each strength at each level, or beside it if it is larger there, [W,R]."""
         risks = [_of_neighbours(self.risk(thresholds, name, w)) for w in self.strengths]
-        roots = np.sqrt(np.maximum([np.zeros_like(risks[0]), *risks], 0.0))  # [W+1, R]
-        return np.array([_first_crossing(strengths, root, np.sqrt(budget)) for root in roots.T])
+        return np.maximum(risks, 0.0)
+
+    def _largest(self, heights, limits):
+        """The largest strength up to which heights [W,R], 0 at w = 0, stay within limits [R]."""
+        strengths = np.array((0.0, *self.strengths))
+        columns = np.pad(heights, ((1, 0), (0, 0))).T
+        return np.array([_first_crossing(strengths, *pair) for pair in zip(columns, limits)])
 
 
 def _of_neighbours(risk):

@@ -50,6 +50,9 @@ def test_schedules_of_the_profile_and_of_each_operation():
         autoband.profile_of(free.config, free.dataset).freeform(thresholds),
         atol=1e-3,
     )
+    weighted = loop.plan(config(tada__schedule="weighted", tada__budget=4.0))
+    whole = autoband.profile_of(weighted.config, weighted.dataset)
+    np.testing.assert_allclose(_strength(weighted, r), whole.weighted(thresholds, 4.0), atol=1e-3)
     w = _strength(apart, r)
     assert w.shape == (len(r), 3)
     for own, op in zip(w.T, apart.config.augment.ops):

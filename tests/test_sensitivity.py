@@ -182,6 +182,19 @@ def test_the_freeform_strength_is_where_the_risk_meets_the_budget():
     assert (made.freeform((0.01, 0.01), budget=0.0) == 0).all()
 
 
+def test_the_weighted_strength_pays_the_same_price_everywhere_for_what_it_gives():
+    made = _made_up([0.001, 0.01, 0.16, 1, 1, 1, 1], [1, 1, 1, 1, 0.1, 0.01, 0.001])
+    worth = np.array([0, 0, 0.5, 1, 1, 1, 1])
+    made = dataclasses.replace(made, memory=profiles.Memory(worth, None))
+    w = made.weighted((0.01, 0.01), budget=4.0)
+    # risk / w: at w = 1, of a level or the worse one beside it, 1 to 100; it is linear in w here
+    np.testing.assert_allclose(w, [0, 0, 0.02, 0.04, 0.04, 0.4, 1], atol=1e-6)
+    assert (made.weighted((0.01, 0.01), budget=16.0) >= w).all()
+    assert (made.weighted((0.01, 0.01), budget=0.0) == 0).all()
+    with pytest.raises(ValueError, match="memory"):
+        dataclasses.replace(made, memory=None).weighted((0.01, 0.01))
+
+
 def test_a_weaker_strength_of_more_risk_stops_the_freeform_strength():
     zero = np.zeros(1)
     curves = {
