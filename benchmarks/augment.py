@@ -75,7 +75,7 @@ def of_kornia(images):
     return {"kornia": act(0.5), "kornia, no hue": act(0.0)}
 
 
-def show_augmentations(config, shape, batch, machine):
+def show_augmentations(config, shape, batch):
     """Times augmentation alone and prints."""
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (batch, *shape)).astype(np.float32)
@@ -86,19 +86,10 @@ def show_augmentations(config, shape, batch, machine):
         actions |= of_kornia(images)
     seconds = timing.interleaved(actions, REPETITIONS.value, warm_up=3)
     for name, of in seconds.items():
-        found = timing.summary(of)
-        figures = {
-            "benchmark": "augment",
-            "name": name,
-            "shape": shape,
-            "batch": batch,
-            **found,
-            "images_per_s": batch / found["median_s"],
-            "machine": machine,
-        }
-        low, high = found["quartiles_s"]
+        figures = timing.figures("augment", name, of, batch, shape=shape)
+        low, high = figures["quartiles_s"]
         text = (
-            f"{name}: {found['median_s'] * 1e3:.2f} ms for {batch} images of {shape} "
+            f"{name}: {figures['median_s'] * 1e3:.2f} ms for {batch} images of {shape} "
             f"({low * 1e3:.2f} to {high * 1e3:.2f}), {figures['images_per_s']:,.0f} images/s"
         )
         if name not in ("policy", "all"):
@@ -107,7 +98,7 @@ def show_augmentations(config, shape, batch, machine):
         timing.show(text, **figures)
 
 
-def show_share(config, shape, machine):
+def show_share(config, shape):
     """Times training steps with and without augmentation and prints."""
     plain = config.copy_and_resolve_references()
     plain.method = "none"
@@ -133,7 +124,7 @@ def show_share(config, shape, machine):
         quartiles=[low, high],
         repetitions=len(shares),
         seconds=both,
-        machine=machine,
+        machine=timing.machine(),
     )
 
 
@@ -144,11 +135,10 @@ def main(_):
     shape = timing.image_shape(config, SIDE.value, CHANNELS.value)
     batch = BATCH.value or config.train.batch_size
     backend.use_cpu_well(batch, pixels=shape[0] * shape[1], channels=config.model.channels)
-    machine = timing.machine()
-    print(machine)
-    show_augmentations(config, shape, batch, machine)
+    print(timing.machine())
+    show_augmentations(config, shape, batch)
     if SHARE.value:
-        show_share(config, shape, machine)
+        show_share(config, shape)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ from the host by a thread, as sets are that exceed `config.data.device_gib`. The
 DataLoader with a process for each core, which decodes files in every epoch (not from a zip).
 """
 
-import functools
 import os
 import pathlib
-import statistics
 import tempfile
 import time
 
@@ -154,16 +152,17 @@ def main(_):
             actions["DataLoader"] = data_loader(config, config.data.path)
         seconds = timing.interleaved(actions, REPETITIONS.value)
         close()
-        show = functools.partial(timing.show, benchmark="input", batch=batch, machine=machine)
         for name, of in seconds.items():
-            found = timing.summary([s / BATCHES.value for s in of])
-            rate = batch / found["median_s"]
-            text = f"batches {name}: {found['median_s'] * 1e3:.2f} ms for {batch} images of {shape}"
-            text += f", {rate:,.0f} images/s"
-            ratio = statistics.median(b / a for a, b in zip(seconds["from the host"], of))
+            each = [s / BATCHES.value for s in of]
+            figures = timing.figures("input", f"batches {name}", each, batch, shape=shape)
+            text = (
+                f"batches {name}: {figures['median_s'] * 1e3:.2f} ms for {batch} images of "
+                f"{shape}, {figures['images_per_s']:,.0f} images/s"
+            )
             if name == "DataLoader":
-                text += f", {ratio:.1f} times our time from the host"
-            show(text, name=name, shape=shape, images_per_s=rate, times_fed=ratio, **found)
+                figures["times_fed"] = timing.ratio(seconds, "from the host", name)
+                text += f", {figures['times_fed']:.1f} times our time from the host"
+            timing.show(text, **figures)
 
 
 if __name__ == "__main__":

@@ -50,30 +50,17 @@ def main(_):
             )
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     seconds = timing.interleaved(actions, REPETITIONS.value)
-    machine = timing.machine()
-    print(machine)
+    print(timing.machine())
+    about = {"shape": shape, "steps": config.sample.steps, "dtype": config.model.dtype}
     for name, of in seconds.items():
-        found = timing.summary(of)
-        sampler = config.sample.sampler if name == "tada_jax" else "ddim"
-        figures = {
-            "benchmark": "sample",
-            "name": name,
-            "shape": shape,
-            "count": count,
-            "sampler": sampler,
-            "steps": config.sample.steps,
-            "dtype": config.model.dtype,
-            "parameters": sizes[name],
-            **found,
-            "images_per_s": count / found["median_s"],
-            "process_GiB": timing.process_memory(),
-            "machine": machine,
-        }
+        about["sampler"] = config.sample.sampler if name == "tada_jax" else "ddim"
+        about["parameters"] = sizes[name]
+        figures = timing.figures("sample", name, of, count, **about)
+        low, high = figures["quartiles_s"]
         text = (
-            f"{name}: {found['median_s']:.2f} s for {count} images of {shape} by {sampler}, "
-            f"{config.sample.steps} steps ({found['quartiles_s'][0]:.2f} to "
-            f"{found['quartiles_s'][1]:.2f}), {figures['images_per_s']:.1f} images/s, "
-            f"{sizes[name]:,} parameters"
+            f"{name}: {figures['median_s']:.2f} s for {count} images of {shape} by "
+            f"{about['sampler']}, {config.sample.steps} steps ({low:.2f} to {high:.2f}), "
+            f"{figures['images_per_s']:.1f} images/s, {sizes[name]:,} parameters"
         )
         if name != "tada_jax":
             figures["times_ours"] = timing.ratio(seconds, "tada_jax", name)

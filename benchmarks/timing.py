@@ -71,6 +71,14 @@ def summary(seconds):
     return {"median_s": median, "quartiles_s": [low, high], "repetitions": len(seconds)}
 
 
+def figures(benchmark, name, seconds, images, **about):
+    """What every line of JSON has: of which contestant, how long it took for so many images."""
+    found = summary(seconds)
+    rate = images / found["median_s"]
+    own = {"images": images, "images_per_s": rate, "process_GiB": process_memory()}
+    return {"benchmark": benchmark, "name": name, **about, **found, **own, "machine": machine()}
+
+
 def ratio(seconds, of, to):
     """Median over the repetitions of the time of one action over that of another."""
     return statistics.median(b / a for a, b in zip(seconds[of], seconds[to]))

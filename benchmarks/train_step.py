@@ -60,26 +60,15 @@ def main(_):
     seconds = {name: [s / steps for s in of] for name, of in seconds.items()}
     work = timing.flops(own.compiled) / batch  # a loop's body is counted once
     peak = timing.matmul_peak(dtype=config.model.dtype)
-    machine = timing.machine()
-    print(machine)
+    print(timing.machine())
     for name, of in seconds.items():
-        found = timing.summary(of)
-        figures = {
-            "benchmark": "train_step",
-            "name": name,
-            "shape": shape,
-            "batch": batch,
-            "dtype": config.model.dtype,
-            "parameters": sizes[name],
-            **found,
-            "images_per_s": batch / found["median_s"],
-            "process_GiB": timing.process_memory(),
-            "machine": machine,
-        }
+        about = {"shape": shape, "dtype": config.model.dtype, "parameters": sizes[name]}
+        figures = timing.figures("train_step", name, of, batch, **about)
+        low, high = (s * 1e3 for s in figures["quartiles_s"])
         text = (
-            f"{name}: {found['median_s'] * 1e3:,.1f} ms a step of {batch} images "
-            f"({found['quartiles_s'][0] * 1e3:,.1f} to {found['quartiles_s'][1] * 1e3:,.1f}), "
-            f"{figures['images_per_s']:,.1f} images/s, {sizes[name]:,} parameters"
+            f"{name}: {figures['median_s'] * 1e3:,.1f} ms a step of {batch} images "
+            f"({low:,.1f} to {high:,.1f}), {figures['images_per_s']:,.1f} images/s, "
+            f"{sizes[name]:,} parameters"
         )
         if name == "tada_jax":
             share = work * figures["images_per_s"] / peak
