@@ -34,9 +34,9 @@ def train_step(config, shape, *, images=1024):
     mesh = backend.data_mesh(config.train.batch_size)
     everywhere, over_batch = backend.replicated(mesh), backend.over_batch(mesh)
     parts = build.parts(config, shape)
-    images = np.random.default_rng(0).integers(0, 256, (images, *shape), np.uint8)
-    images = backend.put_whole(images, mesh)
-    fetch = training.resident_batches(config, order.shuffled(len(images)), over_batch)
+    drawn = np.random.default_rng(0).integers(0, 256, (images, *shape), np.uint8)
+    data = backend.put_whole(drawn, mesh)
+    fetch = training.resident_batches(config, order.shuffled(images), over_batch)
     seed = np.uint32(config.seed)
     count = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
     init = lambda s: training.init_state(parts, s, widths=config.ema.widths)  # noqa: E731
@@ -44,11 +44,11 @@ def train_step(config, shape, *, images=1024):
     tally = jax.jit(lambda: training.empty_tally(parts), out_shardings=everywhere)()
     params = jax.device_get(state.params)
     steps = training.make_steps(parts, config, mesh, fetch)
-    compiled = steps.lower(state, tally, seed, images, None, count).compile()
+    compiled = steps.lower(state, tally, seed, data, None, count).compile()
     carry = [state, tally]
 
     def call():
-        carry[:] = compiled(*carry, seed, images, None)
+        carry[:] = compiled(*carry, seed, data, None)
         jax.block_until_ready(carry)
 
     return TrainStep(call, count, compiled, parts, params)

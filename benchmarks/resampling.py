@@ -151,7 +151,7 @@ METHODS = {
     "KEPT: 4 nodes": functools.partial(rs.resample, form="gather"),
     "KEPT, matmul form": functools.partial(rs.resample, form="matmul"),
     "KEPT, without chunks": at_once,
-    "KEPT, dense products": dense,
+    "KEPT, dense, no chunks": dense,
     "6 nodes a pixel": oversampled(6),
 }
 

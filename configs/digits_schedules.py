@@ -76,14 +76,17 @@ def _schedules(c):
     c.compare.methods = ("none", *constant, "paper", "paper_8px", *sorted(names))
 
 
-def _where(c):
-    for name, span in WHERE.items():
-        fields = dict(tada=dict(schedule="table", table=_only(*span)))
+def _intervals(c, names):
+    for name in names:
+        fields = dict(tada=dict(schedule="table", table=_only(*WHERE[name])))
         c.compare.variants[name] = ConfigDict(fields)
-    c.compare.methods, c.compare.seeds = tuple(WHERE), (0,)
+    return names
+
+
+def _where(c):
+    c.compare.methods, c.compare.seeds = _intervals(c, tuple(WHERE)), (0,)
 
 
 def _weighted(c):
-    _where(c)
     names = _budgets(c, dict(weighted=WEIGHTED_BUDGETS, fitted=(16,)))
-    c.compare.methods, c.compare.seeds = (*names, "from_2_strong"), (0, 1, 2)
+    c.compare.methods = (*names, *_intervals(c, ("from_2_strong",)))

@@ -16,11 +16,13 @@ from tada_jax.paths import cache_dir
 def enable_compilation_cache():
     """Keeps compiled programs on disk, also the small ones, so that a second start is quick.
 
-    JAX's own environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
+    JAX's own environment variables JAX_COMPILATION_CACHE_DIR and
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS take precedence.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 # One device keeps about 1.6 of 2 cores busy, two keep both.

@@ -15,7 +15,7 @@ from tada_jax.methods import METHODS
 
 FEWEST_SAMPLES = 50  # below which no metric is worth printing
 
-FOLLOWING = ("fitted", "freeform", "weighted", "per_operation")  # schedules, the profile
+FOLLOWING = ("fitted", "freeform", "weighted", "per_operation")  # schedules that follow the profile
 
 CHOICES = {
     "method": METHODS,

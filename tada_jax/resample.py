@@ -3,7 +3,7 @@
 TADA augments most strongly where the noise is weakest, so a resampler that blurs would teach the
 network blurred detail. This one interpolates with a Kaiser-windowed sinc of +-4 pixels, which keeps
 94% of an image's high-frequency power under rotation (bilinear interpolation: 51%; see
-`benchmarks/augment.py`), and it does so at the price of a bilinear look-up:
+`benchmarks/resampling.py`), and it does so at the price of a bilinear look-up:
 
 1. the image is enlarged 4 times by that kernel. Where the transform shrinks it, what the result
    cannot show is taken out first, by the widened kernel along that axis, so that little aliases;
@@ -22,6 +22,7 @@ image, without repeating the edge pixel ("reflect"), as often as needed.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ RADIUS = 4  # of the kernel, pixels
 KAISER_BETA = 3.25  # of its window: larger is smoother, smaller sharper with more ringing
 STRETCHES = 2.0 ** np.array([0.0, 0.5, 1.0, 1.5, 2.0])  # of the kernel, for shrinking up to 4 times
 FORMS = ("gather", "matmul")
-CHUNK_PIXELS = 8 * 64 * 64  # that a CPU enlarges at a time, 6 MB with three channels
+CHUNK_PIXELS = 8 * 64 * 64  # that a CPU enlarges at a time: 6 MB with three channels
 
 
 def kernel(distance):
@@ -234,6 +235,16 @@ def _between_phases(phases, column, row):
     return (1 - v) * upper + v * lower
 
 
+def _chunk(count, pixels):
+    """How many images of a batch to enlarge at a time: the most that CHUNK_PIXELS allow.
+
+    Equally many on each device, if the batch is so divided, and a divisor of the batch.
+    """
+    devices = math.gcd(jax.device_count(), count)
+    share, most = count // devices, max(1, CHUNK_PIXELS // (pixels * devices))
+    return devices * max(d for d in range(1, min(share, most) + 1) if share % d == 0)
+
+
 _by_look_up = jax.custom_batching.custom_vmap(_look_up)
 
 
@@ -244,8 +255,8 @@ def _batch_by_look_up(count, batched, x, matrix):
         a if has else jnp.broadcast_to(a, (count, *a.shape)) for a, has in zip((x, matrix), batched)
     ]
     look_up = jax.vmap(_look_up)
-    chunk = max(8, CHUNK_PIXELS // (args[0].shape[1] * args[0].shape[2]))
-    if jax.default_backend() != "cpu" or count <= chunk or count % chunk:
+    chunk = _chunk(count, args[0].shape[1] * args[0].shape[2])
+    if jax.default_backend() != "cpu" or chunk == count:
         return look_up(*args), True
     # A chunk has images from all over the batch, so that each device keeps its part of the batch.
     args = [jnp.reshape(a, (chunk, -1, *a.shape[1:])) for a in args]

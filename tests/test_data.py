@@ -407,6 +407,20 @@ def test_digits():
     assert dataset.num_classes == 10
 
 
+def test_digits_come_from_the_cache_a_second_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    first = data.load("digits").train.images
+    (kept,) = (tmp_path / "cache").rglob("digits*.npz")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "sklearn.datasets", None)
+        np.testing.assert_array_equal(data.load("digits").train.images, first)
+    kept.write_bytes(b"damaged")
+    np.testing.assert_array_equal(data.load("digits").train.images, first)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "file"))  # no place for a cache
+    np.testing.assert_array_equal(data.load("digits").train.images, first)
+
+
 @pytest.mark.parametrize("fraction", [0, 0.1, 0.5])
 def test_held_out_digits_are_stratified(fraction):
     dataset = data.load("digits", test_fraction=fraction)

@@ -126,7 +126,7 @@ def test_gather_and_matmul_are_the_same_and_vmap_is_the_loop():
     np.testing.assert_allclose(matmul, looped, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [16, 9])  # in chunks of 8, and at once
+@pytest.mark.parametrize("count", [16, 9])  # in chunks of 8 and of 3
 def test_vmap_in_chunks_keeps_the_order(count, monkeypatch):
     monkeypatch.setattr(rs, "CHUNK_PIXELS", 8 * 12 * 12)
     batch = jax.jit(lambda *args: jax.vmap(resample)(*args))  # traced anew, with that number

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tada_jax import backend, build, loop, training
+from tada_jax import backend, build, loop, resample, training
 from tada_jax.data.order import shuffled
 from tada_jax.errors import UserError
 from tests import tiny
@@ -62,6 +62,13 @@ def test_the_same_on_any_number_of_devices_with_one_message_a_step(devices):
     found = collectives(trained(devices)[2])
     assert found == {"all-reduce": 1}, found  # of the gradient; neither data nor parameters move
     assert not collectives(trained(1)[2])
+
+
+def test_augmentation_in_chunks_sends_nothing(monkeypatch):
+    monkeypatch.setattr(resample, "CHUNK_PIXELS", 8 * 8)
+    step, _ = make(4, train__batch_size=16)
+    assert "while" in step.as_text()
+    assert collectives(step) == {"all-reduce": 1}
 
 
 def test_a_batch_in_pieces_has_the_same_gradient():

@@ -9,6 +9,7 @@ from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
 
 _FILE = "digits.npz"
+_FORMAT_VERSION = "1"  # of the kept file
 
 
 def load(options: Options) -> Dataset:
@@ -30,7 +31,7 @@ def _images_and_labels():
     """Images 0..16 [N,8,8], labels int32 [N]; from the cache, as scikit-learn imports slowly."""
     version = importlib.metadata.version("scikit-learn")
     try:
-        return load_cached(digest("digits", version), _keep, _kept, kind="digits")
+        return load_cached(digest("digits", _FORMAT_VERSION, version), _keep, _kept, kind="digits")
     except UserError:  # without a cache it is only slower
         return _from_sklearn()
 

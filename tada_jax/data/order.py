@@ -28,7 +28,7 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-def permuted(seed, place, count):
+def permuted(seed, place, count, which=None):
     """Where each place goes under a random permutation of `count` places.
 
     A generalised Feistel network (Black & Rogaway 2002) permutes a rectangle that holds the places:
@@ -38,14 +38,21 @@ def permuted(seed, place, count):
     Args:
       seed: uint32 [...,2], names the permutation.
       place: int32 [...], from 0 to count - 1.
-      count: int, or an int array that broadcasts, of at least 1.
+      count: int of at least 1; or int [K], of which each place has its own:
+      which: int32 [...], which of the K.
 
     Returns:
       int32 [...].
     """
-    height = np.ceil(np.sqrt(count)) if isinstance(count, int) else jnp.ceil(jnp.sqrt(count))
-    count, height = jnp.uint32(count), jnp.uint32(height)
-    width = (count + height - 1) // height
+    # On the host, where roots are exact. Even, since shifts in rows and columns of odd lengths are
+    # even permutations, and so would be all that comes of them.
+    count = np.asarray(count, np.int64)
+    height = np.ceil(np.sqrt(count)).astype(np.int64)
+    height += height % 2
+    sides = (count, height, -(-count // height))
+    count, height, width = (jnp.asarray(a, jnp.uint32) for a in sides)
+    if which is not None:
+        count, height, width = count[which], height[which], width[which]
 
     def hashed(number, turn):
         return _mix(
@@ -79,11 +86,6 @@ class Order:
     length: int
     at: Callable[[jax.Array, jax.Array], jax.Array]
 
-    def epoch(self, seed):
-        """The indices of a whole epoch [L]; seed uint32 [2]."""
-        seeds = jnp.broadcast_to(jnp.asarray(seed), (self.length, 2))
-        return self.at(seeds, jnp.arange(self.length, dtype=jnp.int32))
-
 
 def shuffled(num_examples: int) -> Order:
     """Every example once an epoch, in random order."""
@@ -114,9 +116,8 @@ def balanced(labels: np.ndarray) -> Order:
     def at(seed, place):
         turn, slot = jnp.divmod(place, len(classes))
         which = permuted(named(seed, turn), slot, len(classes))
-        count = jnp.asarray(counts, jnp.int32)[which]
-        cycle, member = jnp.divmod(turn, count)
-        member = permuted(named(~seed, which, cycle), member, count)
+        cycle, member = jnp.divmod(turn, jnp.asarray(counts, jnp.int32)[which])
+        member = permuted(named(~seed, which, cycle), member, counts, which)
         return jnp.asarray(by_class)[jnp.asarray(offsets, jnp.int32)[which] + member]
 
     return Order(int(counts.max()) * len(classes), at)
