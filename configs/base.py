@@ -141,7 +141,8 @@ def get_config(method="tada"):
     c.tada.table = ()  # ((r, w), ...), r in native log SNR, ascending; w a number or one per op
 
     c.sensitivity = ConfigDict()  # the profile, for schedules that follow it and --mode=analyze
-    c.sensitivity.proxy = "local"  # denoiser: "exact", "held_out", "local" or "wiener"
+    # denoiser: "exact", "held_out", "local", "wiener"; "auto": local below 32 pixels, else wiener
+    c.sensitivity.proxy = "auto"
     c.sensitivity.thresholds = (0.02, 0.004)  # K in nats, V as a share: above both is sensitive
     c.sensitivity.queries = 256  # images that are noised and denoised
     c.sensitivity.copies = 4  # augmented copies of each image

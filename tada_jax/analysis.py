@@ -154,7 +154,7 @@ def _gaps(config, pair, dataset, profiles, say):
 def _exchanges(config, pair, dataset, profiles, say):
     """The second experiment: named intervals, and a window over all noise levels."""
     c, ends = config.analyze, pair.parts.schedule.ends
-    band = foremost(profiles, config).band(config.sensitivity.thresholds)
+    band = foremost(profiles, config, dataset).band(config.sensitivity.thresholds)
     low, high = float(np.floor(ends[0])) - 1.0, float(np.ceil(ends[1])) + 1.0
     named = [(0.0, 0.0), (low, high)]
     if band:
@@ -171,9 +171,10 @@ def _exchanges(config, pair, dataset, profiles, say):
 # The results
 
 
-def foremost(profiles, config):
-    """The profile by the proxy that runs use, or the first."""
-    return profiles.get(config.sensitivity.proxy, next(iter(profiles.values())))
+def foremost(profiles, config, dataset):
+    """The profile by the proxy that runs on the data set use, or the first."""
+    proxy = sensitivity.proxy_for(config.sensitivity.proxy, dataset.train.images.shape[1:])
+    return profiles.get(proxy, next(iter(profiles.values())))
 
 
 def correlations(profile, gap, thresholds):

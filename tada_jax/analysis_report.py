@@ -17,13 +17,13 @@ def draw(found, config, dataset, pictures):
     folder, thresholds = found.folder, config.sensitivity.thresholds
     for proxy, profile in found.profiles.items():
         profile_figure(folder / f"profile-{proxy}.png", profile, thresholds, dataset.name)
-    main = analysis.foremost(found.profiles, config)
+    main = analysis.foremost(found.profiles, config, dataset)
     schedule_figure(folder / "schedules.png", main, config, dataset)
     if found.gaps:
         gap_figure(folder / "gap.png", found, thresholds, dataset.name)
     if found.exchanges:
         if config.analyze.sweep:
-            exchange_figure(folder / "exchange.png", found, config, dataset.name)
+            exchange_figure(folder / "exchange.png", found, config, dataset)
         pictures_figure(folder / "exchange_samples.png", found, pictures, config, dataset.name)
 
 
@@ -192,14 +192,15 @@ def gap_figure(path, found, thresholds, name):
     figure.savefig(path, dpi=110)
 
 
-def exchange_figure(path, found, config, name):
+def exchange_figure(path, found, config, dataset):
     """The paper's Figure 1b in numbers: leak against where the networks were exchanged."""
     from matplotlib.figure import Figure
 
     c = config.analyze
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    band = analysis.foremost(found.profiles, config).band(config.sensitivity.thresholds)
+    main = analysis.foremost(found.profiles, config, dataset)
+    band = main.band(config.sensitivity.thresholds)
     measured = any(e.leak is not None for e in found.exchanges)
     for outside, color, marker, style in (
         ("base", BLUE, "o", "-"),
@@ -228,7 +229,7 @@ def exchange_figure(path, found, config, name):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.suptitle(
-        f"{name}: networks exchanged inside an interval, n = {c.count:,} samples each, "
+        f"{dataset.name}: networks exchanged inside an interval, n = {c.count:,} samples each, "
         f"seed {config.sample.seed}"
     )
     figure.savefig(path, dpi=110)

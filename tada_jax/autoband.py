@@ -124,7 +124,7 @@ def profile_of(config, dataset, *, proxy=None, everything=False):
       everything: all strengths and operations, not only those that the schedule needs.
     """
     c = config.sensitivity
-    proxy = proxy or c.proxy
+    proxy = sensitivity.proxy_for(proxy or c.proxy, dataset.train.images.shape[1:])
     weaker = everything or config.tada.schedule in ("freeform", "weighted", "per_operation")
     operations = everything or config.tada.schedule == "per_operation"
     held_out = dataset.test.images if everything else None

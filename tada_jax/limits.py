@@ -21,7 +21,7 @@ CHOICES = {
     "method": METHODS,
     "tada.schedule": ("paper", *FOLLOWING, "constant", "table"),
     "tada.band": ("given", "auto"),
-    "sensitivity.proxy": sensitivity.PROXIES,
+    "sensitivity.proxy": ("auto", *sensitivity.PROXIES),
     "schedule.name": (*schedule.SCHEDULES, *continuous.CONTINUOUS),
     "diffusion.parameterisation": diffusion.PARAMETERISATIONS,
     "diffusion.variance": diffusion.VARIANCES,

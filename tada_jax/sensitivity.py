@@ -28,6 +28,7 @@ from tada_jax.profile import ALL, Check, Curve, Memory, Profile
 from tada_jax.queries import Levels, Source, View, kinds, moments, project, queries_of, sharp
 
 PROXIES = ("exact", "held_out", "local", "wiener")
+WIENER_FROM = 32  # pixels of a side, from which it is nearest to networks (docs/sensitivity.md)
 STRENGTHS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 STEP = 0.5  # of the grid of noise levels, nats
 HIGHEST = 8.0  # its end: there the noise is 2.3 of 255 grey levels
@@ -81,6 +82,13 @@ def _curve(gap, logsnr, variance):
     error = gap.std(1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros_like(mean)
     half_snr = 0.5 * np.exp(logsnr)
     return Curve(half_snr * mean, half_snr * error, mean / variance, error / variance)
+
+
+def proxy_for(name, image_shape):
+    """The proxy that a name of `PROXIES` or "auto" means for images [H,W,C]."""
+    if name != "auto":
+        return name
+    return "wiener" if min(image_shape[:2]) >= WIENER_FROM else "local"
 
 
 def profile(

@@ -134,6 +134,14 @@ def test_what_cannot_be_is_refused_with_the_field(fields, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_proxy_goes_by_the_size_of_the_images():
+    chosen = [sensitivity.proxy_for("auto", (side, side, 3)) for side in (8, 31, 32, 256)]
+    assert chosen == ["local", "local", "wiener", "wiener"]
+    assert sensitivity.proxy_for("exact", (64, 64, 3)) == "exact"
+    planned = loop.plan(config(tada__band="auto", sensitivity__proxy="auto"))
+    assert autoband.profile_of(planned.config, planned.dataset).proxy == "local"
+
+
 def test_only_a_method_that_follows_the_profile_computes_one():
     for method in ("none", "hflip", "constant"):
         assert not limits.follows_profile(_of(method))
