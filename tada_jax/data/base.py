@@ -135,16 +135,38 @@ class Dataset:
 
 
 def hold_out(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Splits off `fraction` of each class (rounded), drawn by `seed`; both parts keep their order.
+    """Splits off `fraction` of the examples, as evenly over the classes as whole images allow.
+
+    Round(fraction N) images in all: each class gives the whole part of its share, and the classes
+    with the largest remainders (drawn by `seed` where they are equal) one more. The last image of
+    a class is never held out, so that the total falls short where most classes have but one.
+
+    Args:
+      examples: the `Split`; unlabelled examples count as one class.
+      fraction: at least 0, less than 1.
+      seed: of the draw.
 
     Returns:
-      (train, test). Unlabelled examples count as one class.
+      (train, test); both keep the examples' order.
     """
     rng = np.random.default_rng((seed, 0))  # stream 0; `load` draws training subsets from stream 1
     count = len(examples.images)
     labels = np.zeros(count) if examples.labels is None else examples.labels
+    classes, sizes = np.unique(labels, return_counts=True)
     held_out = np.zeros(count, bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        held_out[members[: round(fraction * len(members))]] = True
+    members = [rng.permutation(np.flatnonzero(labels == label)) for label in classes]
+    for chosen, n in zip(members, _apportion(fraction, sizes, rng)):
+        held_out[chosen[:n]] = True
     return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
+
+
+def _apportion(fraction, sizes, rng):
+    """How many of each class to hold out, int [K], by largest remainders; `sizes` int [K]."""
+    shares = np.round(fraction * sizes, 9)  # .1 x 30 is 3, and not a little more
+    counts = np.floor(shares).astype(int)
+    left = round(fraction * sizes.sum()) - counts.sum()
+    tie = rng.permutation(len(sizes))
+    order = np.lexsort((tie, counts - shares))  # largest remainder first
+    can_give = [i for i in order if counts[i] < min(shares[i], sizes[i] - 1)]
+    counts[can_give[:left]] += 1
+    return counts
