@@ -93,9 +93,49 @@ def test_discretized_likelihood_sums_to_one_over_the_256_values():
     assert int(jnp.argmax(log_p)) == round((0.3 + 1) * 127.5)
 
 
+@pytest.mark.parametrize("log_scale", [-0.5, -1.0, -2.0, -3.0, -4.0, -5.0])
+def test_discretized_likelihood_in_both_tails_is_that_of_float64(log_scale):
+    """The same tanh approximation, 0.5 (1 + tanh) in float64 on the side of the smaller tail."""
+    x = np.asarray(np.arange(256) / 127.5 - 1, np.float32)[:, None]
+    mean = np.linspace(-1.3, 1.3, 53, dtype=np.float32)
+    got = diffusion.discretized_gaussian_log_likelihood(x, mean, jnp.float32(log_scale))
+    centered = x.astype(np.float64) - mean
+
+    def tail(v):  # exp(2 u) / (1 + exp(2 u)) = 0.5 (1 + tanh(u)): has all digits for v < 0
+        u = np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)
+        return np.exp(2 * u - np.logaddexp(0, 2 * u))
+
+    scale, outer = np.exp(log_scale), np.abs(x) > 0.999
+    near = (-np.abs(centered) + 1 / 255) / scale
+    far = (-np.abs(centered) - 1 / 255) / scale
+    p = tail(near) - tail(far)
+    below, above = tail((centered + 1 / 255) / scale), tail((1 / 255 - centered) / scale)
+    p = np.where(outer, np.where(x > 0, above, below), p)
+    error = np.abs(np.exp(np.asarray(got, np.float64)) / np.maximum(p, 1e-12) - 1)
+    assert error.max() < 1e-3
+    assert (p < 1e-9).any() == (log_scale < -0.5)  # tails are among them
+
+
+def test_gradients_of_the_discretized_likelihood_are_finite_everywhere():
+    x = (np.arange(256) / 127.5 - 1).astype(np.float32)[:, None, None]
+    mean = np.array([-1e4, -3.0, -1.0, 0.0, 0.4, 1.0, 50.0], np.float32)[:, None]
+    log_scale = np.linspace(-12, 40, 27, dtype=np.float32)
+
+    def total(mean, log_scale):
+        return diffusion.discretized_gaussian_log_likelihood(x, mean, log_scale).sum()
+
+    for gradient in jax.grad(total, (0, 1))(mean, log_scale):
+        assert np.isfinite(gradient).all()
+    # That of -log p in the far tail is that of the Gaussian there, to the approximation's quality.
+    slope = jax.grad(lambda m: diffusion.discretized_gaussian_log_likelihood(x[0, 0, 0], m, -1.0))
+    assert float(slope(jnp.float32(0.2))) < -1.0
+
+
 def test_kl_of_gaussians():
     kl = diffusion.gaussian_kl
     assert float(kl(0.3, 0.2, 0.3, 0.2)) == pytest.approx(0)
+    small = float(kl(jnp.float32(0), jnp.float32(1e-3), jnp.float32(0), jnp.float32(0)))
+    assert small == pytest.approx((np.expm1(1e-3) - 1e-3) / 2, rel=1e-3)  # .12 off without expm1
     # KL(N(1, 1) || N(0, 4)) = ln 2 + (1 + 1)/8 - 1/2
     assert float(kl(1.0, 0.0, 0.0, jnp.log(4.0))) == pytest.approx(np.log(2) + 0.25 - 0.5, abs=1e-6)
 
