@@ -259,9 +259,14 @@ def get_config(method="tada"):
     c.sample = ConfigDict()
     c.sample.sampler = "ddim"  # "ddpm" (ancestral), "ddim", "dpmpp_2m", "heun" or "edm_heun"
     c.sample.steps = 100  # noise levels that are visited
-    c.sample.stride = "even"  # which: "even" in t, "logsnr": even in log SNR, "ddim": DDIM's
+    # Which: "auto", the sampler's best; "even" in t, "logsnr": even in log SNR, "tapered": likewise,
+    # with wider steps at both ends, or "ddim": DDIM's
+    c.sample.stride = "auto"
     c.sample.guidance = 1.0  # by the class: 1 none, 0 without a class, above 1 stronger
-    c.sample.label = placeholder(int)  # class of all samples, from 0; None: all classes in turn
+    # Class of all samples, by its name (of a folder, or an npz's own label: "2" is what is called 2
+    # there); where no class is called by a number, a number counts from 0 in the order of the data
+    # report and of classes.json. None: all classes in turn
+    c.sample.label = placeholder(str)
     c.sample.eta = 0.0  # fresh noise of ddim: 0 deterministic, 1 ancestral
     c.sample.clip_x0 = True  # clip x0_hat to [-1, 1]
     c.sample.count = 64  # images in a grid while training; images of --mode=sample

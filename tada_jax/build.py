@@ -29,6 +29,7 @@ from tada_jax import (
     tada,
     unet,
 )
+from tada_jax.data import classes
 from tada_jax.data import order as orders
 from tada_jax.errors import UserError
 from tada_jax.methods import METHODS
@@ -50,7 +51,8 @@ class Parts:
       optimizer: an optax transformation.
       sample: (predict, keys) -> float images, the reverse process.
       guidance: of that, by the class.
-      label: the class of all samples; None: all in turn.
+      label: the number of the class of all samples; None: all in turn.
+      class_names: of the labels, in order; () if they have none.
     """
 
     image_shape: tuple[int, int, int]
@@ -65,6 +67,7 @@ class Parts:
     sample: Callable[..., jax.Array]
     guidance: float = 1.0
     label: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def apply(self, params, z, t, labels=None, condition=None, **options):
         """The network's output for z_t at times t of the schedule; see `unet.UNet`."""
@@ -87,7 +90,7 @@ def _blame(section):
         raise UserError(f"config.{section}: {e}") from e
 
 
-def parts(config, image_shape, num_classes=0, found=None):
+def parts(config, image_shape, num_classes=0, found=None, class_names=()):
     """Builds the parts of a run for images of `image_shape` (H, W, C).
 
     Args:
@@ -95,6 +98,7 @@ def parts(config, image_shape, num_classes=0, found=None):
       image_shape: (H, W, C).
       num_classes: of the labels; 0 without.
       found: what `autoband.find` found for a schedule that follows the profile, if it does.
+      class_names: of the labels, in order; () if they have none.
 
     Raises:
       UserError: naming the field of the configuration that cannot be.
@@ -112,7 +116,8 @@ def parts(config, image_shape, num_classes=0, found=None):
         class_dropout=config.train.class_dropout,
         optimizer=optimizer(config),
         sample=sampler(config, noise, image_shape),
-        **guidance(config, num_classes),
+        **guidance(config, num_classes, class_names),
+        class_names=tuple(class_names),
     )
 
 
@@ -136,7 +141,7 @@ def levels(config):
         return continuous.CONTINUOUS[c.name](**c[c.name], **own)
 
 
-def guidance(config, num_classes):
+def guidance(config, num_classes, class_names=()):
     """The fields of `Parts` by which a class guides samples.
 
     Raises:
@@ -148,10 +153,15 @@ def guidance(config, num_classes):
             f"config.sample.guidance={c.guidance:g} needs a network that was trained with "
             "config.model.class_conditional=True and config.train.class_dropout=0.1: set it to 1"
         )
-    if c.label is not None and not (conditional and 0 <= c.label < num_classes):
-        classes = f"classes 0 .. {num_classes - 1}" if conditional else "no classes"
-        raise UserError(f"config.sample.label={c.label} cannot be: the network has {classes}")
-    return {"guidance": c.guidance, "label": c.label}
+    if c.label is None:
+        return {"guidance": c.guidance, "label": None}
+    if not conditional:
+        raise UserError(
+            f"config.sample.label={c.label} cannot be: the network has no classes, which needs "
+            "config.model.class_conditional=True"
+        )
+    number = classes.number_of(c.label, classes.names(num_classes, class_names))
+    return {"guidance": c.guidance, "label": number}
 
 
 def strength(config, image_shape, found=None):
@@ -311,7 +321,7 @@ def sampled(built, config):
     return dataclasses.replace(
         built,
         sample=sampler(config, built.schedule, built.image_shape),
-        **guidance(config, built.network.num_classes),
+        **guidance(config, built.network.num_classes, built.class_names),
     )
 
 
@@ -331,7 +341,8 @@ def sampler(config, noise, image_shape):
     """The reverse process (predict, keys [B]) -> images [B,H,W,C] in [-1, 1]."""
     c = config.sample
     with _blame("sample"):
-        short = noise.walk(c.steps, stride=c.stride)
+        stride = sampling.stride_for(c.sampler, c.stride)
+        short = noise.walk(c.steps, stride=stride, side=math.sqrt(image_shape[0] * image_shape[1]))
     options = {"eta": c.eta} if c.sampler == "ddim" else {}
     return functools.partial(
         sampling.SAMPLERS[c.sampler],

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 import time
 import zipfile
 
@@ -12,6 +13,8 @@ from PIL import Image
 
 from tada_jax import backend, logs, report, sampling
 from tada_jax.checkpoint import fingerprints
+from tada_jax.data import classes
+from tada_jax.data.cache import digest
 from tada_jax.errors import UserError
 from tada_jax.paths import replacing, write_whole
 
@@ -24,19 +27,21 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
     """`sample(params, numbers, *, seed)` -> uint8 [n,H,W,C] on the host, for image numbers [n].
 
     Image i depends on (seed, i) only, however large the batches are; in a conditional network its
-    class is `parts.label`, or i modulo the number of classes. It raises `NotFinite` rather than
-    return black images. `apply(params, z, t, labels)` may stand in for the network.
+    class is number `parts.label`, or i modulo the number of classes. It raises `NotFinite` rather
+    than return black images. `apply(params, z, t, labels)` may stand in for the network.
     """
-    classes, apply = parts.network.num_classes, apply or parts.apply
+    num_classes, apply = parts.network.num_classes, apply or parts.apply
     variance = parts.loss_options["variance"]
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
     def sample_batch(params, numbers, seed):
         numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
         labels = None
-        if classes:
+        if num_classes:
             labels = (
-                numbers % classes if parts.label is None else jnp.full_like(numbers, parts.label)
+                numbers % num_classes
+                if parts.label is None
+                else jnp.full_like(numbers, parts.label)
             )
         network = sampling.guided(functools.partial(apply, params), parts.guidance, variance)
         predict = lambda z, t: network(z, t, labels)  # noqa: E731
@@ -109,13 +114,14 @@ def to_files(run, count):
       UserError: if they cannot be written, or are not finite.
     """
     c = run.config.sample
-    sampler = f"{c.sampler}{c.steps}{c.stride}" + (f"_eta{c.eta:g}" if c.sampler == "ddim" else "")
+    sampler = f"{c.sampler}{c.steps}{sampling.stride_for(c.sampler, c.stride)}"
+    sampler += f"_eta{c.eta:g}" if c.sampler == "ddim" else ""
     sampler += "" if c.clip_x0 else "_unclipped"
     if run.config.schedule.name == "edm":
         own = run.config.schedule.edm
         sampler += f"_sigma{own.sigma_min:g}-{own.sigma_max:g}-rho{own.rho:g}"
     sampler += "" if c.guidance == 1 else f"_guided{c.guidance:g}"
-    sampler += "" if c.label is None else f"_label{c.label}"
+    sampler += "" if run.parts.label is None else f"_class-{_safe(_class(run).name)}"
     name = f"{sampler}_{run.weights_name}_step{run.sampled_step:07d}_seed{c.seed}"
     folder = run.workdir / "samples" / name
     paths = [folder / f"{i:06d}.png" for i in range(count)]
@@ -126,6 +132,11 @@ def to_files(run, count):
             lambda: [i for i in range(count) if not _is_whole(paths[i], run.parts.image_shape)]
         )
         progress = logs.Progress(len(missing), unit="image", active=backend.is_first())
+        if run.parts.label is not None:
+            progress.say(_class(run).title)
+        warning = unlearnt(run.parts, run.classes, count)
+        if warning:
+            progress.say(f"warning: {warning}")
         if len(missing) < count:
             progress.say(f"{count - len(missing):,} of {count:,} images are there already")
         if missing:
@@ -134,9 +145,34 @@ def to_files(run, count):
     return paths
 
 
+def unlearnt(parts, known, count):
+    """A warning about classes that are drawn though they have no training image; "" if none is.
+
+    Args:
+      parts: `build.Parts`.
+      known: the classes of the data set, `data.classes.Class` each.
+      count: how many samples are drawn.
+    """
+    if not parts.network.num_classes or parts.guidance == 0:
+        return ""
+    return classes.unlearnt(known[:count] if parts.label is None else (known[parts.label],))
+
+
+def _class(run):
+    """The class that all samples of a run are of."""
+    return run.classes[run.parts.label]
+
+
+def _safe(name, most=60):
+    """A name of a class as a part of that of a folder."""
+    name = re.sub(r"[^\w .+-]", lambda match: f"%{ord(match[0]):x}", name)
+    return name if len(name) <= most else f"{name[: most - 9]}-{digest(name)[:8]}"
+
+
 def _discard_others(folder, run):
-    """Deletes samples of other parameters than the run's, and says whose the new ones will be."""
+    """Deletes samples of other parameters or another class, and says whose the new ones will be."""
     mine = "".join(f"{n:08x}" for n in np.asarray(fingerprints(run.sampled_params)))
+    mine += "" if run.parts.label is None else f" class {run.parts.label}"
     mark = folder / "parameters.txt"
     if backend.is_first() and not (mark.exists() and mark.read_text().strip() == mine):
         for path in folder.glob("[0-9]*.png"):

@@ -32,7 +32,7 @@ from tada_jax import (
 )
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, move_aside, restore_one
-from tada_jax.data import inspection
+from tada_jax.data import classes, inspection
 from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
@@ -125,7 +125,11 @@ def plan(config, workdir=None, say=None):
         dataset=dataset,
         order=build.order(config, train_set.labels, len(train_set.images)),
         parts=build.parts(
-            config, train_set.images.shape[1:], dataset.num_classes, found and found.schedule
+            config,
+            train_set.images.shape[1:],
+            dataset.num_classes,
+            found and found.schedule,
+            dataset.class_names,
         ),
         mesh=mesh,
         schedule=found,
@@ -168,6 +172,7 @@ def train(config, workdir):
             stack.callback(snapshots.close)
         if first:
             workdirs.describe(config, workdir_)
+            classes.keep(planned.dataset, workdir_)
             if planned.schedule:
                 autoband.keep(planned.schedule, workdir_)
         first_step = int(state.step)
@@ -257,10 +262,16 @@ def resume_or_init(checkpoints, planned, say):
 
 def _check_data(checkpoints, step, planned):
     """Refuses to go on with other images than those of a checkpoint."""
-    saved = checkpoints.meta(step)
-    if saved["image_digest"] != planned.dataset.digest:
+    saved, dataset = checkpoints.meta(step), planned.dataset
+    if saved["image_digest"] != dataset.digest:
+        renumbered = classes.renumbered(saved["class_names"], dataset.class_names)
+        if renumbered:
+            raise UserError(
+                f"the run in {checkpoints.path.parent} cannot go on with {dataset.source}: "
+                f"{renumbered}: choose another --workdir"
+            )
         raise UserError(
-            f"{planned.dataset.source}: these are not the images that the run in "
+            f"{dataset.source}: these are not the images that the run in "
             f"{checkpoints.path.parent} was trained on, {saved['num_images']:,} of them: restore "
             "them, or choose another --workdir"
         )

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from tada_jax import backend, build, ema, generate, limits, training
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, Damaged, restore_one
+from tada_jax.data import classes
 from tada_jax.errors import UserError
 
 
@@ -48,7 +49,7 @@ class Run:
           seed: of the samples.
           use_ema: take the averaged parameters.
           **options: fields of the configuration's section `sample` that differ from the run's, as
-            sampler="dpmpp_2m", steps=20.
+            sampler="dpmpp_2m", steps=20; `label` is the name or number of a class.
 
         Returns:
           uint8 [count,H,W,C].
@@ -62,14 +63,27 @@ class Run:
         unknown = options.keys() - config.sample.keys()
         if unknown:
             raise UserError(f"sample: {sorted(unknown)[0]!r} is no option of sampling")
+        if options.get("label") is not None:
+            options["label"] = str(options["label"])
         try:
             config.sample.update(options)
         except TypeError as e:
             raise UserError(f"sample: {' '.join(str(e).split())}") from e
-        sampler = generate.make_sampler(
-            build.sampled(self.parts, config), self.mesh, batch_size=config.sample.batch_size
-        )
+        parts = build.sampled(self.parts, config)
+        warning = generate.unlearnt(parts, self.classes, count)
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
+        sampler = generate.make_sampler(parts, self.mesh, batch_size=config.sample.batch_size)
         return sampler(self.ema_params if use_ema else self.params, range(count), seed=seed)
+
+    @functools.cached_property
+    def classes(self):
+        """The classes of the data set, a tuple of `data.classes.Class`.
+
+        Raises:
+          UserError: if the file in which they are kept is damaged.
+        """
+        return classes.kept(self.workdir, classes.names(self.num_classes, self.class_names))
 
     @property
     def weights_name(self):
@@ -203,7 +217,12 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
         meta = _any_meta(checkpoints)
         if meta is None:
             raise UserError(f"{path} holds no checkpoint yet: train first, with --mode=train")
-        parts = build.parts(config, meta["image_shape"], meta["num_classes"])
+        parts = build.parts(
+            config,
+            meta["image_shape"],
+            meta["num_classes"],
+            class_names=tuple(meta["class_names"]),
+        )
         mesh = backend.data_mesh(jax.device_count())
         widths = config.ema.widths
         like = jax.eval_shape(lambda: training.init_state(parts, config.seed, widths=widths))

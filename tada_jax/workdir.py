@@ -132,7 +132,11 @@ def read_config(path):
             return {key: from_json(value) for key, value in tree.items()}
         return tuple(map(from_json, tree)) if isinstance(tree, list) else tree
 
-    return ConfigDict(from_json(_saved(path))).lock()
+    saved = from_json(_saved(path))
+    sample = saved.get("sample", {})
+    if sample.get("label") is not None:  # a number, in runs from before classes had names
+        sample["label"] = str(sample["label"])
+    return ConfigDict(saved).lock()
 
 
 def _saved(path):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tada_jax import data
+from tada_jax.data import classes
 from tada_jax.data.base import Rows
 from tada_jax.errors import UserError
 
@@ -78,6 +79,26 @@ def test_a_test_split_need_not_have_every_class(tmp_path):
     np.savez(tmp_path / "set.npz", x=IMAGES[:15], y=labels, x_test=IMAGES[:2], y_test=test_labels)
     dataset = data.load("images", path=str(tmp_path / "set.npz"))
     assert dataset.class_names == ("5", "7", "9") and dataset.test.labels.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("values", [(1, 2, 3), (0, 2, 7), (2, 10, 100)])
+def test_the_labels_of_a_npz_stay_the_names_of_its_classes(values, tmp_path):
+    labels = np.resize(values, 20)
+    np.savez(tmp_path / "set.npz", images=IMAGES, labels=labels)
+    dataset = data.load("images", path=str(tmp_path / "set.npz"), test_fraction=0.3)
+    assert dataset.class_names == tuple(map(str, values))
+    for split in (dataset.train, dataset.test):
+        for image, number in zip(split.images, split.labels):
+            (row,) = np.flatnonzero((image == IMAGES).all((1, 2, 3)))
+            assert values[number] == labels[row]
+    for number, value in enumerate(values):
+        assert classes.number_of(value, dataset.class_names) == number
+
+
+def test_labels_that_are_all_the_same_are_left_out_aloud(tmp_path):
+    np.savez(tmp_path / "set.npz", images=IMAGES, labels=np.full(20, 5))
+    dataset = data.load("images", path=str(tmp_path / "set.npz"))
+    assert dataset.num_classes == 0 and dataset.source.endswith("left out, since all are 5")
 
 
 def test_a_name_of_its_own_beside_a_test_split(tmp_path):

@@ -573,6 +573,35 @@ def test_classes(tmp_path, names, labels):
         assert dataset.num_classes == len(dataset.class_names) == 2
 
 
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        [str(n) for n in range(12)],
+        ["a1b2", "a1b10", "a2", "a10", "b"],
+        ["01", "1", "1a", "2", "10", "cat"],
+        ["class 9", "class 10", "class 100"],
+    ],
+)
+def test_classes_are_in_natural_order(tmp_path, ordered):
+    dataset = load(write(tmp_path / "a", pngs(*(f"{name}/x.png" for name in ordered))))
+    assert dataset.class_names == tuple(ordered)
+    of_images = [dataset.class_names[number] for number in dataset.train.labels]
+    assert of_images == sorted(ordered)  # that of the files
+
+
+def test_folders_that_are_no_classes_are_named(tmp_path):
+    files = pngs("cat/1.png", "cat/2.png", "dog/1.png")
+    root = write(tmp_path / "a", files | {"bird/1.png": b"torn"})
+    dataset = load(root, unreadable="skip")
+    assert dataset.class_names == ("cat", "dog")
+    assert "no image can be read: 'bird'" in dataset.source
+    beside = load(write(tmp_path / "b", pngs("1.png", "cat/1.png", "dog/1.png")))
+    assert beside.source.endswith("no classes, since 1 images lie beside the sub-folders")
+    alone = write(tmp_path / "c", pngs("cat/1.png", "cat/2.png") | {"bird/1.png": b"torn"})
+    dataset = load(alone, unreadable="skip")
+    assert dataset.num_classes == 0 and "no image can be read: 'bird'" in dataset.source
+
+
 def test_the_file_system_does_not_order(tmp_path, monkeypatch):
     files = pngs(*(f"{n}.png" for n in range(12)), "b/1.png", "a/1.png", "a-/1.png")
     root = write(tmp_path / "a", files)

@@ -133,7 +133,7 @@ def test_a_sound_set_needs_no_advice():
 GREY = smooth(300, channels=1).repeat(3, 3)
 FLAT = smooth(300)
 FLAT[:10] = np.arange(10)[:, None, None, None] * 20
-LABELS = np.array([0] * 280 + [1] * 20)
+LABELS = np.array([0] * 250 + [1] * 20 + [0, 1] * 15)
 SIZES = np.full((300, 2), 20)
 
 
@@ -182,6 +182,55 @@ def test_what_was_read_is_told():
         "4.png: torn",
         "and 2 more",
         "3 passed over",
-        "2: cat 280, dog 20",
+        "2, as number: name (training images)",
+        "0: 'cat' (250), 1: 'dog' (20)",
     ):
         assert part in text, text
+
+
+def classes_of(sizes, held_out, names=()):
+    """A data set with so many training and held-out images of each class."""
+    labels = np.concatenate([np.repeat(np.arange(len(n)), n) for n in (sizes, held_out)])
+    fields = {"num_classes": len(sizes), "labels": labels, "class_names": names}
+    return dataset(smooth(len(labels)), held_out=sum(held_out), **fields)
+
+
+def report(*args):
+    found = inspection.inspect(classes_of(*args), batch_size=8)
+    return "\n".join(found.lines()), " | ".join(found.advice)
+
+
+def test_classes_are_counted_on_training_images():
+    text, advised = report([120, 0, 110, 0], [10, 11, 9, 0], ("1", "2", "3", "x"))
+    assert "4, as number: name (training images)" in text
+    assert "0: '1' (120), 1: '2' (0), 2: '3' (110), 3: 'x' (0)" in text
+    assert "2 of 4 classes have no training image ('2', 'x')" in advised
+    assert "train_size" in advised
+    assert "no held-out image" not in advised  # what cannot be learnt need not be measured
+    assert "balanced" not in advised  # two classes of about the same size
+
+
+def test_the_numbers_of_classes_are_not_named_twice():
+    text, advised = report([60, 70, 50], [10, 10, 10])
+    assert "0 (60), 1 (70), 2 (50)" in text and not advised
+
+
+def test_imbalance_is_of_training_images():
+    _, advised = report([200, 10], [10, 100])  # 210 and 110 in all
+    assert "the largest class has 200 training images, the smallest 10: " in advised
+    assert "balanced" not in report([95, 10], [105, 10])[1]  # 200 and 20 in all
+
+
+def test_classes_without_a_held_out_image_are_named_with_the_remedy():
+    _, advised = report([100, 5, 7, 90], [20, 0, 0, 10], ("a", "b", "c", "d"))
+    assert "2 of 4 classes have no held-out image ('b', 'c')" in advised
+    assert "raise config.data.test_fraction (1 of 5 is held out from 0.2 on)" in advised
+    _, advised = report([100, 1], [20, 0])
+    assert "('1')" in advised and "add images" in advised and "test_fraction" not in advised
+    _, advised = report([60, 60], [0, 0])  # which has a line already
+    assert "no image is held out" in advised and "held-out image (" not in advised
+
+
+def test_a_hundred_and_more_classes_are_shortened():
+    text, _ = report([3] * 120, [1] * 120)
+    assert "98 (3), ... 119 (3)" in text and "99 (3)" not in text

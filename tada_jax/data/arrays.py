@@ -24,8 +24,8 @@ def load(options: Options) -> Dataset:
 
     Images are uint8 [N,H,W,C] or [N,H,W]; a .npy stays on disk, memory-mapped. In a .npz they are
     called as in `IMAGES` or are the only array that can be images; labels as in `LABELS`, any
-    whole numbers from 0; a test split as in `TEST_IMAGES` and `TEST_LABELS`. RGBA is laid over
-    `options.background` and kept in the cache.
+    whole numbers from 0, which stay the names of their classes; a test split as in `TEST_IMAGES`
+    and `TEST_LABELS`. RGBA is laid over `options.background` and kept in the cache.
 
     Raises:
       UserError: naming the file and what is wrong with it.
@@ -119,6 +119,8 @@ def _dataset(path, options, found, labels=None, test_images=None, test_labels=No
         f"{path.name}: {len(train.images):,} training + {len(test.images):,} held-out images, "
         f"{'x'.join(map(str, found.shape[1:]))}"
     )
+    if labels is not None and numbers is None:
+        source += f"; labels left out, since all are {labels[0]}"
     return Dataset(path.stem, train, test, len(values), source, tuple(map(str, values)))
 
 

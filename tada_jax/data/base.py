@@ -112,6 +112,8 @@ class Dataset:
       source: one line that says where the data came from and how many there are.
       class_names: of the labels, if they have names.
       reading: what reading the files brought to light, if files were read.
+      standard_names: whether every copy of the data set has these names, so that they tell no two
+        of them apart.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Dataset:
     source: str
     class_names: tuple[str, ...] = ()
     reading: Reading | None = None
+    standard_names: bool = False
 
     @functools.cached_property
     def digest(self) -> str:
@@ -131,7 +134,8 @@ class Dataset:
             for start in range(0, len(images), 1024)
         )
         labels = b"" if labels is None else np.ascontiguousarray(labels).tobytes()
-        return digest(str(images.shape), labels, repr(self.class_names), *chunks)
+        names = () if self.standard_names else self.class_names
+        return digest(str(images.shape), labels, repr(names), *chunks)
 
 
 def hold_out(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:

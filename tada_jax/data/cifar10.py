@@ -15,6 +15,18 @@ from tada_jax.paths import cache_dir
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 _SIZE = "162 MiB"
+_CLASSES = (  # in the order of batches.meta
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 _OFFICIAL_COUNTS = (50_000, 10_000)
 _EXPECTED = (
     "expected cifar-10-binary.tar.gz or cifar-10-python.tar.gz as published, "
@@ -99,4 +111,5 @@ def _read_complete(path: pathlib.Path) -> tuple[Split, Split]:
 
 def _dataset(train: Split, test: Split, source: str) -> Dataset:
     counts = f"{len(train.images):,} training + {len(test.images):,} test images"
-    return Dataset("cifar10", train, test, 10, f"{source}, {counts}")
+    source = f"{source}, {counts}"
+    return Dataset("cifar10", train, test, 10, source, _CLASSES, standard_names=True)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from tada_jax.data import images
+from tada_jax.data import classes, images
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
@@ -40,8 +40,8 @@ def load(options: Options) -> Dataset:
     """Loads the images in the folder or zip at `options.path`, `test_fraction` held out.
 
     Images are sorted by their names relative to the root. The first folder below whatever all
-    images have in common is an image's class; there are no classes if there are fewer than two, or
-    if images lie beside their folders.
+    images have in common is an image's class, in natural order (2 before 10); there are no classes
+    if there are fewer than two, or if images lie beside their folders.
 
     Without `options.resolution`, images of one common size keep it, up to the `fit`; else it is the
     largest power of two, at least 8, that does not exceed the median of the shorter sides (for
@@ -67,7 +67,8 @@ def load(options: Options) -> Dataset:
     if skipped and options.unreadable == "refuse":
         raise _unreadable(path, skipped, len(files.names))
 
-    labels, class_names = _classes(facts["names"])
+    labels, class_names, clause = _classes(facts["names"])
+    clause += _unread_folders(files.names, facts["names"])
     train, test = hold_out(Split(pixels, labels), options.test_fraction, options.seed)
     reading = Reading(
         np.asarray(facts["sizes"], np.int32), facts["modes"], skipped, files.other_files
@@ -79,7 +80,8 @@ def load(options: Options) -> Dataset:
         test,
         len(class_names),
         f"{name}: {len(train.images):,} training + {len(test.images):,} held-out images, "
-        + _describe(pixels.shape[1:], len(class_names), reading, options),
+        + _describe(pixels.shape[1:], len(class_names), reading, options)
+        + clause,
         class_names,
         reading,
     )
@@ -112,14 +114,30 @@ def _unreadable(path, skipped, total) -> UserError:
     )
 
 
-def _classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels, int32 [N], and class names; None and () if there are fewer than two classes."""
+def _classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...], str]:
+    """(labels int32 [N], class names, a clause if folders are no classes, for the source).
+
+    Labels are None and there are no names if there are fewer than two classes.
+    """
     folders = [name.split("/")[:-1] for name in names]
     depth = len(os.path.commonprefix(folders))
-    if any(len(parts) == depth for parts in folders):
-        return None, ()
-    class_names, labels = np.unique([parts[depth] for parts in folders], return_inverse=True)
-    return labels.astype(np.int32), tuple(class_names.tolist())
+    beside = sum(len(parts) == depth for parts in folders)
+    if beside:
+        clause = f"; no classes, since {beside:,} images lie beside the sub-folders"
+        return None, (), clause if beside < len(folders) else ""
+    of_each = [parts[depth] for parts in folders]
+    class_names = sorted(set(of_each), key=classes.natural)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    return np.array([numbers[name] for name in of_each], np.int32), tuple(class_names), ""
+
+
+def _unread_folders(listed: list[str], read: list[str]) -> str:
+    """A clause on sub-folders in which no image can be read, for the source; "" if none."""
+    depth = len(os.path.commonprefix([name.split("/")[:-1] for name in listed]))
+    ways = ([name.split("/")[:-1] for name in some] for some in (listed, read))
+    before, after = ({parts[depth] for parts in some if len(parts) > depth} for some in ways)
+    lost = sorted(before - after, key=classes.natural)
+    return f"; no classes, since no image can be read: {classes.listed(lost)}" if lost else ""
 
 
 # Listing

@@ -1,12 +1,14 @@
 """The data report: what a data set is, and what will go wrong with it, before any training."""
 
 import dataclasses
+import math
 import time
 
 import numpy as np
 
 from tada_jax import logs
-from tada_jax.data.base import Dataset
+from tada_jax.data import classes
+from tada_jax.data.base import Dataset, Split
 from tada_jax.data.cache import digest
 
 CHUNK = 1024  # images that are looked at together, ...
@@ -22,6 +24,7 @@ NEIGHBOURS = 32
 WAITING = 2**18  # candidates that are collected before they are compared, ...
 COMPARED = 4096  # ... this many at once
 NEAR_EXAMPLES = 3
+CLASSES_SHOWN, CLASSES_A_LINE = 100, 10
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB (ITU-R 601)
 
 
@@ -67,6 +70,23 @@ def inspect(dataset: Dataset, *, batch_size: int) -> Inspection:
     facts = [*_describe(dataset, seen), *_alike(seen, exact, near, mirrored, complete)]
     advice = _advise(dataset, seen, batch_size, exact, near)
     return Inspection(tuple(facts), tuple(advice), exact, near, mirrored, not complete)
+
+
+def alike(images, *, mirrored=False):
+    """Which images of a set look alike, by the rules of the report.
+
+    Args:
+      images: uint8 [N,H,W,C], N at least 1.
+      mirrored: whether those count too that look alike once one of them is mirrored.
+
+    Returns:
+      int [P,2], positions.
+    """
+    none = images[:0]
+    split, empty = Split(images, None), Split(none, None)
+    seen = _Seen(Dataset("", split, empty, 0, ""))
+    near, turned, _ = _near(seen)
+    return np.concatenate([_exact(seen.digests), near, *([turned] if mirrored else [])])
 
 
 def _straddling(seen, pairs):
@@ -246,10 +266,7 @@ def _describe(dataset, seen):
             yield "skipped", f"and {len(reading.skipped) - 5:,} more"
         if reading.other_files:
             yield "other files", f"{reading.other_files:,} passed over, by their names no images"
-    if dataset.num_classes:
-        yield "classes", _classes(dataset)
-    else:
-        yield "classes", "none"
+    yield from _classes(classes.of(dataset))
 
 
 def _sizes(sizes, shape):
@@ -269,19 +286,17 @@ def _sizes(sizes, shape):
     return ", ".join(words)
 
 
-def _class_counts(dataset):
-    labels = [s.labels for s in (dataset.train, dataset.test) if s.labels is not None]
-    return np.bincount(np.concatenate(labels), minlength=dataset.num_classes)
-
-
-def _classes(dataset, shown=8):
-    counts = _class_counts(dataset)
-    names = dataset.class_names or tuple(map(str, range(len(counts))))
-    order = np.argsort(-counts, kind="stable")
-    words = [f"{names[i]} {counts[i]:,}" for i in order]
-    if len(words) > shown:
-        words = [*words[: shown - 2], "...", words[-1]]
-    return f"{dataset.num_classes}: {', '.join(words)}"
+def _classes(known):
+    """How each class is numbered and called, and its training images, some classes a line."""
+    if not known:
+        yield "classes", "none"
+        return
+    words = [f"{one.title.removeprefix('class ')} ({one.train:,})" for one in known]
+    if len(words) > CLASSES_SHOWN:
+        words = [*words[: CLASSES_SHOWN - 1], f"... {words[-1]}"]
+    lines = [words[i : i + CLASSES_A_LINE] for i in range(0, len(words), CLASSES_A_LINE)]
+    yield "classes", f"{len(known):,}, as number: name (training images)"
+    yield from (("", ", ".join(line)) for line in lines)
 
 
 def _alike(seen, exact, near, mirrored, complete):
@@ -351,12 +366,41 @@ def _advise(dataset, seen, batch_size, exact, near):
                 f"the classes are called {', '.join(dataset.class_names)}: if these are splits, "
                 "name one of the folders in config.data.path"
             )
-        counts = _class_counts(dataset)
-        if counts.max() > 10 * max(1, counts.min()):
-            yield (
-                f"the largest class has {counts.max():,} images, the smallest {counts.min():,}: "
-                "config.data.order=balanced shows both equally often"
+        yield from _advise_on_classes(classes.of(dataset), held)
+
+
+def _advise_on_classes(known, held):
+    """Classes that cannot be learnt, or of which nothing can be measured."""
+    absent = [one for one in known if not one.train]
+    if absent:
+        yield (
+            f"{len(absent):,} of {len(known):,} classes have no training image "
+            f"({_listed(absent)}), so that a network cannot learn them: add images of them, or "
+            "raise config.data.train_size if it is set"
+        )
+    unseen = [one for one in known if one.train and not one.held_out]
+    if unseen and held:
+        size = min((one.train for one in unseen if one.train > 1), default=None)
+        yield (
+            f"{len(unseen):,} of {len(known):,} classes have no held-out image "
+            f"({_listed(unseen)}), so that memorisation of them cannot be seen: add images of them"
+            + (
+                f", or raise config.data.test_fraction (1 of {size} is held out from "
+                f"{math.ceil(100 / size) / 100:g} on)"
+                if size
+                else ""
             )
+        )
+    counts = [one.train for one in known if one.train]
+    if max(counts) > 10 * min(counts):
+        yield (
+            f"the largest class has {max(counts):,} training images, the smallest "
+            f"{min(counts):,}: config.data.order=balanced shows both equally often"
+        )
+
+
+def _listed(some):
+    return classes.listed(one.name for one in some)
 
 
 def _bytes(size):

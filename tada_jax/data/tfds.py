@@ -39,8 +39,7 @@ def load(options: Options) -> Dataset:
         train_name = "train" if "train" in splits else splits[0]
         classes = prepared.class_names(folder)
         train = _read(folder, train_name, options)
-        if train.labels is not None and train.labels.max() >= len(classes):
-            raise ValueError(f"{folder} names {len(classes)} classes, but has a label beyond them")
+        _check_labels(folder, train, classes)
         # Whatever was left open was settled by the training images.
         h, w, c = train.images.shape[1:]
         settled = dataclasses.replace(
@@ -50,6 +49,7 @@ def load(options: Options) -> Dataset:
         for other in ("test", "validation"):
             if test is None and other in splits and other != train_name:
                 found = _read(folder, other, settled)
+                _check_labels(folder, found, classes)
                 complete = found.labels is None or (found.labels >= 0).all()
                 test = found if complete or unlabelled else None
     except ValueError as error:
@@ -74,6 +74,11 @@ def load(options: Options) -> Dataset:
     )
     title = name.replace("/", "-").replace(":", "-")
     return Dataset(title, train, test, len(classes), source, tuple(classes))
+
+
+def _check_labels(folder, split, classes):
+    if split.labels is not None and split.labels.max() >= len(classes):
+        raise ValueError(f"{folder} names {len(classes)} classes, but has a label beyond them")
 
 
 def _find(options):
