@@ -14,11 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax.schedule import Schedule
+from tada_jax.schedule import Schedule, tapered
 
 TIMES = ("uniform", "logit_normal")
+STRIDES = ("even", "logsnr", "tapered")
 NEAREST = 1e-6  # to 0 and 1 that a time of `Flow` comes: single precision needs 1 - t
 MOST = 30.0  # log SNR of either sign, beyond which single precision loses image or noise
+
+
+def _even_in_tapered(first, last, steps, side):
+    """Log SNRs, float64 [steps], from the first to the last, evenly spaced in `tapered`."""
+    fine = np.linspace(last, first, 10_001)
+    length = tapered(fine, side)
+    between = np.interp(np.linspace(length[-1], length[0], steps)[1:-1], length, fine)
+    return np.concatenate([[first], between, [last]])
 
 
 class Continuous:
@@ -37,23 +46,28 @@ class Continuous:
         """Its noise amplitude, a standard deviation."""
         return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
 
-    def walk(self, steps, *, stride="even"):
+    def walk(self, steps, *, stride="even", side=None):
         """The discrete schedule of a sampler.
 
         Args:
           steps: noise levels, at least 2; the last step, to no noise, comes after them.
-          stride: "even" in the formulation's own grid, or "logsnr": even in log SNR.
+          stride: "even" in the formulation's own grid, "logsnr": even in log SNR, or "tapered": in
+            `schedule.tapered`.
+          side: of the images in pixels, for "tapered".
 
         Raises:
           ValueError: if there is no such schedule.
         """
         if steps < 2:
             raise ValueError(f"cannot walk in {steps} steps, 2 are the fewest")
-        if stride not in ("even", "logsnr"):
-            raise ValueError(f'stride must be "even" or "logsnr" in continuous time: {stride!r}')
+        if stride not in STRIDES:
+            known = ", ".join(STRIDES)
+            raise ValueError(f"stride must be one of {known} in continuous time: {stride!r}")
         t = self.grid(steps)
         if stride == "logsnr":
             t = self._time(np.linspace(*self.ends[::-1], steps))
+        elif stride == "tapered":
+            t = self._time(_even_in_tapered(*self.ends[::-1], steps, side))
         r = np.asarray(self._logsnr(t))
         return Schedule(1.0 / (1.0 + np.exp(-r)), t.astype(np.float32), steps)
 

@@ -27,6 +27,7 @@ CHOICES = {
     "diffusion.variance": diffusion.VARIANCES,
     "diffusion.weighting": diffusion.WEIGHTINGS,
     "sample.sampler": sampling.SAMPLERS,
+    "sample.stride": ("auto", *schedule.STRIDES),
     "model.dtype": ("float32", "bfloat16"),
     "model.attention_order": ("legacy", "new"),
     "data.order": orders.ORDERS,

@@ -166,8 +166,8 @@ class _Rows(NamedTuple):
     last: np.ndarray
 
 
-def _walk(predict, keys, rows, *, schedule, shape, **reading):
-    """Runs z_T -> z_0 through the rows; float32 [B,H,W,C]."""
+def _walk(predict, keys, rows, *, schedule, shape, start=1.0, **reading):
+    """Runs z_T -> z_0 through the rows, from noise times `start`; float32 [B,H,W,C]."""
     reading = Reading(**reading)
 
     def body(carry, row):
@@ -177,7 +177,7 @@ def _walk(predict, keys, rows, *, schedule, shape, **reading):
         return (row.keep * z + row.new * x0 + row.last * last, x0), None
 
     rows = _Rows(jnp.asarray(rows.t), *(jnp.asarray(c, jnp.float32) for c in rows[1:]))
-    z = _noise(keys, 0, shape)
+    z = _noise(keys, 0, shape) * start
     (z, _), _ = jax.lax.scan(body, (z, jnp.zeros_like(z)), rows)
     return z
 
@@ -197,11 +197,19 @@ def _step_lengths(schedule):
 
 
 def _dpmpp_2m_rows(schedule):
-    """x0_hat is extrapolated linearly to the middle, in lambda, of each step."""
+    """x0_hat is extrapolated linearly to the middle, in lambda, of each step.
+
+    Not so in the first step and in the one to sigma = 0; nor in the step to t = 0 where it is a
+    leap, more than twice as long as the step before. There x0_hat settles exponentially, so that a
+    line through its last change overshoots, and nothing after it makes up for that; and a single
+    step of first order leaves the order of the whole as it is.
+    """
     keep, new = _first_order(schedule)
     h = _step_lengths(schedule)
-    ahead = np.zeros(len(schedule))  # none in the first step and in the one to sigma = 0
+    ahead = np.zeros(len(schedule))
     ahead[1:-1] = h[:-1] / (2.0 * h[1:])
+    if ahead[1:2] > 1.0:
+        ahead[1] = 0.0
     t = np.arange(len(schedule))[::-1]
     return _Rows(t, keep[t], (new * (1.0 + ahead))[t], (-new * ahead)[t])
 
@@ -209,8 +217,9 @@ def _dpmpp_2m_rows(schedule):
 def dpmpp_2m(predict, keys, *, schedule, shape, **reading):
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): one evaluation a step.
 
-    Second order; the first step and the last, to sigma = 0, are DDIM's. Deterministic given z_T.
-    Arguments as `ddpm`; a learned variance is ignored.
+    Second order; the first step and the last, to sigma = 0, are DDIM's, and so is the one before
+    where it is more than twice as long as its predecessor. Deterministic given z_T. Arguments as
+    `ddpm`; a learned variance is ignored.
     """
     rows = _dpmpp_2m_rows(schedule)
     return _walk(predict, keys, rows, schedule=schedule, shape=shape, **reading)
@@ -250,12 +259,16 @@ def heun(predict, keys, *, schedule, shape, **reading):
 def edm_heun(predict, keys, *, schedule, shape, **reading):
     """EDM's Heun, without fresh noise (Karras et al. 2022, algorithm 1).
 
+    It starts at y = sigma_max n, which is noise alone, so at z_T = sigma_T n; the other samplers
+    start at the variance of z_T, 1.
+
     It has the variables z / alpha and sigma / alpha, where corrections grow like exp(h) with the
     step h in lambda: good down EDM's own levels, but few steps down a schedule that begins far
     above its sigma of 80 end in noise (`benchmarks/solvers.py`). Otherwise as `heun`.
     """
     rows = _heun_rows(schedule, _trapezoidal)
-    return _walk(predict, keys, rows, schedule=schedule, shape=shape, **reading)
+    start = float(np.sqrt(1.0 - schedule.alpha_bar[-1]))
+    return _walk(predict, keys, rows, schedule=schedule, shape=shape, start=start, **reading)
 
 
 SAMPLERS = {
@@ -265,6 +278,21 @@ SAMPLERS = {
     "heun": heun,
     "edm_heun": edm_heun,
 }
+
+
+# The best stride of each sampler (`docs/sampling.md`); that of EDM's Heun is EDM's grid.
+BEST_STRIDES = {
+    "ddpm": "even",
+    "ddim": "even",
+    "dpmpp_2m": "tapered",
+    "heun": "tapered",
+    "edm_heun": "even",
+}
+
+
+def stride_for(sampler, stride):
+    """The stride of a walk: "auto" stands for the sampler's best, any other for itself."""
+    return BEST_STRIDES[sampler] if stride == "auto" else stride
 
 
 def to_uint8(x):

@@ -97,9 +97,9 @@ class Schedule:
 
     # Sampling: which timesteps.
 
-    def walk(self, steps, *, stride="even"):
+    def walk(self, steps, *, stride="even", side=None):
         """The shorter schedule of a sampler, see `respace`."""
-        return respace(self, steps, stride=stride)
+        return respace(self, steps, stride=stride, side=side)
 
     def nearest(self, logsnr):
         """The timesteps nearest to some levels [R]; those beyond the ends are left out.
@@ -192,7 +192,11 @@ def make(name, total_timesteps=1000):
     return SCHEDULES[name](total_timesteps)
 
 
-def respace(schedule, steps, *, stride="even"):
+STRIDES = ("even", "logsnr", "tapered", "ddim")
+FINEST = 8.0  # log SNR at which details of two grey levels drown: -2 ln(2 / 127.5), rounded
+
+
+def respace(schedule, steps, *, stride="even", side=None):
     """A shorter schedule over a subset of the timesteps, for sampling (Improved DDPM, section 4).
 
     The network still sees the original indices.
@@ -201,8 +205,10 @@ def respace(schedule, steps, *, stride="even"):
       schedule: the full schedule.
       steps: how many timesteps to keep, 2 .. T.
       stride: "even" spreads round(i (T-1)/(steps-1)) over the whole range; "logsnr" takes the
-        timesteps nearest to an even grid in log SNR, both ends included; "ddim" takes the integer
-        stride that gives exactly `steps` indices from 0 (DDIM's choice).
+        timesteps nearest to an even grid in log SNR, both ends included; "tapered" likewise, with
+        steps that widen towards both ends (see `tapered`); "ddim" takes the integer stride that
+        gives exactly `steps` indices from 0 (DDIM's choice).
+      side: of the images in pixels, for "tapered".
 
     Raises:
       ValueError: if no such subset exists.
@@ -213,26 +219,57 @@ def respace(schedule, steps, *, stride="even"):
     if stride == "even":
         kept = [round(i * (total - 1) / (steps - 1)) for i in range(steps)]
     elif stride == "logsnr":
-        kept = _even_in_logsnr(schedule.log_snr_table, steps)
+        kept = _even_in(schedule.log_snr_table, steps)
+    elif stride == "tapered":
+        kept = _even_in(tapered(schedule.log_snr_table, side), steps)
     elif stride == "ddim":
         fits = (range(0, total, s) for s in range(1, total) if len(range(0, total, s)) == steps)
         kept = next(fits, None)
         if kept is None:
             raise ValueError(f"no integer stride over {total} timesteps gives {steps} of them")
     else:
-        raise ValueError(f'stride must be "even", "logsnr" or "ddim", got {stride!r}')
+        raise ValueError(f"stride must be one of {', '.join(STRIDES)}, got {stride!r}")
     kept = np.asarray(kept, np.int32)
     return Schedule(schedule.alpha_bar[kept], schedule.timesteps[kept], schedule.total_timesteps)
 
 
-def _even_in_logsnr(log_snr_table, steps):
-    """`steps` distinct indices whose log SNRs are about evenly spaced, ends included.
+def tapered(logsnr, side):
+    """The scale on which the steps of stride "tapered" are even; increases with the log SNR.
+
+    The error that one step h of a second-order solver leaves in the image is about h^3 times the
+    bend of x0_hat over log SNR times the share of a change of z that lasts until the end. For
+    Gaussian data both factors are level while structures emerge, and their product falls like the
+    SNR below the noise in which the largest structure drowns, and like 1 / SNR above that of the
+    finest detail: steps of equal error grow there with its third root. The largest structure fills
+    the image; its amplitude, summed over side^2 pixels, drowns in noise of sigma / alpha = side.
+
+    Args:
+      logsnr: float64, any shape.
+      side: of the images in pixels, or the root of their number of pixels.
+
+    Returns:
+      Float64 of the same shape: lengths in log SNR, less where steps are wider.
+
+    Raises:
+      ValueError: without a side.
+    """
+    if side is None:
+        raise ValueError('stride "tapered" needs the side of the images')
+    r = np.linspace(-60.0, 60.0, 24_001)
+    coarsest = -2.0 * np.log(side)
+    density = ((1.0 + np.exp(coarsest - r)) * (1.0 + np.exp(r - FINEST))) ** (-1.0 / 3.0)
+    length = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2.0 * np.diff(r)))
+    return np.interp(logsnr, r, length)
+
+
+def _even_in(table, steps):
+    """`steps` distinct indices of a decreasing table, about evenly spaced in it, ends included.
 
     Where neighbours are farther apart than the grid's spacing, as at a schedule's ends, several
     points of the grid would find the same timestep. Such a gap counts as one step, and the points
     that this saves make the rest of the grid finer.
     """
-    gaps = -np.diff(log_snr_table)
+    gaps = -np.diff(table)
     widest = np.sort(gaps)[::-1]
     rest = np.cumsum(widest[::-1])[::-1]  # [k]: the range without its k widest gaps
     spacings = rest[: steps - 1] / np.arange(steps - 1, 0, -1)  # if these are single steps

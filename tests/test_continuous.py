@@ -81,7 +81,11 @@ def test_walks():
         steps = np.diff(even.log_snr_table)
         np.testing.assert_allclose(steps, steps[0], rtol=1e-4)
         np.testing.assert_allclose(even.log_snr_table[[-1, 0]], process.ends, rtol=1e-6)
-        for wrong in (dict(steps=1), dict(steps=5, stride="ddim")):
+        short = process.walk(20, stride="tapered", side=16)
+        steps = np.diff(schedule.tapered(short.log_snr_table, 16))
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+        np.testing.assert_allclose(short.log_snr_table[[-1, 0]], process.ends, rtol=1e-6)
+        for wrong in (dict(steps=1), dict(steps=5, stride="ddim"), dict(steps=5, stride="tapered")):
             with pytest.raises(ValueError):
                 process.walk(**wrong)
 
@@ -262,7 +266,7 @@ def test_edms_heun_is_its_algorithm_1():
     found = sampling.edm_heun(
         predict, keys, schedule=target, shape=(2, 2, 1), parameterisation="x0", clip_x0=False
     )
-    y = np.asarray(sampling._noise(keys, 0, (2, 2, 1)), np.float64) * np.sqrt(1 + sigma[0] ** 2)
+    y = np.asarray(sampling._noise(keys, 0, (2, 2, 1)), np.float64) * sigma[0]
     for here, there in zip(sigma[:-1], sigma[1:]):
         slope = (y - denoise(y, here)) / here
         ahead = y + (there - here) * slope
@@ -271,6 +275,19 @@ def test_edms_heun_is_its_algorithm_1():
             ahead = y + (there - here) * slope
         y = ahead
     np.testing.assert_allclose(found, y, atol=2e-4)
+    # From two levels y is seen to start at sigma n, not at sqrt(1 + sigma^2) n: x0_hat = z tells.
+    few = continuous.Edm(sigma_min=0.5, sigma_max=1.0).walk(2)
+    options = {"schedule": few, "shape": (2, 2, 1), "parameterisation": "x0", "clip_x0": False}
+    seen = []
+
+    def tell(z, t):
+        jax.debug.callback(lambda z: seen.append(np.asarray(z)), z, ordered=True)
+        return z
+
+    jax.block_until_ready(sampling.edm_heun(tell, keys, **options))
+    jax.effects_barrier()
+    n = np.asarray(sampling._noise(keys, 0, (2, 2, 1)))
+    np.testing.assert_allclose(seen[0], n * 1.0 / np.sqrt(1 + 1.0**2), rtol=1e-6)
     assert process.ends == pytest.approx((-2 * np.log(80), -2 * np.log(0.002)))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import sampling, schedule
+from tada_jax import continuous, sampling, schedule
 
 MEAN, STD = 0.3, 0.2  # of the pixels of the data
 SHAPE = (4, 3, 1)
@@ -152,12 +152,17 @@ def test_order_of_convergence_to_the_exact_flow(name, order, grid):
 
 
 def dpmpp_2m_in_float64(x0_hat, z, alpha, sigma, lam):
-    """Algorithm 2 of Lu et al. as printed, on [steps] from noise to image."""
+    """Algorithm 2 of Lu et al. as printed, on [steps] from noise to image.
+
+    But the step to t = 0 is of first order where it is a leap.
+    """
     x = [x0_hat(z, alpha[0], sigma[0])]
     for i in range(1, len(lam)):
         h, d = lam[i] - lam[i - 1], x[-1]
         if i > 1:
             r = (lam[i - 1] - lam[i - 2]) / h
+            if i == len(lam) - 1 and r < 0.5:
+                r = np.inf
             d = (1 + 1 / (2 * r)) * x[-1] - 1 / (2 * r) * x[-2]
         z = sigma[i] / sigma[i - 1] * z - alpha[i] * (np.exp(-h) - 1) * d
         x.append(x0_hat(z, alpha[i], sigma[i]))
@@ -175,12 +180,13 @@ def heun_in_float64(x0_hat, z, alpha, sigma, lam):
     return x0_hat(z, alpha[-1], sigma[-1])
 
 
+@pytest.mark.parametrize("first", [3, 12])  # the step to t = 0 is a leap, or not
 @pytest.mark.parametrize("name", SOLVERS)
-def test_solvers_are_the_papers_on_uneven_steps(name):
+def test_solvers_are_the_papers_on_uneven_steps(name, first):
     """The order alone would not see h_last / h inverted, nor an alpha of the other end."""
     reference = {"dpmpp_2m": dpmpp_2m_in_float64, "heun": heun_in_float64}[name]
     full = schedule.make("cosine", 200)
-    kept = np.array([0, 3, 20, 25, 80, 110, 120, 180, 199])
+    kept = np.array([0, first, 20, 25, 80, 110, 120, 180, 199])
     short = schedule.Schedule(full.alpha_bar[kept], full.timesteps[kept], 200)
     alpha, sigma = np.sqrt(short.alpha_bar[::-1]), np.sqrt(1 - short.alpha_bar[::-1])
     keys = sampling.sample_keys(0, jnp.arange(4))
@@ -195,6 +201,75 @@ def test_solvers_are_the_papers_on_uneven_steps(name):
     )
     exact = reference(gaussian(), z, alpha, sigma, np.log(alpha / sigma))
     np.testing.assert_allclose(got, exact, atol=1e-5)
+
+
+# Strides: a Gaussian with a spectrum, as images have one; the walk in float64, by its rows.
+
+SPREAD = np.geomspace(2.0, 0.03, 12)  # standard deviations along the principal axes
+
+
+def rows_of(sampler, short):
+    if sampler == "dpmpp_2m":
+        return sampling._dpmpp_2m_rows(short)
+    if sampler == "heun":
+        return sampling._heun_rows(short, sampling._exponential)
+    keep, new = sampling._first_order(short)
+    t = np.arange(len(short))[::-1]
+    return sampling._Rows(t, keep[t], new[t], 0 * keep)
+
+
+def rms_error(rows, short, start):
+    """Of x_0 against the exact flow for z_T ~ N(0, 1), over the axes; `start`: log SNR of z_T."""
+    z, last = np.ones(len(SPREAD)), np.zeros(len(SPREAD))
+    for t, keep, new, of_last in zip(*rows):
+        a, s2 = np.sqrt(short.alpha_bar[t]), 1 - short.alpha_bar[t]
+        x0 = a * SPREAD**2 / (a**2 * SPREAD**2 + s2) * z
+        z, last = keep * z + new * x0 + of_last * last, x0
+    a2 = 1 / (1 + np.exp(-start))
+    return np.sqrt(np.mean((z - SPREAD / np.sqrt(a2 * SPREAD**2 + 1 - a2)) ** 2))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_dpmpp_2m_does_not_extrapolate_over_the_leap_of_even_timesteps_to_0(name, steps):
+    full = schedule.make(name, 1000)
+    short = schedule.respace(full, steps)
+    rows = rows_of("dpmpp_2m", short)
+    row = list(rows.t).index(1)  # the step to t = 0
+    assert rows.last[row] == 0 and rows.last[row - 1] != 0
+    h = sampling._step_lengths(short)
+    assert h[0] > 2 * h[1]
+    new, last = rows.new.copy(), rows.last.copy()
+    ahead = h[0] / (2 * h[1])
+    new[row], last[row] = new[row] * (1 + ahead), -new[row] * ahead
+    leap = rms_error(rows._replace(new=new, last=last), short, full.ends[0])
+    assert rms_error(rows, short, full.ends[0]) < 0.75 * leap
+    even = schedule.respace(full, steps, stride="logsnr")
+    assert (rows_of("dpmpp_2m", even).last[1:-1] != 0).all()  # no leap: second order to the end
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "edm", "flow"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "ddim"])
+def test_auto_is_the_best_stride_of_a_sampler(sampler, name):
+    """From 20 evaluations (`heun`: 50); ddim's is kept where another is better by less than .4."""
+    full = {"edm": continuous.Edm, "flow": continuous.Flow}.get(name)
+    full = full() if full else schedule.make(name, 1000)
+    best = sampling.stride_for(sampler, "auto")
+    for steps in (50,) if sampler == "heun" else (20, 50):
+        error = {}
+        for stride in ("even", "logsnr", "tapered"):
+            short = full.walk(steps // 2 if sampler == "heun" else steps, stride=stride, side=8)
+            error[stride] = rms_error(rows_of(sampler, short), short, full.ends[0])
+        kept = sampler == "ddim" and name in ("linear", "edm")
+        assert error[best] <= min(error.values()) * (1.4 if kept else 1.0)
+
+
+def test_strides_that_are_named_mean_themselves():
+    for sampler in sampling.SAMPLERS:
+        assert sampling.stride_for(sampler, "auto") in schedule.STRIDES
+        for stride in schedule.STRIDES:
+            assert sampling.stride_for(sampler, stride) == stride
+    assert sampling.stride_for("ddim", "auto") == "even"  # what it meant before there was "auto"
 
 
 @pytest.mark.parametrize("name", SOLVERS)

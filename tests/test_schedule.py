@@ -70,21 +70,22 @@ def test_respacing_keeps_ends_noise_levels_and_original_indices():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("total", [50, 1000, 4000])
-def test_logsnr_stride_keeps_exactly_so_many_timesteps_and_both_ends(name, total):
+@pytest.mark.parametrize("stride", [{"stride": "logsnr"}, {"stride": "tapered", "side": 64}])
+def test_strides_keep_exactly_so_many_timesteps_and_both_ends(name, total, stride):
     full = schedule.make(name, total)
     for steps in (2, 3, 7, 20, total // 3, total - 1, total):
-        short = schedule.respace(full, steps, stride="logsnr")
+        short = schedule.respace(full, steps, **stride)
         assert len(short) == steps
         assert short.timesteps[0] == 0 and short.timesteps[-1] == total - 1
         assert (np.diff(short.timesteps) > 0).all()
         np.testing.assert_array_equal(short.alpha_bar, full.alpha_bar[short.timesteps])
-        again = schedule.respace(full, steps, stride="logsnr")
+        again = schedule.respace(full, steps, **stride)
         np.testing.assert_array_equal(again.timesteps, short.timesteps)
 
 
 def test_logsnr_stride_keeps_timesteps_apart_at_ties():
     """Points of the grid fall in the middle of two wide gaps, both as near to index 2."""
-    kept = schedule._even_in_logsnr(np.array([5.0, 4.0, 0.0, -4.0, -5.0]), 4)
+    kept = schedule._even_in(np.array([5.0, 4.0, 0.0, -4.0, -5.0]), 4)
     assert len(set(kept.tolist())) == 4 and kept[0] == 0 and kept[-1] == 4
 
 
@@ -101,6 +102,21 @@ def test_logsnr_stride_is_even_in_log_snr():
     np.testing.assert_allclose(lengths[:-1], even, rtol=0.25)
 
 
+@pytest.mark.parametrize("side", [8, 64])
+def test_tapered_stride_is_even_between_the_largest_structure_and_the_finest_detail(side):
+    """And its steps grow with the third root of the SNR's distance beyond either."""
+    r = np.linspace(-30, 30, 6001)
+    density = np.gradient(schedule.tapered(r, side), r)
+    middle = (r > 2 - 2 * np.log(side)) & (r < 6)
+    assert density[middle].min() > 0.9 and density[middle].max() < 1
+    low, high = (np.abs(r - at).argmin() for at in (-2 * np.log(side) - 9, 17))
+    np.testing.assert_allclose(density[low], np.exp(-9 / 3), rtol=2e-3)
+    np.testing.assert_allclose(density[high], np.exp(-9 / 3), rtol=2e-3)
+    fine = schedule.respace(schedule.make("linear", 20_000), 12, stride="tapered", side=side)
+    lengths = -np.diff(schedule.tapered(fine.log_snr_table, side))
+    np.testing.assert_allclose(lengths, lengths.mean(), rtol=0.1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -110,6 +126,7 @@ def test_logsnr_stride_is_even_in_log_snr():
         (lambda: schedule.respace(schedule.make("cosine", 10), 11), "11 of 10"),
         (lambda: schedule.respace(schedule.make("cosine", 10), 7, stride="ddim"), "stride"),
         (lambda: schedule.respace(schedule.make("cosine", 10), 5, stride="odd"), "odd"),
+        (lambda: schedule.respace(schedule.make("cosine", 10), 5, stride="tapered"), "side"),
     ],
 )
 def test_refuses(make, message):
