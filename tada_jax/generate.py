@@ -134,7 +134,7 @@ def to_files(run, count):
         progress = logs.Progress(len(missing), unit="image", active=backend.is_first())
         if run.parts.label is not None:
             progress.say(_class(run).title)
-        warning = unlearnt(run.parts, run.classes, count)
+        warning = unlearnt(run, run.parts, count)
         if warning:
             progress.say(f"warning: {warning}")
         if len(missing) < count:
@@ -145,22 +145,26 @@ def to_files(run, count):
     return paths
 
 
-def unlearnt(parts, known, count):
+def unlearnt(run, parts, count):
     """A warning about classes that are drawn though they have no training image; "" if none is.
 
     Args:
-      parts: `build.Parts`.
-      known: the classes of the data set, `data.classes.Class` each.
-      count: how many samples are drawn.
+      run: a `run.Run`, whose folder says how many images there were.
+      parts: its `build.Parts`, or those that say otherwise what is drawn.
+      count: how many samples are.
+
+    Raises:
+      UserError: if the file in which the classes are kept is damaged.
     """
-    if not parts.network.num_classes or parts.guidance == 0:
+    if not parts.network.num_classes or parts.guidance == 0:  # as without a class
         return ""
-    return classes.unlearnt(known[:count] if parts.label is None else (known[parts.label],))
+    drawn = run.classes[:count] if parts.label is None else (run.classes[parts.label],)
+    return classes.unlearnt(drawn)
 
 
 def _class(run):
     """The class that all samples of a run are of."""
-    return run.classes[run.parts.label]
+    return classes.Class(run.parts.label, run.class_names[run.parts.label])
 
 
 def _safe(name, most=60):

@@ -28,7 +28,7 @@ class Run:
       params, ema_params: of the network; the averaged ones are those to sample.
       meta: what was saved with the checkpoint about the data.
       num_classes: of the data set, 0 if unlabelled.
-      class_names: of the labels, if they have names.
+      class_names: of the labels; their numbers if they have no names.
     """
 
     workdir: pathlib.Path
@@ -70,7 +70,7 @@ class Run:
         except TypeError as e:
             raise UserError(f"sample: {' '.join(str(e).split())}") from e
         parts = build.sampled(self.parts, config)
-        warning = generate.unlearnt(parts, self.classes, count)
+        warning = generate.unlearnt(self, parts, count)
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
         sampler = generate.make_sampler(parts, self.mesh, batch_size=config.sample.batch_size)
@@ -83,7 +83,7 @@ class Run:
         Raises:
           UserError: if the file in which they are kept is damaged.
         """
-        return classes.kept(self.workdir, classes.names(self.num_classes, self.class_names))
+        return classes.kept(self.workdir, self.class_names)
 
     @property
     def weights_name(self):
@@ -242,7 +242,7 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
         params=state.params,
         ema_params=state.ema_params,
         num_classes=meta["num_classes"],
-        class_names=tuple(meta["class_names"]),
+        class_names=classes.names(meta["num_classes"], meta["class_names"]),
         meta=meta,
     )
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tada_jax import data
-from tada_jax.data import classes
+from tada_jax.data import classes, prepared
 from tada_jax.data.base import Rows
 from tada_jax.errors import UserError
 
@@ -323,6 +323,21 @@ def test_labels_that_are_kept_secret(prepare):
     assert (
         dataset.num_classes == 0 and dataset.train.labels is None and "left out" in dataset.source
     )
+
+
+def test_a_class_of_the_test_split_alone_is_a_class_without_training_images(prepare):
+    names = iter([0, 0, 0, 1, 0])
+    prepare({"train": squares(3), "test": squares(2)}, label=lambda i: next(names))
+    dataset = data.load("tfds:flowers")
+    found = [(one.name, one.train, one.held_out) for one in classes.of(dataset)]
+    assert found == [("rose", 3, 1), ("tulip", 0, 1)]
+
+
+def test_a_label_beyond_the_classes_is_a_line_in_either_split(prepare, monkeypatch):
+    names = iter([0, 0, 0, 1, 0])
+    prepare({"train": squares(3), "test": squares(2)}, label=lambda i: next(names))
+    monkeypatch.setattr(prepared, "class_names", lambda folder: ["rose"])
+    assert "names 1 classes, but has a label beyond them" in refused_tfds()
 
 
 def test_a_test_split_without_labels_is_not_held_out(prepare):

@@ -634,3 +634,36 @@ def test_balanced_order_passes_over_classes_without_training_images():
     seen = labels[np.asarray(two_epochs)]
     assert np.bincount(seen).tolist() == [12, 0, 12, 0, 0, 12]
     assert (np.sort(seen.reshape(12, 3)) == [0, 2, 5]).all()  # each round has each class once
+
+
+def test_the_classes_of_a_run_are_kept_and_read_again(tmp_path):
+    labels = np.array([0, 0, 2, 2, 2])
+    pixels = np.zeros((5, 8, 8, 1), np.uint8)
+    train, test = data.Split(pixels[:3], labels[:3]), data.Split(pixels[3:], labels[3:])
+    names = ("a", "\udcffb", "10")  # a file system may have such names
+    dataset = data.Dataset("set", train, test, 3, "made up", names)
+    assert [(one.train, one.held_out) for one in classes.of(dataset)] == [(2, 0), (0, 0), (1, 2)]
+    classes.keep(dataset, tmp_path)
+    assert classes.kept(tmp_path, names) == classes.of(dataset)
+    bare = data.Dataset("set", data.Split(pixels, None), data.Split(pixels[:0], None), 0, "")
+    classes.keep(bare, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert classes.kept(tmp_path, names)[2] == classes.Class(2, "10")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "{}",
+        "[1]",
+        "[null]",
+        '[{"number": 0, "name": "cat", "train": 1, "held_out": 0, "more": 1}]',
+        '[{"number": 0, "name": "cat"}]',
+        '[{"number": 0, "name": "dog", "train": 1, "held_out": 0}]',
+    ],
+)
+def test_damaged_classes_are_refused(content, tmp_path):
+    (tmp_path / "classes.json").write_text(content)
+    with pytest.raises(UserError, match="classes.json is damaged"):
+        classes.kept(tmp_path, ("cat",))
