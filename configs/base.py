@@ -4,8 +4,20 @@ A section's names are the keyword names of what it configures, so a field that n
 exist. The defaults are those of ADM at 64 pixels and of the paper where it states them.
 """
 
-from ml_collections import ConfigDict
+import abc
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
+
+
+class Label(abc.ABC):  # noqa: B024 (only what is registered below counts)
+    """A name or a number; on the command line text as it stands, since "1_0" is a name too."""
+
+
+Label.register(str)
+Label.register(int)
+config_flags.register_flag_parser_for_type(Label, flags.ArgumentParser())
 
 METHODS = {
     method: method
@@ -259,14 +271,14 @@ def get_config(method="tada"):
     c.sample = ConfigDict()
     c.sample.sampler = "ddim"  # "ddpm" (ancestral), "ddim", "dpmpp_2m", "heun" or "edm_heun"
     c.sample.steps = 100  # noise levels that are visited
-    # Which: "auto", the sampler's best; "even" in t, "logsnr": even in log SNR, "tapered": likewise,
-    # with wider steps at both ends, or "ddim": DDIM's
+    # Which: "auto", the sampler's best; "even" in t, "logsnr": even in log SNR, "tapered":
+    # likewise, with wider steps at both ends, or "ddim": DDIM's
     c.sample.stride = "auto"
     c.sample.guidance = 1.0  # by the class: 1 none, 0 without a class, above 1 stronger
     # Class of all samples, by its name (of a folder, or an npz's own label: "2" is what is called 2
     # there); where no class is called by a number, a number counts from 0 in the order of the data
     # report and of classes.json. None: all classes in turn
-    c.sample.label = placeholder(str)
+    c.sample.label = placeholder(Label)
     c.sample.eta = 0.0  # fresh noise of ddim: 0 deterministic, 1 ancestral
     c.sample.clip_x0 = True  # clip x0_hat to [-1, 1]
     c.sample.count = 64  # images in a grid while training; images of --mode=sample

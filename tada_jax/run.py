@@ -63,8 +63,10 @@ class Run:
         unknown = options.keys() - config.sample.keys()
         if unknown:
             raise UserError(f"sample: {sorted(unknown)[0]!r} is no option of sampling")
-        if options.get("label") is not None:
-            options["label"] = str(options["label"])
+        if "label" in options:  # apart, since a name may stand for a number that is there
+            label = options.pop("label")
+            with config.ignore_type():
+                config.sample.label = label if label is None else str(label)
         try:
             config.sample.update(options)
         except TypeError as e:

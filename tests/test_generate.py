@@ -1,5 +1,6 @@
 """Samples from a run: arrays and files."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -195,7 +196,7 @@ def test_a_class_is_drawn_by_its_name(of_classes, capsys):
 
 
 def labelled(config, label):
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)
     config.sample.label = label
     return config
 
@@ -203,16 +204,19 @@ def labelled(config, label):
 def test_the_class_is_said_and_names_the_folder(of_classes, capsys):
     config, workdir = of_classes
     drawn = {}
-    for label in ("2", "10"):
+    for label in ("2", 10):
         folder, _, npz = generate.sample(labelled(config, label), workdir)
         assert f"_class-{label}_" in folder.name
-        drawn[label] = np.load(npz)["arr_0"], capsys.readouterr().err
+        drawn[str(label)] = np.load(npz)["arr_0"], capsys.readouterr().err
     assert "class 1: '2'" in drawn["2"][1] and "warning" not in drawn["2"][1]
     assert "class 3: '10'" in drawn["10"][1]
     assert "warning: no training image is of class 3: '10'" in drawn["10"][1]
     assert (drawn["2"][0] != drawn["10"][0]).any()
-    run = tada_jax.load_run(workdir)
-    np.testing.assert_array_equal(drawn["10"][0], run.sample(8, label=10))
+    run = tada_jax.load_run(workdir, config=labelled(config, 10))
+    np.testing.assert_array_equal(drawn["10"][0], run.sample(8))
+    np.testing.assert_array_equal(drawn["2"][0], run.sample(8, label="2"))  # in place of a number
+    with pytest.raises(UserError, match="none of the 4 classes"):
+        run.sample(1, label=2.5)
 
 
 def test_names_of_classes_become_names_of_folders():
