@@ -83,8 +83,9 @@ class Network(nn.Module):
         self.width, self.blocks = width, options["num_res_blocks"]
         self.levels = len(mults)
         self.time_in, self.time_out = (nn.Linear(n, embedding) for n in (width, embedding))
-        self.conv_in = conv(inputs, width, 3)
-        here, skips, at = width, [width], options["attention_resolutions"]
+        stem = int(mults[0] * width)
+        self.conv_in = conv(inputs, stem, 3)
+        here, skips, at = stem, [stem], options["attention_resolutions"]
 
         def res(name, outputs, *more, extra=0):
             self.add_module(name, ResBlock(here + extra, outputs, embedding, options, *more))
@@ -96,7 +97,7 @@ class Network(nn.Module):
 
         for level, mult in enumerate(mults):
             for i in range(self.blocks):
-                here = res(f"down{level}_res{i}", mult * width)
+                here = res(f"down{level}_res{i}", int(mult * width))
                 attend(f"down{level}_attn{i}")
                 skips.append(here)
             if level + 1 < self.levels:
@@ -107,7 +108,7 @@ class Network(nn.Module):
         here = res("mid_res1", here)
         for level, mult in reversed(list(enumerate(mults))):
             for i in range(self.blocks + 1):
-                here = res(f"up{level}_res{i}", mult * width, extra=skips.pop())
+                here = res(f"up{level}_res{i}", int(mult * width), extra=skips.pop())
                 attend(f"up{level}_attn{i}")
             if level:
                 here, side = res(f"up{level}_up", here, "up"), side * 2
@@ -198,7 +199,7 @@ def of_diffusers(inputs, outputs, side, options):
         in_channels=inputs,
         out_channels=outputs,
         layers_per_block=options["num_res_blocks"],
-        block_out_channels=[m * options["channels"] for m in options["channel_mult"]],
+        block_out_channels=[int(m * options["channels"]) for m in options["channel_mult"]],
         down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         downsample_type="resnet",

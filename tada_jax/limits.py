@@ -176,8 +176,12 @@ def _check_lists(config):
         except ValueError as e:
             raise UserError(f"config.ema.widths: {e}") from e
     mult = config.model.channel_mult
-    if not mult or any(not isinstance(m, int) or m < 1 for m in mult):
-        raise UserError(f"config.model.channel_mult={mult}: needs whole widths, as (1,2,2)")
+    widths = [m * config.model.channels for m in mult if isinstance(m, int | float)]
+    if not mult or len(widths) < len(mult) or any(w < 1 or w != int(w) for w in widths):
+        raise UserError(
+            f"config.model.channel_mult={mult}: needs one or more factors that give whole widths "
+            f"with config.model.channels={config.model.channels}, as (1,2,2) or (0.5,1,2)"
+        )
     if any(not isinstance(side, int) for side in config.model.attention_resolutions):
         raise UserError(
             "config.model.attention_resolutions: needs whole numbers of pixels, as (16,8)"

@@ -177,8 +177,8 @@ class UNet(nn.Module):
 
     Attributes:
       out_channels: C, or 2C for a learned variance.
-      channels: width of the first level.
-      channel_mult: width of each level, in units of `channels`; one level halves the size.
+      channels: unit of the widths; the embedding of t has four times as many.
+      channel_mult: width of each level in units of `channels`, 0.5 too; one level halves the size.
       num_res_blocks: residual blocks a level (one more on the way up).
       attention_resolutions: sides in pixels (the larger one, for images that are not square) of
         the levels with self-attention; the middle block always has one.
@@ -270,11 +270,11 @@ class UNet(nn.Module):
             known = (labels >= 0)[:, None]
             emb = emb + jnp.where(known, embed(jnp.maximum(labels, 0)), 0.0)
 
-        h = Conv(self.channels, 3, dtype, name="conv_in")(z.astype(dtype))
+        h = Conv(self.width(0), 3, dtype, name="conv_in")(z.astype(dtype))
         skips = [h]
         last = len(self.channel_mult) - 1
-        for level, mult in enumerate(self.channel_mult):
-            features = mult * self.channels
+        for level in range(last + 1):
+            features = self.width(level)
             for i in range(self.num_res_blocks):
                 h = res(h, features, f"down{level}_res{i}")
                 if has_attention(h):
@@ -288,8 +288,8 @@ class UNet(nn.Module):
         h = attend(h, "mid_attn")
         h = res(h, features, "mid_res1")
 
-        for level, mult in reversed(list(enumerate(self.channel_mult))):
-            features = mult * self.channels
+        for level in reversed(range(last + 1)):
+            features = self.width(level)
             for i in range(self.num_res_blocks + 1):
                 h = res(jnp.concatenate([h, skips.pop()], -1), features, f"up{level}_res{i}")
                 if has_attention(h):
@@ -299,6 +299,20 @@ class UNet(nn.Module):
 
         h = Norm(self.norm_groups, name="norm_out")(h.astype(jnp.float32))
         return Conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")(h)
+
+    def width(self, level):
+        """Channels of a level; those of the first are the stem's too, as in ADM.
+
+        Raises:
+          ValueError: if they are no whole number.
+        """
+        width = self.channel_mult[level] * self.channels
+        if width != int(width) or width < 1:
+            raise ValueError(
+                f"channel_mult={tuple(self.channel_mult)} gives a level of {width:g} channels with "
+                f"channels={self.channels}: choose factors that give whole widths"
+            )
+        return int(width)
 
     def check(self, size):
         """Raises ValueError if images of `size` (H, W) or these widths cannot be processed."""
@@ -311,8 +325,8 @@ class UNet(nn.Module):
             )
         sides = [max(size) // 2**level for level in range(len(self.channel_mult))]
         last = len(sides) - 1
-        for level, (side, mult) in enumerate(zip(sides, self.channel_mult)):
-            width = mult * self.channels
+        for level, side in enumerate(sides):
+            width = self.width(level)
             must_divide = ["norm_groups"]
             if side in self.attention_resolutions or level == last:
                 must_divide.append("head_channels")

@@ -34,6 +34,17 @@ def random_params(network, *args):
         (64, {"channels": 128, "num_res_blocks": 1}, 68_159_622),
         (64, {"channels": 128, "num_res_blocks": 2}, 95_091_078),
         (256, {"channels": 128, "channel_mult": (1, 1, 2, 2, 4, 4)}, 93_563_910),
+        # Guided diffusion's own: its stem is channel_mult[0] * channels wide.
+        (
+            32,
+            {
+                "channels": 32,
+                "channel_mult": (2, 2, 4),
+                "attention_resolutions": (16, 8),
+                "head_channels": 32,
+            },
+            3_565_190,
+        ),
     ],
 )
 def test_parameter_counts_of_the_paper(size, options, count):
@@ -52,6 +63,18 @@ def test_shapes_that_the_levels_divide(shape, resblock_updown):
     out = jax.eval_shape(network.init_with_output, jax.random.key(0), z, t)[0]
     assert out.shape == (*shape[:3], 2 * shape[-1])
     assert out.dtype == jnp.float32
+
+
+def test_the_stem_is_as_wide_as_the_first_level():
+    for mult, stem in (((0.5, 1), 16), ((1, 2), 32), ((2, 2), 64)):
+        network = tiny(channels=32, channel_mult=mult)
+        params = jax.eval_shape(
+            network.init, jax.random.key(0), jnp.zeros((1, 4, 4, 3)), jnp.zeros(1, int)
+        )["params"]
+        assert params["conv_in"]["kernel"].shape == (3, 3, 3, stem)
+        assert params["down0_res0"]["conv_in"]["kernel"].shape[2:] == (stem, stem)
+        assert "skip" not in params["down0_res0"]
+        assert params["time_in"]["kernel"].shape == (32, 128)  # of the embedding: as ever
 
 
 def test_starts_at_zero_and_every_image_is_processed_alone():
@@ -146,6 +169,7 @@ def test_embedding_is_cosine_first():
         ({"channel_mult": (1, 1, 1)}, (8, 6), "multiples of 4"),
         ({"norm_groups": 3}, (4, 4), "norm_groups=3"),
         ({"head_channels": 5}, (4, 4), "head_channels=5"),
+        ({"channel_mult": (0.3, 1)}, (4, 4), "whole widths"),
     ],
 )
 def test_refuses_what_it_cannot_process(options, size, message):
