@@ -92,6 +92,8 @@ def main():
     from tada_jax import backend
 
     backend.enable_compilation_cache()
+    if CONFIG.value.train.deterministic:
+        backend.be_deterministic()
     if COORDINATOR.value is None:
         side = CONFIG.value.data.resolution or (8 if CONFIG.value.data.name == "digits" else None)
         backend.use_cpu_well(

@@ -61,6 +61,21 @@ def use_cpu_well(batch_size, *, pixels=None, channels=1):
         jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
 
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
+
+
+def be_deterministic():
+    """Tells XLA to use only GPU kernels that add in a fixed order, and not to time them to choose.
+
+    To be called before the first use of a device. The flag forbids kernels with atomic additions
+    and switches autotuning off, which may choose other kernels in another process. On CPUs and TPUs
+    it changes nothing. Whoever has set it in XLA_FLAGS is obeyed.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if importlib.util.find_spec("jax_plugins") and DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
+
+
 def keep_freed_memory(*, pools):
     """Tells the GNU C library to give no freed memory back; elsewhere nothing happens.
 

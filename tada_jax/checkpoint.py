@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import logging
 import math
 import os
@@ -17,6 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from tada_jax.data.cache import digest
 from tada_jax.errors import UserError
+from tada_jax.paths import to_json
 
 # Whatever fails in orbax reaches us as an exception; its log repeats that as pages of tracebacks.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -230,7 +230,7 @@ class Checkpoints:
 
 def _digest(tree):
     """Of what is saved as JSON."""
-    return digest(json.dumps(tree, sort_keys=True))
+    return digest(to_json(tree, sort_keys=True))
 
 
 # What stands in the way of reading today and may be gone tomorrow; the checkpoint may be whole.

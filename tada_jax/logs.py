@@ -1,20 +1,22 @@
 """What a run writes down while it runs: metrics.jsonl, TensorBoard events, one progress line."""
 
 import json
+import math
 import pathlib
 import sys
 import time
 
 from tensorboardX import SummaryWriter
 
-from tada_jax.paths import write_whole
+from tada_jax.paths import to_json, write_whole
 
 
 class Log:
     """Scalars of a run, by step, in `metrics.jsonl` and as TensorBoard events.
 
     A resumed run drops what an interrupted one had written past the checkpoint. Values are floats,
-    or dicts of floats. Only the first of several processes writes; `active` is False in the others.
+    or dicts of floats; one that is not finite is null in the file, and `notes` says what it was,
+    as "inf" or "nan". Only the first of several processes writes; `active` is False in the others.
     """
 
     def __init__(self, workdir, *, first_step, active=True):
@@ -22,8 +24,8 @@ class Log:
         if not active:
             return
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
-        kept = [line for line in read(workdir) if line["step"] <= first_step]
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in _lines(workdir) if line["step"] <= first_step]
+        write_whole(self._path, "".join(map(_as_text, kept)))
         self._events = SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1
         )
@@ -33,7 +35,7 @@ class Log:
         if not self._active:
             return
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **scalars}) + "\n")
+            file.write(_as_text({"step": step, **scalars}))
         for name, value in scalars.items():
             parts = value if isinstance(value, dict) else {"": value}
             for part, number in parts.items():
@@ -50,8 +52,38 @@ class Log:
             self._events.close()
 
 
+def _as_text(line):
+    """A line of metrics.jsonl; its `notes` name the numbers that are not finite."""
+    notes = dict(line.get("notes", {}))
+    for name, value in line.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        for part, number in parts:
+            if isinstance(number, float) and not math.isfinite(number):
+                notes[f"{name}/{part}" if part != "" else name] = str(float(number))
+    return to_json(line | ({"notes": notes} if notes else {})) + "\n"
+
+
 def read(workdir):
-    """The lines of a run's metrics.jsonl as dicts, up to the first that is torn or damaged."""
+    """The lines of a run's metrics.jsonl as dicts, up to the first that is torn or damaged.
+
+    Numbers that are not finite (null, and NaN or Infinity in older files) are left out, as if they
+    had not been measured: nothing can be drawn or ranked by them. Of them a line has only `notes`.
+    """
+    return [_finite(line) for line in _lines(workdir)]
+
+
+def _finite(line):
+    found = {}
+    for name, value in line.items():
+        if isinstance(value, dict):
+            found[name] = _finite(value)
+        elif value is not None and not (isinstance(value, float) and not math.isfinite(value)):
+            found[name] = value
+    return found
+
+
+def _lines(workdir):
+    """The same with None for null."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:

@@ -565,7 +565,7 @@ def _observer(session):
 def _rank(scalars, name):
     """The number by which checkpoints are ranked, the smaller the better; None if there is none."""
     value = scalars.get(name)
-    if value is None:
+    if value is None or not np.isfinite(value):
         return None
     return {"leak": abs, "copy_margin": operator.neg}.get(name, float)(value)
 

@@ -1,8 +1,13 @@
 """Where files are kept between runs, and writing them whole."""
 
 import contextlib
+import dataclasses
+import json
+import math
 import os
 import pathlib
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -30,6 +35,37 @@ def write_whole(path, text):
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def to_json(tree, *, indent=None, sort_keys=False):
+    """A tree as JSON text that every reader takes: null stands for numbers that are not finite.
+
+    JSON has neither NaN nor infinity, and what Python writes for them by default is refused by
+    `jq`, browsers and most languages.
+
+    Args:
+      tree: of dicts, lists, tuples, dataclasses, NumPy arrays and scalars, text, numbers, None.
+      indent, sort_keys: as of `json.dumps`.
+
+    Raises:
+      TypeError: for anything else.
+    """
+    return json.dumps(plain(tree), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def plain(tree):
+    """The same of dicts, lists, text, finite numbers and None, as JSON will give it back."""
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return {f.name: plain(getattr(tree, f.name)) for f in dataclasses.fields(tree)}
+    if isinstance(tree, dict):
+        return {str(k): plain(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [plain(value) for value in tree]
+    if isinstance(tree, np.ndarray | np.generic):
+        return plain(tree.tolist())
+    if isinstance(tree, float):
+        return tree if math.isfinite(tree) else None
+    return tree
 
 
 def cache_dir():

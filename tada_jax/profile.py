@@ -9,6 +9,8 @@ import json
 
 import numpy as np
 
+from tada_jax.paths import to_json
+
 ALL = "all"  # the name of the whole policy among those of its operations
 
 
@@ -87,7 +89,7 @@ class Profile:
         """As text; `from_json` reads it."""
         tree = dataclasses.asdict(self)
         tree["curves"] = [[*key, dataclasses.asdict(c)] for key, c in self.curves.items()]
-        return json.dumps(tree, default=lambda array: array.tolist(), indent=1) + "\n"
+        return to_json(tree, indent=1) + "\n"
 
     @property
     def names(self):
@@ -167,9 +169,12 @@ def _first_crossing(x, y, level):
 def from_json(text):
     """The `Profile` that `to_json` wrote."""
     tree = json.loads(text)
-    array = lambda values: None if values is None else np.array(values)  # noqa: E731
+
+    def array(values):
+        return None if values is None else np.array(values, float)  # null becomes NaN
+
     curves = {
-        (name, w): Curve(**{key: np.array(values) for key, values in fields.items()})
+        (name, w): Curve(**{key: array(values) for key, values in fields.items()})
         for name, w, fields in tree["curves"]
     }
     memory = tree["memory"] and Memory(**{k: array(v) for k, v in tree["memory"].items()})
@@ -178,11 +183,19 @@ def from_json(text):
         strengths=tuple(tree["strengths"]),
         curves=curves,
         proxy=tree["proxy"],
-        check=tree["check"] and Check(**tree["check"]),
+        check=tree["check"] and _check_of(tree["check"]),
         memory=memory,
         patches=array(tree["patches"]),
         about=tree["about"],
     )
+
+
+def _check_of(fields):
+    """A `Check`; JSON has neither the infinite limit of a policy that leaves no image, nor NaN."""
+    missing = {key: float("nan") for key, value in fields.items() if value is None}
+    if "limit" in missing:
+        missing["limit"] = float("inf")
+    return Check(**fields | missing)
 
 
 def band(logsnr, risk):

@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from tada_jax.errors import UserError
-from tada_jax.paths import write_whole
+from tada_jax.paths import to_json, write_whole
 
 # What may differ when a run is continued: nothing here changes what a training step computes.
 FREE = (
@@ -23,6 +23,7 @@ FREE = (
     "train.microbatch",
     "train.sharding",
     "train.nonfinite",
+    "train.deterministic",
     "schedule.edm.rho",
     "schedule.edm.sigma_min",
     "schedule.edm.sigma_max",
@@ -97,10 +98,10 @@ def _lock(path):
 
 def describe(config, path):
     """Writes config.json and versions.json."""
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    text = to_json(config.to_dict(), indent=2) + "\n"
     if not (path / CONFIG).exists() or (path / CONFIG).read_text() != text:
         write_whole(path / CONFIG, text)
-    write_whole(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_whole(path / "versions.json", to_json(versions(), indent=2) + "\n")
 
 
 def absolute(workdir):
@@ -161,7 +162,7 @@ def check_same(config, path):
     if not ((path / CONFIG).exists() and trained):
         return  # nothing is there yet that another configuration could spoil
     saved = flatten(_saved(path))
-    wanted = flatten(json.loads(json.dumps(config.to_dict())))  # tuples become lists, as saved
+    wanted = flatten(json.loads(to_json(config.to_dict())))  # tuples become lists, as saved
     differing = [
         f"{key} {saved.get(key)!r} -> {wanted.get(key)!r}"
         for key in sorted(saved.keys() | wanted.keys())

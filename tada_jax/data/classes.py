@@ -9,7 +9,7 @@ import numpy as np
 
 from tada_jax.data.base import Dataset
 from tada_jax.errors import UserError
-from tada_jax.paths import write_whole
+from tada_jax.paths import to_json, write_whole
 
 FILE = "classes.json"  # in the folder of a run
 _SHOWN = 8  # names in an error or a piece of advice
@@ -111,7 +111,7 @@ def renumbered(before: tuple[str, ...], now: tuple[str, ...]) -> str:
 
 def keep(dataset: Dataset, folder: pathlib.Path) -> None:
     """Writes the classes of a run's data set to its folder, if there are any."""
-    lines = [json.dumps(dataclasses.asdict(one)) for one in of(dataset)]
+    lines = [to_json(one) for one in of(dataset)]
     if lines:
         write_whole(folder / FILE, "[\n  " + ",\n  ".join(lines) + "\n]\n")
     else:

@@ -28,6 +28,7 @@ from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
 from tada_jax.logs import Progress
+from tada_jax.paths import to_json
 
 MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
 
@@ -265,7 +266,7 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
     digests = dict(zip(files.names, _threaded(fingerprint, files.names, "hashing")))
     settings = [options.resolution, options.channels, options.fit, list(options.background)]
     key = digest(
-        *(_FORMAT_VERSION, PIL.__version__, json.dumps(settings)),
+        *(_FORMAT_VERSION, PIL.__version__, to_json(settings)),
         *(part for name in files.names for part in (os.fsencode(name), digests[name])),
     )
 
@@ -326,7 +327,7 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
         "modes": dict(collections.Counter(headers[name].mode for name in names).most_common()),
         "skipped": [skipped[name] for name in sorted(skipped)],
     }
-    (folder / "facts.json").write_text(json.dumps(facts))
+    (folder / "facts.json").write_text(to_json(facts))
 
 
 def _readable(

@@ -10,6 +10,7 @@ from tada_jax.data import arrays, prepared
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest
 from tada_jax.errors import UserError
+from tada_jax.paths import to_json
 
 
 def load(options: Options) -> Dataset:
@@ -149,7 +150,7 @@ def _read(folder, split, options):
         )
         arrays.write(target / "images.npy", rows, len(examples))
         (target / "labels.json").write_text(
-            json.dumps([None if n is None else int(n) for n in labels])
+            to_json([None if n is None else int(n) for n in labels])
         )
 
     target = cached(key, make)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL
 
 from tada_jax import backend
 from tada_jax.data.cache import digest, load_cached
@@ -62,7 +63,8 @@ class Extractor:
         def make(folder):
             np.save(folder / "features.npy", self(images, mesh))
 
-        key = digest("features", self.digest, str(images.shape), images.tobytes())
+        numbers = (jax.__version__, jax.default_backend(), PIL.__version__)  # who computes them
+        key = digest("features 2", self.digest, *numbers, str(images.shape), images.tobytes())
         return load_cached(key, make, lambda at: np.load(at / "features.npy"), kind="features")
 
 
@@ -186,6 +188,10 @@ def of_function(function, name=None):
 def of_file(spec):
     """The extractor `function` of a Python file, given as "path/file.py:function".
 
+    Its features are kept only if the file, or the function as an attribute, states a `version`:
+    what else it reads, as a file of weights, is not seen here, and the user raises the version when
+    that changes.
+
     Raises:
       UserError: if there is none.
     """
@@ -205,4 +211,8 @@ def of_file(spec):
     if not callable(function):
         raise UserError(f"config.evaluate.extractor={spec!r}: {name} is no function")
     made = of_function(function, name=f"{file.name}:{name}")
-    return dataclasses.replace(made, digest=digest("file", file.read_bytes(), name))
+    version = getattr(function, "version", getattr(loaded, "version", None))
+    if version is None:
+        return made
+    stated = repr(version)
+    return dataclasses.replace(made, digest=digest("file", file.read_bytes(), name, stated))
