@@ -12,15 +12,16 @@ import scipy.stats
 
 from tada_jax import backend, judge, methods
 from tada_jax.augment import Policy
-from tada_jax.data import load
+from tada_jax.data import inspection, load
 from tada_jax.errors import UserError
 from tada_jax.metrics import (
-    bootstrap,
     classifier,
     features,
+    intervals,
     leakage,
     memorisation,
     neighbours,
+    neither,
     quality,
     wasserstein,
 )
@@ -148,6 +149,25 @@ def test_precision_recall_density_coverage_by_their_definitions(n, m, monkeypatc
     assert 0 < found["precision"] < 1 and 0 < found["recall"] < 1
 
 
+def test_a_ball_of_the_manifold_holds_what_lies_on_its_surface():
+    """Whole numbers on a line: distance <= radius for all four; < would give other ones."""
+    reference = np.array([[0.0], [2.0], [4.0], [6.0]])
+    samples = np.array([[-2.0], [8.0], [20.0], [22.0]])
+    found = quality.manifold(samples, reference, k=1, k_density=1)
+    # Radii of the reference: 2. On their surfaces lie -2 (of 0) and 8 (of 6).
+    assert found["precision"] == 2 / 4 and found["density"] == 2 / 4 and found["coverage"] == 2 / 4
+    # Radii of the samples: 10, 10, 2, 2. Those of -2 and 8 hold all four.
+    assert found["recall"] == 1.0
+    apart = quality.manifold(
+        np.array([[-2.0], [-12.0]]), np.array([[8.0], [98.0]]), k=1, k_density=1
+    )
+    assert apart["recall"] == 1 / 2
+    # Of an image with k duplicates the ball has radius 0 and holds its copies.
+    twins = np.repeat(np.array([[0.0], [10.0]]), 3, axis=0)
+    same = quality.manifold(twins, twins, k=2, k_density=2)
+    assert same == {"precision": 1.0, "recall": 1.0, "density": 1.5, "coverage": 1.0}
+
+
 # Sliced Wasserstein
 
 
@@ -195,36 +215,96 @@ def test_sliced_wasserstein_is_0_for_the_same_images_and_grows_with_noise(digits
 
 def test_all_copies_are_found_and_held_out_images_are_none(digits):
     train, held_out = digits
-    assert memorisation.copies(train[:100], train).all()
+    images = memorisation.gallery(train)
+    assert memorisation.copies(train[:100], images).all()
     noisy = np.clip(train[:100] + 8.0 * normal(0, 100, 8, 8, 1), 0, 255)
-    assert memorisation.copies(noisy, train).mean() > 0.8
-    assert memorisation.copies(held_out, train).mean() < 0.01
+    assert memorisation.copies(noisy, images).mean() > 0.8
+    assert memorisation.copies(held_out, images).mean() < 0.01
     mirrored = train[:100, :, ::-1]
-    assert memorisation.copies(mirrored, train).mean() < 0.3
-    assert memorisation.copies(mirrored, memorisation.with_mirrors(train)).all()
+    assert memorisation.copies(mirrored, images).mean() < 0.3
+    assert memorisation.copies(mirrored, memorisation.gallery(train, mirrored=True)).all()
 
 
-def test_repetitions_do_not_hide_copies(digits):
+@pytest.fixture(scope="module")
+def symmetric():
+    """60 images that are nearly their own mirror images, float [60,12,12,1], and noisy copies."""
+    half = 255 * np.random.default_rng(0).random((60, 12, 6, 1))
+    images = np.concatenate([half, half[:, :, ::-1]], 2) + 4 * normal(1, 60, 12, 12, 1)
+    return images, images + 4 * normal(2, 60, 12, 12, 1)
+
+
+def test_an_image_and_its_mirror_image_are_one(symmetric):
+    images, copied = symmetric
+    flipped = memorisation.gallery(images, mirrored=True)
+    assert len(flipped) == 60 and len(flipped.points) == 120
+    assert memorisation.copies(copied, flipped).all()
+    assert memorisation.copies(copied[:, :, ::-1], flipped).all()
+    assert not memorisation.authenticity(copied, flipped).any()
+    # Counted as two, each would hide that the other was copied.
+    apart = memorisation.gallery(np.concatenate([images, images[:, :, ::-1]]))
+    assert memorisation.copies(copied, apart).mean() < 0.6
+
+
+def test_twins_do_not_hide_that_one_of_them_was_copied():
+    images = 255 * np.random.default_rng(0).random((40, 12, 12, 1))
+    twins = np.clip(images[:10] + 3 * normal(1, 10, 12, 12, 1), 0, 255)
+    both = np.round(np.concatenate([images, twins])).astype(np.uint8)
+    pairs = inspection.alike(both)
+    assert {tuple(sorted(pair)) for pair in pairs.tolist()} == {(i, 40 + i) for i in range(10)}
+    known = memorisation.gallery(both.astype(np.float32), alike=pairs)
+    assert len(known) == 40 and len(known.points) == 50
+    copied = images[:10] + 6 * normal(2, 10, 12, 12, 1)
+    assert memorisation.copies(copied, known).all()
+    assert not memorisation.copies(copied, memorisation.gallery(both.astype(np.float32))).any()
+    assert not memorisation.authenticity(copied, known).any()
+
+
+def test_equal_images_are_one(digits):
     train, _ = digits
-    twice = np.concatenate([train[:50], train[:50]])
-    np.testing.assert_array_equal(memorisation.distinct(twice), train[:50])
-    assert not memorisation.copies(train[:50], twice).any()  # why they must be removed
-    assert memorisation.copies(train[:50], memorisation.distinct(twice)).all()
+    twice = memorisation.gallery(np.concatenate([train[:50], train[:50]]))
+    assert len(twice) == len(twice.points) == 50
+    np.testing.assert_array_equal(twice.points, train[:50])
+    assert memorisation.copies(train[:50], twice).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_nearest_sets_by_their_definition(k):
+    queries, points, starts = normal(0, 20, 3), normal(1, 12, 3), np.array([0, 1, 4, 6, 9])
+    distance, index = neighbours.nearest_sets(queries, points, starts, k)
+    every = distances_one_by_one(queries, points)
+    for row, near, which in zip(every, distance, index):
+        of_sets = sorted(
+            (part.min(), row.tolist().index(part.min())) for part in np.split(row, starts[1:])
+        )
+        np.testing.assert_allclose(near, [d for d, _ in of_sets[:k]], rtol=1e-6)
+        assert which.tolist() == [i for _, i in of_sets[:k]]
 
 
 def test_copy_margin_is_1_for_new_images_and_0_for_copies(digits):
     train, held_out = digits
-    assert memorisation.copy_margin(held_out[:300], train[:200], held_out[300:]) == pytest.approx(
-        1, abs=0.05
-    )
-    assert memorisation.copy_margin(train[:200], train[:200], held_out) == 0
-    assert memorisation.copy_margin(held_out[:99], train, held_out[:99]) == np.inf
-    equal = memorisation.copy_margin(held_out[500:], train[:90], held_out[:90])
+
+    def margin(samples, train, test):
+        return memorisation.copy_margin(samples, *map(memorisation.gallery, (train, test)))
+
+    assert margin(held_out[:300], train[:200], held_out[300:]) == pytest.approx(1, abs=0.05)
+    assert margin(train[:200], train[:200], held_out) == 0
+    assert margin(held_out[:99], train, held_out[:99]) == np.inf
+    equal = margin(held_out[500:], train[:90], held_out[:90])
 
     def near(points):
         return distances_one_by_one(*map(neighbours.rows, (held_out[500:], points))).min(1)
 
     assert equal == pytest.approx(near(train[:90]).mean() / near(held_out[:90]).mean())
+
+
+def test_the_margin_of_a_model_with_flips_is_1_though_the_images_all_look_one_way(digits):
+    train, held_out = digits  # no digit is its own mirror image
+    drawn = held_out[300:].copy()
+    drawn[::2] = drawn[::2, :, ::-1]  # new ones, half of them mirrored
+    both = [memorisation.gallery(x, mirrored=True) for x in (train[:300], held_out[:300])]
+    assert memorisation.copy_margin(drawn, *both) == pytest.approx(1, abs=0.04)
+    one_sided = memorisation.copy_margin(drawn, both[0], memorisation.gallery(held_out[:300]))
+    assert one_sided < 0.9
 
 
 def test_authenticity_by_its_definition():
@@ -235,8 +315,9 @@ def test_authenticity_by_its_definition():
         star = int(np.argmin(d))
         others = [np.linalg.norm(train[star] - x) for i, x in enumerate(train) if i != star]
         expected.append(min(d) > min(others))
-    np.testing.assert_array_equal(memorisation.authenticity(samples, train), expected)
-    assert not memorisation.authenticity(train, train).any()
+    images = memorisation.gallery(train)
+    np.testing.assert_array_equal(memorisation.authenticity(samples, images), expected)
+    assert not memorisation.authenticity(train, images).any()
 
 
 def test_data_copying_is_negative_for_copies_and_near_0_for_the_same_distribution(digits):
@@ -257,14 +338,34 @@ def test_the_rank_test_is_that_of_mann_and_whitney():
 
 def test_the_denoising_gap_by_noise_level():
     logsnr = np.array([-3.0, -3, -2.5, 0.5, 1.0])
-    train = Evaluation(np.array([1.0, 2, 3, 5, 7]), logsnr)
-    test = Evaluation(np.array([2.0, 2, 5, 5, 8]), logsnr)
-    gaps = memorisation.denoising_gap(train, test)
+    train = Evaluation(np.array([1.0, 2, 3, 5, 7]), logsnr, np.arange(5))
+    test = Evaluation(np.array([2.0, 2, 5, 5, 8]), logsnr, np.arange(5))
+    gaps = memorisation.denoising_gap(train, test, fewest=2)
     assert gaps.keys() == {-3.0, 1.0}
-    gap, error = gaps[-3.0]
-    assert gap == pytest.approx(1.0)
-    assert error == pytest.approx(math.sqrt(3.0 / 3 + 1.0 / 3))
+    gap, interval, images = gaps[-3.0]
+    assert gap == pytest.approx(1.0) and images == 3
+    assert sum(interval) / 2 == pytest.approx(1.0)
     assert gaps[1.0][0] == pytest.approx(0.5)
+    assert memorisation.denoising_gap(train, test) == {}
+
+
+def test_an_image_noised_a_hundred_times_is_one_image():
+    rng = np.random.default_rng(0)
+    inside, naive, trials = 0, 0, 200
+    for _ in range(trials):
+        losses = []
+        for _ in range(2):  # equal means: the true gap is 0
+            of_images = 1.0 + 0.2 * rng.normal(size=12)
+            image = np.arange(1200) % 12
+            mse = of_images[image] + 0.02 * rng.normal(size=1200)
+            losses.append(Evaluation(mse, np.zeros(1200), image))
+        train, test = losses
+        gap, (low, high), images = memorisation.denoising_gap(train, test)[1.0]
+        inside += low < 0 < high
+        naive += abs(gap) < 1.96 * math.sqrt((train.mse.var() + test.mse.var()) / 1200)
+        assert images == 12
+    assert 0.9 < inside / trials < 0.99
+    assert naive / trials < 0.5  # what counting noisings as images would say
 
 
 # Leakage
@@ -273,30 +374,79 @@ def test_the_denoising_gap_by_noise_level():
 ROTATIONS = Policy(ops=("rotate_frac", "scale", "translate_frac"), p=1.0, xflip_p=0.0, max_ops=2)
 
 
-def test_leakage_is_0_on_held_out_images_1_on_augmented_ones_and_grows_between(digits):
+@pytest.fixture(scope="module")
+def asked(digits):
+    """(answers of a leak classifier to uint8 images, its answers to each kind, new images)."""
     train, held_out = digits
-    fit_on, real = held_out[:360], held_out[360:]
-    network = classifier.fit(classifier.leak_task(methods.Plain(ROTATIONS)), fit_on, steps=150)
-    ask = features.Extractor("", None, judge._probability(network), network.params)
-    augmented = judge.augmented_images(real, methods.Plain(ROTATIONS))
-    new, moved = train[:300], judge.augmented_images(train[:300], methods.Plain(ROTATIONS), seed=1)
-    shares = []
+    method = methods.Plain(ROTATIONS)
+    network = classifier.fit(classifier.leak_task(method), held_out[:360], steps=250)
+    ask = features.Extractor("", None, judge._probabilities(network), network.params)
+    known = [ask(judge.images_of_kind(held_out[360:], method, kind)) for kind in range(3)]
+    new = [judge.images_of_kind(train[:300], method, kind, seed=1) for kind in range(3)]
+    return ask, known, new
+
+
+def of_shares(asked, shares, bad=None):
+    """The `Leak` of a mixture of 300 images of the three kinds."""
+    ask, known, (real, augmented, neither) = asked
+    counts = np.round(300 * np.array(shares)).astype(int)
+    kinds = (real, augmented, neither if bad is None else bad)
+    ends = np.cumsum(counts)
+    mixture = [images[end - n : end] for images, n, end in zip(kinds, counts, ends)]
+    return leakage.classifier_leak(ask(np.concatenate(mixture)), *known)
+
+
+def test_the_leak_is_the_share_of_augmented_images(asked):
+    leaks = []
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
-        k = round(300 * part)
-        mixture = np.concatenate([moved[:k], new[k:]])
-        leak = leakage.classifier_leak(*(ask(x)[:, 0] for x in (mixture, real, augmented)))
-        shares.append(leak.share)
-        assert leak.interval[0] < leak.share < leak.interval[1]
-        assert leak.share == pytest.approx(part, abs=0.12)
-        assert leak.leak == pytest.approx(leak.samples - leak.real)
-    assert shares == sorted(shares) and leak.auc > 0.8
+        leak = of_shares(asked, (1 - part, part, 0.0))
+        assert leak.interval[0] - 0.02 <= part <= leak.interval[1] + 0.02
+        assert leak.leak == pytest.approx(part, abs=0.12) and leak.neither < 0.12
+        leaks.append(leak.leak)
+    assert leaks == sorted(leaks) and leak.auc > 0.8 and max(leaks) <= 1
 
 
-def test_auc_and_shares_by_hand():
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_bad_samples_are_no_leak(asked, share):
+    leak = of_shares(asked, (0.6 * (1 - share), 0.6 * share, 0.4))
+    assert leak.neither == pytest.approx(0.4, abs=0.12)
+    assert leak.leak == pytest.approx(share, abs=0.15)
+
+
+def test_noise_has_no_leak_at_all(asked):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
+    leak = of_shares(asked, (0.0, 0.0, 1.0), noise)
+    assert math.isnan(leak.leak) and leak.interval is None
+    assert "look neither real nor augmented" in leak.reason and leak.neither > 0.8
+
+
+def test_a_leak_is_bounded_and_needs_a_classifier_that_knows_something():
+    sure = np.eye(3)[[0] * 20], np.eye(3)[[1] * 20], np.eye(3)[[2] * 20]
+    assert leakage.classifier_leak(sure[1], *sure).leak == pytest.approx(1)
+    softer = [0.9 * answers + 0.1 / 3 for answers in sure]
+    assert leakage.classifier_leak(sure[1], *softer).leak == 1  # surer than of T(x, 1) itself
+    blind = [np.full((20, 3), 1 / 3)] * 3
+    assert "cannot tell" in leakage.classifier_leak(sure[1], *blind).reason
     low, high = np.array([0.1, 0.4, 0.4]), np.array([0.4, 0.9])
     assert leakage.auc(low, high) == pytest.approx((1 + 0.5 + 0.5 + 3) / 6)
-    leak = leakage.classifier_leak([0.3, 0.5], [0.1, 0.3], [0.9, 0.7])
-    assert leak.share == pytest.approx(0.2 / 0.6) and leak.leak == pytest.approx(0.2)
+
+
+def test_shares_of_a_mixture_follow_from_mean_answers():
+    known = np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]])
+    for shares in ([1, 0, 0], [0.2, 0.5, 0.3], [0, 0.5, 0.5]):
+        np.testing.assert_allclose(leakage.shares(shares @ known, known), shares, atol=1e-9)
+
+
+def test_images_that_are_neither_lie_as_far_away_as_the_augmentation_or_further():
+    x = jax.random.uniform(jax.random.key(0), (64, 16, 16, 3), minval=-1.0)
+    bad = jax.jit(neither.corrupt)(jax.random.key(1), x, jnp.full(64, 2.0))
+    moved = np.sqrt(np.sum((bad - x) ** 2, (1, 2, 3)))
+    assert np.isfinite(bad).all() and (moved > 1e-3).all()
+    assert np.quantile(moved, 0.2) > 1.9  # but for blurs and mixtures that cannot go so far
+    blurred = neither.blurred(x, jnp.linspace(0.05, 4.0, 64))
+    np.testing.assert_allclose(blurred[0], x[0], atol=1e-5)
+    np.testing.assert_allclose(blurred.mean((1, 2)), x.mean((1, 2)), atol=0.05)
+    assert blurred[-1].std() < 0.2 * x[-1].std()
 
 
 def test_frechet_leak_has_the_sign_of_what_is_nearer():
@@ -336,22 +486,44 @@ def test_the_moments_of_every_operation():
 def test_bootstrap_intervals_cover_as_often_as_they_say():
     rng, inside = np.random.default_rng(0), 0
     for trial in range(200):
-        low, high = bootstrap.interval(np.mean, rng.normal(3, 2, 40), resamples=200, seed=trial)
+        low, high = intervals.resampled(np.mean, rng.normal(3, 2, 40), resamples=200, seed=trial)
         inside += low < 3 < high
     assert 0.88 < inside / 200 < 0.98
-    low, high = bootstrap.interval(lambda a, b: a.mean() - b.mean(), [1.0] * 5, [0.25] * 3)
+    low, high = intervals.resampled(lambda a, b: a.mean() - b.mean(), [1.0] * 5, [0.25] * 3)
     assert low == high == 0.75
+    both = intervals.resampled(lambda a: np.array([a.min(), a.max()]), np.arange(9.0))
+    assert both[0].shape == (2,) and both[0][0] <= both[1][0] < both[0][1] <= both[1][1]
+
+
+def test_rows_stay_whole_when_they_are_resampled():
+    pairs = np.stack([np.arange(30.0), np.arange(30.0) + 0.5], 1)
+    low, high = intervals.resampled(lambda p: (p[:, 1] - p[:, 0]).mean(), pairs)
+    assert low == high == 0.5
 
 
 def test_wilsons_interval_of_a_share():
-    low, high = judge._share_interval(0.03, 100)
+    low, high = intervals.of_share(3, 100)
     assert low == pytest.approx(0.0103, abs=2e-4) and high == pytest.approx(0.0845, abs=2e-4)
-    assert judge._share_interval(0.0, 50)[0] == 0
+    assert intervals.of_share(0, 50)[0] == 0
+
+
+def test_the_interval_of_a_difference_is_welchs():
+    a, b = normal(0, 12) + 1, 3 * normal(1, 20)
+    difference, (low, high) = intervals.of_difference(a, b)
+    assert difference == pytest.approx(a.mean() - b.mean()) == pytest.approx((low + high) / 2)
+    v, w = a.var(ddof=1) / 12, b.var(ddof=1) / 20
+    freedom = (v + w) ** 2 / (v**2 / 11 + w**2 / 19)
+    assert (high - low) / 2 == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * (v + w) ** 0.5)
+    assert intervals.of_difference([1.0], b)[1] is None
+    assert intervals.of_difference([1.0] * 3, [0.5] * 3) == (0.5, (0.5, 0.5))
 
 
 def test_the_interval_of_a_frechet_distance_is_as_wide_as_other_samples_vary():
     reference = normal(0, 2000, 4)
-    value = lambda x: quality.frechet_distance(quality.gaussian(x), quality.gaussian(reference))  # noqa: E731
+
+    def value(x):
+        return quality.frechet_distance(quality.gaussian(x), quality.gaussian(reference))
+
     drawn = normal(1, 400, 4) + 0.3
     low, high = judge._frechet_interval(drawn, reference, value(drawn))
     others = np.array([value(normal(100 + i, 400, 4) + 0.3) for i in range(40)])

@@ -102,6 +102,12 @@ def manifold(features, reference, *, k=3, k_density=5):
     the samples' (Kynkaanniemi et al. 2019, k = 3). Density: balls of the reference around a sample,
     over k; coverage: share of the reference's balls that hold a sample (Naeem et al. 2020, k = 5).
 
+    A ball holds what lies on its surface (<=), for all four: so Kynkaanniemi et al. define it, eq.
+    1, while the program of Naeem et al. leaves the surface out (<) and their text both open. It
+    matters for equal distances only, as of duplicates and of features of whole numbers: with <, a
+    reference image that has k duplicates has an empty ball, and even the reference itself would
+    not cover it.
+
     Args:
       features: of the samples, [N,D].
       reference: [M,D].
