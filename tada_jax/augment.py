@@ -11,6 +11,11 @@ traced: neither the strength nor the policy's numbers cause a recompilation.
 
 Operations, their scales and their order: EDM (Karras et al. 2022), appendix F.2. Their scaling by w
 and the policy (probability p, up to M different operations): TADA; see `Policy`.
+
+For equal draws, four are the mirror images of EDM's, top and bottom exchanged. Here `rotate_int`
+and `rotate_frac` turn clockwise as an image is looked at, the axis of `aniso` turns so too, and
+`translate_int` moves down for a positive second draw; in EDM's program they turn counter-clockwise
+and it moves up. `translate_frac` moves right and down in both, and the rest is alike.
 """
 
 import dataclasses
@@ -180,15 +185,41 @@ def draw(rng, w, policy):
     return draws
 
 
-def labels(draws, policy):
+def _effective(draws, shape):
+    """The draws that do something to an image of `shape` (H, W, C), the others being 0.
+
+    Whole-pixel shifts are rounded, in units of the draw; a grey image has neither hue nor
+    saturation.
+    """
+    effective = dict(draws)
+    if "translate_int" in draws:
+        unit = TRANSLATE_FRAC * jnp.asarray([shape[1], shape[0]], jnp.float32)
+        effective["translate_int"] = jnp.round(draws["translate_int"] * unit) / unit
+    if shape[2] == 1:
+        for name in {"hue", "saturation"} & draws.keys():
+            effective[name] = jnp.zeros_like(draws[name])
+    return effective
+
+
+def labels(draws, policy, shape):
     """The label vector of EDM's label conditioning: all zeros for an image left as it is.
 
-    Entries in the order of `policy.label_names`: angles as (cos - 1, sin), the anisotropy as its
-    draw times (cos, sin) of its axis, the others as drawn.
+    Entries in the order of `policy.label_names`, which is EDM's: angles as (cos - 1, sin), the
+    anisotropy as its draw times (cos, sin) of its axis, whole-pixel shifts as rounded, the others
+    as drawn. They tell of what happened: draws without an effect on the image are 0. Equal labels
+    do not mean the same in EDM's networks: for the quarter turn (entries exchanged), and for the
+    sine of the turn, the sine of the axis and the vertical whole-pixel shift (opposite signs), see
+    the head of this file.
+
+    Args:
+      draws: of `draw`.
+      policy: the `Policy` that they were drawn by.
+      shape: (H, W, C) of the image.
 
     Returns:
       float32 [policy.label_size].
     """
+    draws = _effective(draws, shape)
     entries = {name: draws[name] for name in policy.label_names}
     for name in ("rotate_frac", "hue"):
         if name in entries:
@@ -247,8 +278,10 @@ def apply(x, draws):
     """Applies draws to one image [H,W,C]: flips, one resampling, one colour matrix.
 
     What did not fire costs no precision: flips only reorder pixels, and an image whose geometric
-    (or colour) draws are all 0 keeps its pixels (or colours) bit for bit.
+    (or colour) draws are all 0, or come to nothing in it, keeps its pixels (or colours) bit for
+    bit.
     """
+    draws = _effective(draws, x.shape)
     x = jnp.where(draws["xflip"] > 0, x[:, ::-1], x)
     if "yflip" in draws:
         x = jnp.where(draws["yflip"] > 0, x[::-1], x)
@@ -283,7 +316,7 @@ def augment(rng, x, w, policy=Policy(), *, return_labels=False):
     """
     draws = draw(rng, w, policy)
     y = apply(x, draws)
-    return (y, labels(draws, policy)) if return_labels else y
+    return (y, labels(draws, policy, x.shape)) if return_labels else y
 
 
 def augment_batch(rng, x, w, policy=Policy(), *, return_labels=False):

@@ -147,16 +147,71 @@ def test_labels_in_edms_order_and_zero_for_what_did_not_fire():
         "saturation": 0.9,
     }
     expected = [1, 0, 0.3, -1, 1, np.sqrt(3), 1, 0.7, -0.2, 0.1, -0.4, 1, -1, -1, 0.9]
-    got = aug.labels(draws, policy)
+    got = aug.labels(draws, policy, (8, 8, 3))
     np.testing.assert_allclose(got, expected, atol=1e-6)
     identity = jax.tree.map(jnp.zeros_like, draws)
-    np.testing.assert_array_equal(aug.labels(identity, policy), 0)
+    np.testing.assert_array_equal(aug.labels(identity, policy, (8, 8, 3)), 0)
 
 
 def test_rotate_int_labels():
     policy = Policy(ops=("rotate_int",))
-    rows = [aug.labels({"xflip": 0.0, "rotate_int": jnp.float32(k)}, policy) for k in range(4)]
+    rows = [
+        aug.labels({"xflip": 0.0, "rotate_int": jnp.float32(k)}, policy, (8, 8, 3))
+        for k in range(4)
+    ]
     np.testing.assert_array_equal(rows, [[0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8, 1), (16, 24, 3), (5, 40, 1)])
+@pytest.mark.parametrize("op", ["translate_int", "hue", "saturation", "rotate_int", "lumaflip"])
+def test_labels_are_zero_exactly_where_an_image_is_left_as_it_is(op, shape):
+    """At every strength: shifts that round to nothing, and colours of grey images, are none."""
+    count, policy = 60, Policy(ops=(op,), p=1.0, max_ops=None, xflip_p=0.0)
+    w = jnp.linspace(0.05, 1.0, count)
+    x = images(count, (*shape[:2], shape[2]), seed=3)
+    y, labels = jax.jit(functools.partial(augment_batch, return_labels=True))(
+        jax.random.key(0), x, w, policy
+    )
+    moved = np.asarray(y != x).any((1, 2, 3))
+    np.testing.assert_array_equal(moved, np.asarray(labels != 0).any(1))
+    assert moved.any() == (not (shape[2] == 1 and op in ("hue", "saturation")))
+
+
+def test_labels_of_whole_pixel_shifts_are_those_of_the_rounded_shift():
+    """At w = .4 no image of 8x8 pixels moves, since a pixel is a draw of 1."""
+    policy = Policy(ops=("translate_int",), p=1.0, max_ops=None, xflip_p=0.0)
+    x = images(200, (8, 8, 3))
+    run = jax.jit(functools.partial(augment_batch, return_labels=True))
+    y, labels = run(jax.random.key(0), x, jnp.full(200, 0.4), policy)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(labels, 0)
+    _, labels = run(jax.random.key(0), x, jnp.ones(200), policy)
+    assert set(np.unique(labels[:, 1:])) == {-1.0, 0.0, 1.0}
+    draws = {"xflip": 0.0, "translate_int": jnp.array([0.3, -0.6])}
+    got = aug.labels(draws, policy, (24, 40, 3))  # 0.3 of 5 pixels, and -0.6 of 3
+    np.testing.assert_allclose(got, [0, 2 / 5, -2 / 3], rtol=1e-6)
+
+
+def test_the_sense_of_every_operation_that_has_one():
+    """Clockwise, right and down. Of these, EDM has turns and axes the other way, and int shifts."""
+    nothing = {"xflip": jnp.float32(0)}
+    x = jnp.full((17, 17, 1), -1.0)
+    spot = x.at[8, 13].set(1.0)  # right of the middle
+
+    def place(draws, of=spot):
+        return tuple(np.argwhere(np.asarray(aug.apply(of, nothing | draws))[..., 0] > 0.5)[0])
+
+    assert place({"rotate_int": jnp.float32(1)}) == (13, 8)  # from right to below
+    assert place({"rotate_frac": jnp.float32(np.pi / 2)}) == (13, 8)
+    step = 1 / (0.125 * 17)  # a pixel
+    assert place({"translate_int": jnp.array([-2.0, 3.0]) * step}) == (11, 11)
+    assert place({"translate_frac": jnp.array([-2.0, 3.0]) * step}) == (11, 11)
+    # Stretched along the diagonal from upper left to lower right.
+    disc = jnp.where(jnp.hypot(*jnp.mgrid[-8:9, -8:9]) < 4, 1.0, -1.0)[..., None]
+    long = aug.apply(
+        disc, nothing | {"aniso": jnp.float32(3), "aniso_axis": jnp.float32(np.pi / 4)}
+    )
+    assert float(long[11, 11, 0]) > 0.5 > -0.5 > float(long[11, 5, 0])
 
 
 def test_geometry_is_scaled_then_rotated_then_stretched_then_translated():
