@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path):
         ({"schedule__name": "sigmoid"}, "config.schedule.*sigmoid"),
         ({"sample__steps": 31}, "config.sample: cannot keep 31"),
         ({"sample__eta": 2.0}, "sample.eta"),
-        ({"model__channel_mult": (1, 2.0)}, "channel_mult"),
+        ({"model__channel_mult": (1, 0.3)}, "channel_mult"),
         ({"data__test_fraction": 0.9999}, "test_fraction"),
         ({"diffusion__vlb_weight": -1.0}, "vlb_weight"),
         ({"sample__sampler": "euler"}, "sample.sampler"),
