@@ -1,10 +1,11 @@
 """Error of the deterministic samplers against the exact probability-flow map, over evaluations.
 
     python benchmarks/solvers.py [--count 64] [--seed 0] [--figure docs/solvers.png]
+    python benchmarks/solvers.py --against=diffusers    # schedulers of diffusers beside ours
 
 Two data distributions whose ideal denoiser is known in closed form stand in for a trained network,
 so that the figures are the solver's error alone:
-  Gaussian  N(0.2, 0.5^2) pixels, linear schedule of T = 20,000, log SNR stride; exact map in closed
+  Gaussian  N(0.2, 0.5^2) pixels, linear schedule of T = 20,000, tapered stride; exact map in closed
             form: shows the orders of convergence
   digits    a mixture of ten Gaussians with the means and covariances of the ten classes of
             scikit-learn's 8x8 digits, on the schedules of T = 1000 that users have; exact map by an
@@ -13,12 +14,20 @@ Errors are RMS over the pixels of a sample, on images in [-1, 1]: one grey level
 has medians over the samples; the JSON lines also have RMS over the samples, larger where a sample
 between two classes falls to the other side. x0_hat is not clipped. The machine matters for the last
 digits of float32 only.
+
+`--against=diffusers` asks the schedulers of diffusers (DDIM, DPM-Solver++(2M), UniPC and Heun, in
+every setting of their grids, ends and orders that they accept at second order) for the same map by
+the same denoiser, as a network would answer: at the timestep that they name, between two of them
+interpolated in log SNR. There are as many evaluations as ours, or one less for Heun; the best
+setting of each scheduler is printed, by the median, with ours.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -53,7 +62,8 @@ SAMPLERS = {
     "heun": sampling.heun,
     "edm_heun": sampling.edm_heun,
 }
-ROWS = [(sampler, stride) for stride in ("even", "logsnr") for sampler in SAMPLERS]
+STRIDES = ("even", "logsnr", "tapered")
+ROWS = [(sampler, stride) for stride in STRIDES for sampler in SAMPLERS]
 ROWS.append(("dpmpp_2m", "karras"))
 
 
@@ -137,9 +147,9 @@ def digits(floor=0.02):
 
 def respaced(full, steps, stride):
     """`schedule.respace`, with the rejected stride too."""
-    return (
-        karras(full, steps) if stride == "karras" else schedule.respace(full, steps, stride=stride)
-    )
+    if stride == "karras":
+        return karras(full, steps)
+    return schedule.respace(full, steps, stride=stride, side=SHAPE[0])
 
 
 def measure(name, data, full, exact, keys, rows, evaluations):
@@ -180,12 +190,12 @@ def figure(path, panels, *, count, seed):
     axes = drawn.subplots(1, len(panels), sharey=True)
     for axis, (title, lines) in zip(axes, panels.items()):
         for (sampler, stride), (color, marker) in (
-            ((a, b), looks[a]) for b in ("even", "logsnr") for a in looks
+            ((a, b), looks[a]) for b in ("even", "tapered") for a in looks
         ):
             of = [a for a in lines if (a["sampler"], a["stride"]) == (sampler, stride)]
             if not of:
                 continue
-            dense = stride == "logsnr"
+            dense = stride == "tapered"
             axis.plot(
                 [a["evaluations"] for a in of],
                 [a["median"] for a in of],
@@ -208,6 +218,117 @@ def figure(path, panels, *, count, seed):
     drawn.savefig(path, dpi=110)
 
 
+# The schedulers of diffusers.
+
+COMPARED = (10, 20, 50)  # evaluations
+PEER_GRIDS = ("karras_sigmas", "lu_lambdas", "exponential_sigmas", "beta_sigmas")
+
+
+def peers(diffusers):
+    """(scheduler's name, class, options) of every setting that is compared."""
+    grids = [{}] + [{f"use_{name}": True} for name in PEER_GRIDS]
+    spacings = [{"timestep_spacing": name} for name in ("linspace", "leading", "trailing")]
+    for spacing in spacings:
+        yield "DDIM", diffusers.DDIMScheduler, spacing | {"clip_sample": False}
+    to_zero, to_least = ({"final_sigmas_type": end} for end in ("zero", "sigma_min"))
+    lower = [{"lower_order_final": yes} for yes in (True, False)]
+    ends = [to_zero, *(to_least | low for low in lower), to_least | {"euler_at_final": True}]
+    for grid in grids:
+        for spacing in spacings if not grid else spacings[:1]:  # other grids have no spacing
+            lowest = (-float("inf"), -5.1) if not grid else (-float("inf"),)
+            for end, kind, clip in itertools.product(ends, ("midpoint", "heun"), lowest):
+                options = grid | spacing | end | {"solver_type": kind, "lambda_min_clipped": clip}
+                yield "DPM-Solver++(2M)", diffusers.DPMSolverMultistepScheduler, options
+            if "use_lu_lambdas" in grid:
+                continue  # the others do not have it
+            yield "Heun", diffusers.HeunDiscreteScheduler, grid | spacing
+            for end, low, kind in itertools.product((to_zero, to_least), lower, ("bh1", "bh2")):
+                options = grid | spacing | end | low | {"solver_type": kind}
+                yield "UniPC", diffusers.UniPCMultistepScheduler, options
+
+
+def drawn_by(scheduler, steps, data, full, z):
+    """Images [B,d] that a scheduler of diffusers makes of noise z [B,d]; and its evaluations."""
+    import torch
+
+    scheduler.set_timesteps(steps)
+    x = torch.from_numpy(z.astype(np.float32)) * float(scheduler.init_noise_sigma)
+    lam = full.log_snr_table / 2.0
+    for t in scheduler.timesteps:
+        seen = np.asarray(scheduler.scale_model_input(x, t), np.float64)
+        here = np.interp(float(t), np.arange(len(full)), lam)
+        alpha = 1.0 / np.sqrt(1.0 + np.exp(-2.0 * here))
+        sigma = alpha * np.exp(-here)
+        eps = (seen - alpha * data.x0_hat(seen, alpha, sigma)) / sigma
+        x = scheduler.step(torch.from_numpy(eps.astype(np.float32)), t, x).prev_sample
+    return np.asarray(x, np.float64), len(scheduler.timesteps)
+
+
+def measure_peers(data, full, exact, z, name, wanted):
+    """One dict for each setting that gives finite images."""
+    import diffusers
+
+    lines = []
+    for title, kind, options in peers(diffusers):
+        steps = (wanted + 1) // 2 if title == "Heun" else wanted
+        betas = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[name]
+        ends = {"beta_schedule": betas, "beta_start": 1e-4, "beta_end": 0.02}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                x, evaluations = drawn_by(kind(**ends, **options), steps, data, full, z)
+        except (AssertionError, IndexError, ValueError, RuntimeError):
+            continue  # combinations that it does not have, or times that its grid repeats
+        rms = np.sqrt(np.mean((x - exact) ** 2, -1))
+        if np.isfinite(rms).all():
+            line = {"schedule": name, "scheduler": title, "evaluations": evaluations}
+            line |= {"median": float(np.median(rms)), "rms": float(np.sqrt(np.mean(rms**2)))}
+            lines.append(line | {"options": {k: str(v) for k, v in options.items()}})
+    return lines
+
+
+def compare(count, seed):
+    """Prints ours and the best settings of diffusers' schedulers, and a JSON line for each."""
+    try:
+        import diffusers
+        import torch
+    except ImportError as e:
+        sys.exit(
+            f"--against=diffusers needs torch and diffusers ({e}): pip install torch diffusers"
+        )
+    torch.set_num_threads(1)
+    keys = sampling.sample_keys(seed, jnp.arange(count))
+    z = np.asarray(sampling._noise(keys, 0, SHAPE), np.float64).reshape(count, -1)
+    print(f"n = {count}, seed {seed}, jax {jax.__version__}, diffusers {diffusers.__version__}")
+    data, chosen = digits(), []
+    for name in ("cosine", "linear"):
+        full = schedule.make(name, 1000)
+        exact = data.flow(z, full)
+        rows = [(a, sampling.stride_for(a, "auto")) for a in ("ddim", "dpmpp_2m", "heun")]
+        for wanted in COMPARED:
+            ours = measure(name, data, full, exact, keys, rows, (wanted,))
+            theirs = measure_peers(data, full, exact, z, name, wanted)
+            print(f"\n{name}, {wanted} evaluations: median error, RMS over the samples")
+            for line in ours:
+                title = f"{line['sampler']}, {line['stride']}"
+                print(f"  ours {title:32}{line['median']:9.5f}{line['rms']:9.5f}")
+            for title in dict.fromkeys(line["scheduler"] for line in theirs):
+                settings = [line for line in theirs if line["scheduler"] == title]
+                best = min(settings, key=lambda line: line["median"])
+                least = min(line["rms"] for line in settings)
+                text = f"{title}, best of {len(settings)}"
+                print(
+                    f"  diffusers {text:27}{best['median']:9.5f}{best['rms']:9.5f}"
+                    f"   least RMS of any setting {least:.5f}",
+                    flush=True,
+                )
+                chosen.append(best)
+            chosen += ours
+    print()
+    for line in chosen:
+        print(json.dumps(line))
+
+
 def main():
     """Prints the tables and one JSON line a measurement, and writes the figure."""
     parser = argparse.ArgumentParser(
@@ -216,7 +337,10 @@ def main():
     parser.add_argument("--count", type=int, default=64, help="samples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", default="docs/solvers.png")
+    parser.add_argument("--against", choices=["diffusers"], help="compare with its schedulers")
     args = parser.parse_args()
+    if args.against:
+        return compare(args.count, args.seed)
 
     keys = sampling.sample_keys(args.seed, jnp.arange(args.count))
     z = np.asarray(sampling._noise(keys, 0, SHAPE), np.float64).reshape(args.count, -1)
@@ -224,7 +348,7 @@ def main():
         f"n = {args.count}, seed {args.seed}, jax {jax.__version__}, {jax.devices()[0].device_kind}"
     )
     long = schedule.linear(20_000)
-    orders = [(sampler, "logsnr") for sampler in ("ddim", "dpmpp_2m", "heun")]
+    orders = [(sampler, "tapered") for sampler in ("ddim", "dpmpp_2m", "heun")]
     title, evaluations = "Gaussian, linear, T = 20,000", EVALUATIONS[1:-1]
     exact = gaussian_flow(z, long)
     panels = {title: measure(title, gaussian(), long, exact, keys, orders, evaluations)}
