@@ -5,6 +5,8 @@ same for readers), and `nearest.png`, samples beside their nearest training imag
 """
 
 import dataclasses
+import functools
+import importlib.metadata
 import json
 import math
 import pathlib
@@ -13,13 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from tada_jax import backend, generate, loop, report, training
+from tada_jax import backend, generate, loop, report, sampling, training
+from tada_jax.data.cache import digest
 from tada_jax.errors import UserError
 from tada_jax.judge import MEASURES, Number
-from tada_jax.metrics import memorisation
-from tada_jax.metrics.neighbours import nearest
-from tada_jax.paths import write_whole
+from tada_jax.metrics import intervals, memorisation
+from tada_jax.paths import to_json, write_whole
 from tada_jax.run import load_run
+
+LIBRARIES = ("jax", "jaxlib", "numpy", "scipy", "pillow")
+FITTED = ("classifier", "pixels")  # extractors that their name, the images and the code determine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Result:
         """For metrics.json: null stands for numbers that could not be had."""
         numbers = {key: dataclasses.asdict(number) for key, number in self.numbers.items()}
         tree = {"protocol": self.protocol, "numbers": numbers, "seconds": self.seconds}
-        return json.dumps(_for_json(tree), indent=2) + "\n"
+        return to_json(tree, indent=2) + "\n"
 
     def table(self):
         """For readers."""
@@ -113,6 +118,9 @@ def evaluate(config, workdir, *, extractor=None, say=print):
         "extractor": judge.extractor.name,
         "data": planned.dataset.source,
         "settings": settings(config),
+        "measured_by": measured_by(),
+        "extractor_digest": extractor_digest(config, extractor),
+        **data_digests(planned.dataset, planned.pool),
     }
     seconds = {key: round(value, 2) for key, value in (seconds | spent).items()}
     folder = run.workdir / "evaluation" / paths[0].parent.name
@@ -120,7 +128,7 @@ def evaluate(config, workdir, *, extractor=None, say=print):
     if backend.is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            report.save_png(folder / "nearest.png", beside_nearest(samples, planned))
+            report.save_png(folder / "nearest.png", beside_nearest(samples, judge))
             write_whole(folder / "table.txt", result.table())
             write_whole(folder / "metrics.json", result.to_json())
         except OSError as e:
@@ -128,9 +136,45 @@ def evaluate(config, workdir, *, extractor=None, say=print):
     return result
 
 
+def data_digests(dataset, pool):
+    """{"train_digest", "held_out_digest", "pool_digest"}: of the images that numbers are of."""
+    held_out = np.ascontiguousarray(dataset.test.images)
+    return {
+        "train_digest": dataset.digest,
+        "held_out_digest": digest(str(held_out.shape), held_out.tobytes()),
+        "pool_digest": pool.digest,
+    }
+
+
+@functools.cache
+def measured_by():
+    """A digest of the code of the measures and of the libraries that compute their numbers."""
+    folder = pathlib.Path(__file__).parent
+    files = [folder / "judge.py", folder / "evaluation.py", *sorted(folder.glob("metrics/*.py"))]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
+    return digest(*(file.read_bytes() for file in files), *versions)
+
+
+def extractor_digest(config, extractor=None):
+    """Names what turns images into features, or None for a user's that states no version.
+
+    Of the fitted network only its name: the images, the settings and the code determine the rest.
+    """
+    from tada_jax.metrics import features
+
+    c = config.evaluate
+    if extractor is not None:
+        return getattr(extractor, "digest", None)
+    if c.extractor == "inception":
+        return features.inception(c.weights, c.convention).digest
+    return c.extractor if c.extractor in FITTED else features.of_file(c.extractor).digest
+
+
 def settings(config):
     """What else the numbers depend on, for JSON; those of other settings do not compare."""
-    return json.loads(json.dumps(config.evaluate.to_dict() | {"sample": config.sample.to_dict()}))
+    c = config.sample
+    sample = c.to_dict() | {"stride": sampling.stride_for(c.sampler, c.stride)}
+    return json.loads(to_json(config.evaluate.to_dict() | {"sample": sample}))
 
 
 def sampler_title(c):
@@ -139,7 +183,8 @@ def sampler_title(c):
     clip = "" if c.clip_x0 else ", unclipped"
     guided = "" if c.guidance == 1 else f", guidance {c.guidance:g}"
     label = "" if c.label is None else f", class {c.label}"
-    return f"{c.sampler}{eta}, {c.steps} steps ({c.stride}){clip}{guided}{label}"
+    stride = sampling.stride_for(c.sampler, c.stride)
+    return f"{c.sampler}{eta}, {c.steps} steps ({stride}){clip}{guided}{label}"
 
 
 def _denoising_gap(run, planned, most=4096):
@@ -155,20 +200,18 @@ def _denoising_gap(run, planned, most=4096):
         put = [backend.put_whole(None if a is None else a[chosen], run.mesh) for a in arrays]
         losses.append(evaluate(run.sampled_params, *put))
     train, test = losses
-    names = [f"{word} ({n:,})" for word, n in _counts(dataset).items()]
-    make = lambda value, interval, n: Number(  # noqa: E731
-        value, n, " and ".join(names), "squared error of the target", 0.0, interval
-    )
-    found = {}
-    for centre, (gap, error) in memorisation.denoising_gap(train, test).items():
-        n = int((np.floor(test.logsnr / 2.0) * 2.0 + 1.0 == centre).sum())
-        if n < 20:  # too few images at such a level for a number
-            continue
-        found[f"gap/{centre:g}"] = make(gap, (gap - 1.96 * error, gap + 1.96 * error), n)
-    spread = np.sqrt(train.mse.var() / len(train.mse) + test.mse.var() / len(test.mse))
-    gap = test.mean - train.mean
-    whole = make(gap, (gap - 1.96 * spread, gap + 1.96 * spread), len(test.mse))
-    return {"gap": whole} | found
+    reference = " and ".join(f"{word} ({n:,})" for word, n in _counts(dataset).items())
+
+    def number(gap, interval, n):
+        note = f"n images, noised {len(test.mse):,} times in all"
+        return Number(gap, n, reference, "squared error of the target", 0.0, interval, note)
+
+    gaps = {
+        f"gap/{centre:g}": number(*values)
+        for centre, values in memorisation.denoising_gap(train, test).items()
+    }
+    whole = intervals.of_difference(test.by_image(), train.by_image())
+    return {"gap": number(*whole, len(test.by_image()))} | gaps
 
 
 def _counts(dataset):
@@ -178,16 +221,25 @@ def _counts(dataset):
     }
 
 
-def beside_nearest(samples, planned, rows=8, neighbours=3):
-    """A picture: rows of samples, each followed by its nearest training images; uint8 [H,W,C]."""
-    from tada_jax.judge import NEIGHBOUR_SIDE
-    from tada_jax.metrics.features import small
+def beside_nearest(samples, judge, rows=8, neighbours=3):
+    """A picture: rows of samples, each followed by its nearest training images; uint8 [H,W,C].
 
-    train, shown = np.asarray(planned.dataset.train.images), samples[: 2 * rows]
-    k = min(neighbours, len(train))
-    _, index = nearest(small(shown, NEIGHBOUR_SIDE), small(train, NEIGHBOUR_SIDE), k)
-    space = np.full_like(shown[:, None], 255)  # between two samples
-    together = np.concatenate([shown[:, None], train[index], space], 1)
+    Args:
+      samples: uint8 [N,H,W,C].
+      judge: of the run; where it is trained with flips, an image is shown the way round it is near.
+      rows: of two samples each.
+      neighbours: different training images beside a sample.
+    """
+    shown = samples[: 2 * rows]
+    k = min(neighbours, judge.different_images)
+    together = np.concatenate(
+        [
+            shown[:, None],
+            judge.nearest_training_images(shown, k),
+            np.full_like(shown[:, None], 255),  # between two samples
+        ],
+        1,
+    )
     return report.grid(together.reshape(-1, *shown.shape[1:]), 2 * (k + 2), gap=1)
 
 
@@ -242,14 +294,3 @@ def printed(name, value):
     """A value of a measure as text, in the units of its title."""
     measure = MEASURES[name.partition("/")[0]]
     return "n/a" if not math.isfinite(value) else f"{value * measure.factor:.{measure.digits}f}"
-
-
-def _for_json(tree):
-    """The same with null for numbers that are not finite, and lists for tuples."""
-    if isinstance(tree, dict):
-        return {key: _for_json(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_for_json(value) for value in tree]
-    if isinstance(tree, float | np.floating):
-        return float(tree) if math.isfinite(tree) else None
-    return int(tree) if isinstance(tree, np.integer) else tree

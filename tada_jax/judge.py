@@ -12,15 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import build, limits, logs, methods, sampling
+from tada_jax import build, limits, logs, methods, sampling, training
+from tada_jax.data import inspection
 from tada_jax.errors import UserError
 from tada_jax.methods import METHODS
-from tada_jax.metrics import classifier, features, leakage, memorisation, quality, wasserstein
+from tada_jax.metrics import (
+    classifier,
+    features,
+    intervals,
+    leakage,
+    memorisation,
+    quality,
+    wasserstein,
+)
 
 # Real images to score in the samples' place, for each reference; "all" has no others.
 _STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
 
 FEWEST_HELD_OUT = 10  # images
+FEWEST_DIFFERENT = 6  # training images
 FOLDS = 2  # of the held-out images, for the leak classifiers
 NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
 GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
@@ -49,8 +59,8 @@ MEASURES = {
     "authentic": Measure("AuthPct [%]", "higher", 1, 100.0),
     "c_t": Measure("C_T [standard deviations]", "near 0", 1),
     "gap": Measure("denoising gap x 1e3, held out - train", "near 0", 2, 1e3),
-    "leak": Measure("leak [% of T(x, 1)]", "near 0", 1, 100.0),
-    "leak_raw": Measure("leak, P(augmented) above real", "near 0"),
+    "leak": Measure("leak: augmented, of the good samples [%]", "near 0", 1, 100.0),
+    "neither": Measure("bad: neither real nor augmented [%]", "lower", 1, 100.0),
     "fd_leak": Measure("Frechet leak", "lower", 2),
     "moment": Measure("moments [% of T(x, 1)]", "near 0", 0, 100.0),
 }
@@ -124,7 +134,14 @@ class Judge:
             name: self.extractor.cached(images, self._mesh) for name, images in self.images.items()
         }
         self._flips = float(build.policy(config).xflip_p) > 0
-        self._neighbours = memorisation.distinct(self._comparable(train, mirrored=self._flips))
+        alike = inspection.alike(train, mirrored=self._flips)
+        self._gallery = self._galleried(train, alike)
+        self._held_out_gallery = self._galleried(held_out)
+        if len(self._gallery) < FEWEST_DIFFERENT:
+            raise UserError(
+                f"measuring needs at least {FEWEST_DIFFERENT} different training images: "
+                f"{len(train):,} are only {len(self._gallery)} that do not look alike"
+            )
         self._fit_leak_classifiers()
 
     def title(self, name):
@@ -160,44 +177,62 @@ class Judge:
         options = dict(steps=steps, seed=seed, say=self._say, progress=bar)
         return classifier.fit(task, images, labels, **options)
 
-    def _comparable(self, images, mirrored=False):
-        """What neighbours are looked for in: the images themselves, large ones averaged down."""
-        if mirrored:
-            images = memorisation.with_mirrors(images)
-        return features.small(images, NEIGHBOUR_SIDE)
+    def _galleried(self, images, alike=()):
+        """The `memorisation.Gallery` of images uint8 [N,H,W,C], large ones averaged down."""
+        images = features.small(images, NEIGHBOUR_SIDE)
+        return memorisation.gallery(images, mirrored=self._flips, alike=alike)
+
+    @property
+    def different_images(self):
+        """How many different training images there are."""
+        return len(self._gallery)
+
+    def nearest_training_images(self, samples, k):
+        """The k nearest training images of samples uint8 [N,H,W,C], as they are compared.
+
+        Returns:
+          uint8 [N,k,H,W,C]; averaged down and enlarged again where they are large.
+        """
+        _, version = self._gallery.nearest(features.small(samples, NEIGHBOUR_SIDE), k)
+        shown = np.round(self._gallery.points[version]).astype(np.uint8)
+        h, w = samples.shape[1:3]
+        rows, columns = (
+            np.minimum(np.arange(side) * small // side, small - 1)
+            for side, small in zip((h, w), shown.shape[2:4])
+        )
+        return shown[:, :, rows][:, :, :, columns]
 
     # Leakage
 
     def _fit_leak_classifiers(self):
-        """Cross-fits P(augmented | x): no image is judged by a network that was fitted to it."""
+        """Cross-fits P(real, augmented, neither): no image is judged by a network that knew it."""
         self._judges = []
         if self.happens is None:
             return
         held_out = self.images["held_out"]
         fold = np.random.default_rng(0).permutation(len(held_out)) % FOLDS
-        real, augmented = np.empty(len(held_out)), np.empty(len(held_out))
         self.augmented = augmented_images(held_out, self.happens)
-        flipped = augmented_images(held_out, self.happens, strength=0.0)
+        pure = [images_of_kind(held_out, self.happens, kind) for kind in range(3)]
+        self._answers = np.empty((3, len(held_out), 3))
         for k in range(FOLDS):
             task = classifier.leak_task(self.happens)
             network = self._fit(task, held_out[fold != k], seed=k)
             judge = features.Extractor(
-                name="P(augmented)",
+                name="P(real, augmented, neither)",
                 digest=None,
-                apply=_probability(network),
+                apply=_probabilities(network),
                 params=network.params,
             )
             self._judges.append(judge)
-            for answers, images in ((real, flipped), (augmented, self.augmented)):
-                answers[fold == k] = judge(images[fold == k], self._mesh)[:, 0]
-        self._p_real, self._p_augmented = real, augmented
+            for answers, images in zip(self._answers, pure):
+                answers[fold == k] = judge(images[fold == k], self._mesh)
 
     def leak(self, samples):
         """The `leakage.Leak` of uint8 samples; None without an augmentation that could leak."""
         if not self._judges:
             return None
-        answers = np.mean([judge(samples, self._mesh)[:, 0] for judge in self._judges], 0)
-        return leakage.classifier_leak(answers, self._p_real, self._p_augmented)
+        answers = np.mean([judge(samples, self._mesh) for judge in self._judges], 0)
+        return leakage.classifier_leak(answers, *self._answers)
 
     # All together
 
@@ -208,20 +243,25 @@ class Judge:
           samples: uint8 [N,H,W,C], a few hundred.
 
         Returns:
-          {"fd", "copies", "copies_real" (that of held-out images), "copy_margin", "leak"}; no
-          "leak" where nothing could leak.
+          {"fd", "copies", "copies_real" (that of held-out images), "copy_margin", "leak",
+          "neither"}; no "leak" nor "neither" where nothing could leak, and a "leak" of NaN where
+          too many samples are neither.
         """
         drawn = quality.gaussian(self.extractor(samples, self._mesh))
-        near = self._neighbours[:GLANCE_IMAGES]
-        images, held_out = map(self._comparable, (samples, self.images["held_out"]))
-        found = {
+        train, held_out, rng = self._gallery, self._held_out_gallery, np.random.default_rng(0)
+        if len(train) > GLANCE_IMAGES:  # drawn, since sets are often in order of class
+            train = train.some(GLANCE_IMAGES, rng)
+        images, real = (
+            features.small(x, NEIGHBOUR_SIDE) for x in (samples, self.images["held_out"])
+        )
+        scalars = {
             "fd": quality.frechet_distance(drawn, quality.gaussian(self.features["held_out"])),
-            "copies": float(memorisation.copies(images, near).mean()),
-            "copies_real": float(memorisation.copies(held_out, near).mean()),
-            "copy_margin": memorisation.copy_margin(images, near, held_out, repeats=1),
+            "copies": float(memorisation.copies(images, train).mean()),
+            "copies_real": float(memorisation.copies(real, train).mean()),
+            "copy_margin": memorisation.copy_margin(images, train, held_out, repeats=1),
         }
         leak = self.leak(samples)
-        return found | ({} if leak is None else {"leak": leak.share})
+        return scalars | ({} if leak is None else {"leak": leak.leak, "neither": leak.neither})
 
     def measure(self, samples):
         """Everything that can be said of samples.
@@ -268,9 +308,9 @@ class Judge:
                 "fd": biased if n <= dimension else "",
                 "kid": "" if math.isnan(deviation) else f"sd of a subset {deviation * 1e3:.2f}",
             }
-            intervals = {
+            limits_of = {
                 "fd": _frechet_interval(drawn, reference, scores["fd"]),
-                "precision": _share_interval(scores["precision"], n),
+                "precision": intervals.of_share(round(scores["precision"] * n), n),
             }
             for key, value in scores.items():
                 found[f"{key}/{name}"] = Number(
@@ -279,7 +319,7 @@ class Judge:
                     self.title(name),
                     self.extractor.name,
                     real=None if name == "all" else real[key],
-                    interval=intervals.get(key),
+                    interval=limits_of.get(key),
                     note=notes.get(key, ""),
                 )
         return found
@@ -301,35 +341,29 @@ class Judge:
         return found
 
     def _memorisation(self, samples):
-        images, train = self._comparable(samples), self._neighbours
-        held_out = self._comparable(self.images["held_out"])
-        through = "pixels"
+        train, held_out, n = self._gallery, self._held_out_gallery, len(samples)
+        images, real = (
+            features.small(x, NEIGHBOUR_SIDE) for x in (samples, self.images["held_out"])
+        )
         mirrored = " and their mirror images" if self._flips else ""
         reference = f"{self.title('train')}{mirrored}"
-        copied = memorisation.copies(images, train)
-        authentic = memorisation.authenticity(images, train)
-        number = lambda value, **more: Number(  # noqa: E731
-            value, len(samples), reference, through, **more
-        )
         both = f"{reference} and {self.title('held_out')}"
+        versions = len(self.images["train"]) - len(train)
+        note = f"{versions:,} that look like others count as those" if versions else ""
+
+        def share(measure):
+            of_samples, of_real = (measure(x, train) for x in (images, real))
+            interval = intervals.of_share(of_samples.sum(), n)
+            value, best = float(of_samples.mean()), float(of_real.mean())
+            return Number(value, n, reference, "pixels", best, interval, note)
+
+        margin = memorisation.copy_margin(images, train, held_out)
+        copying = memorisation.data_copying(images, train.points, real)
         return {
-            "copies": number(
-                float(copied.mean()),
-                real=float(memorisation.copies(held_out, train).mean()),
-                interval=_share_interval(float(copied.mean()), len(copied)),
-            ),
-            "copy_margin": dataclasses.replace(
-                number(memorisation.copy_margin(images, train, held_out), real=1.0), reference=both
-            ),
-            "authentic": number(
-                float(authentic.mean()),
-                real=float(memorisation.authenticity(held_out, train).mean()),
-                interval=_share_interval(float(authentic.mean()), len(authentic)),
-            ),
-            "c_t": dataclasses.replace(
-                number(memorisation.data_copying(images, train, held_out), real=0.0),
-                reference=both,
-            ),
+            "copies": share(memorisation.copies),
+            "copy_margin": Number(margin, n, both, "pixels", 1.0, note=note),
+            "authentic": share(memorisation.authenticity),
+            "c_t": Number(copying, n, both, "pixels", 0.0),
         }
 
     def leakage(self, samples):
@@ -339,20 +373,26 @@ class Judge:
             return {}
         reference, n = self.title("held_out"), len(samples)
         through = f"leak classifier, AUC {leak.auc:.2f}"
-        note = "" if leak.auc > 0.6 else "the classifier cannot tell augmented images: meaningless"
+        answers = "; ".join(
+            f"{'/'.join(f'{p:.2f}' for p in mean)} {what}"
+            for what, mean in (
+                ("samples", leak.samples),
+                ("real", leak.real),
+                ("T(x, 1)", leak.augmented),
+            )
+        )
         drawn = self.extractor(samples, self._mesh)
         augmented = self.extractor.cached(self.augmented, self._mesh)
         found = {
-            "leak": Number(leak.share, n, reference, through, 0.0, leak.interval, note),
-            "leak_raw": Number(
-                leak.leak,
+            "leak": Number(leak.leak, n, reference, through, 0.0, leak.interval, leak.reason),
+            "neither": Number(
+                leak.neither,
                 n,
                 reference,
                 through,
                 0.0,
-                None,
-                f"P(augmented): {leak.samples:.3f} samples, {leak.real:.3f} real, "
-                f"{leak.augmented:.3f} T(x, 1)",
+                leak.neither_interval,
+                f"P(real)/P(augmented)/P(neither): {answers}",
             ),
             "fd_leak": Number(
                 leakage.frechet_leak(drawn, self.features["held_out"], augmented),
@@ -439,14 +479,18 @@ def check(dataset):
     Raises:
       UserError: if fewer than 10 are held out, or there are fewer than 6 different training images.
     """
-    held_out, train = len(dataset.test.images), np.asarray(dataset.train.images[:1000])
+    held_out, train = len(dataset.test.images), dataset.train.images
+    train = np.asarray(train[training.spread(len(train), 1000)])
     if held_out < FEWEST_HELD_OUT:
         raise UserError(
             f"measuring needs held-out images, and there are {held_out}: raise "
             "config.data.test_fraction, or give the data set a test split"
         )
-    if len(memorisation.distinct(train)) < 6:
-        raise UserError("measuring needs at least 6 different training images: there are fewer")
+    if len({image.tobytes() for image in train}) < FEWEST_DIFFERENT:
+        raise UserError(
+            f"measuring needs at least {FEWEST_DIFFERENT} different training images, and there "
+            "are fewer"
+        )
 
 
 def augmented_images(images, method, *, strength=1.0, seed=0):
@@ -455,27 +499,39 @@ def augmented_images(images, method, *, strength=1.0, seed=0):
     `method`, of `methods.py`, says what T is.
     """
 
-    @jax.jit
-    def some(key, x):
-        x = x.astype(jnp.float32) / 127.5 - 1.0
-        w = jnp.full(len(x), strength)
-        return sampling.to_uint8(methods.augmented(method, key, x, w))
+    def moved(key, x):
+        return methods.augmented(method, key, x, jnp.full(len(x), strength))
 
-    root, batch, moved = jax.random.key(seed), min(256, len(images)), []
+    return _in_batches(images, moved, seed)
+
+
+def images_of_kind(images, method, kind, *, seed=0):
+    """uint8 images [N,H,W,C] as the leak classifier sees them, all of one of `classifier.KINDS`."""
+
+    def view(key, x):
+        return classifier.unnoised_view(key, x, jnp.full(len(x), kind), method)
+
+    return _in_batches(images, view, seed)
+
+
+def _in_batches(images, function, seed):
+    """(key, x [B,H,W,C] in [-1, 1]) -> [B,H,W,C], of uint8 images [N,H,W,C]; uint8."""
+    some = jax.jit(lambda key, x: sampling.to_uint8(function(key, training.to_float(x))))
+    root, batch, done = jax.random.key(seed), min(256, len(images)), []
     for start in range(0, len(images), batch):
         chunk = images[start : start + batch]
         padded = np.resize(chunk, (batch, *chunk.shape[1:]))
-        drawn = some(jax.random.fold_in(root, start), padded)
-        moved.append(jax.device_get(drawn)[: len(chunk)])
-    return np.concatenate(moved)
+        made = some(jax.random.fold_in(root, start), padded)
+        done.append(jax.device_get(made)[: len(chunk)])
+    return np.concatenate(done)
 
 
-def _probability(network):
-    """P(augmented) [B,1] of uint8 images, under fixed noise."""
+def _probabilities(network):
+    """P(real, augmented, neither) [B,3] of uint8 images, under fixed noise."""
 
     def apply(params, x):
-        x = classifier.noisy(jax.random.key(0), x.astype(jnp.float32) / 127.5 - 1.0)
-        return jax.nn.sigmoid(network.apply(params, x)[0])
+        x = classifier.noisy(jax.random.key(0), training.to_float(x))
+        return jax.nn.softmax(network.apply(params, x)[0])
 
     return apply
 
@@ -494,14 +550,6 @@ def _frechet_interval(drawn, reference, value, resamples=30, most_features=256, 
         ]
     )
     return max(0.0, value - 1.96 * deviation), value + 1.96 * deviation
-
-
-def _share_interval(share, n):
-    """Wilson's 95% interval of a share of n."""
-    z = 1.96
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _in_order_of_content(images, labels, most=20_000):

@@ -319,15 +319,22 @@ class Evaluation:
     Attributes:
       mse: float32 [n], of each noised image.
       logsnr: float64 [n], of its noise level, in nats.
+      image: int [n], which image it was: there may be far fewer than n.
     """
 
     mse: np.ndarray
     logsnr: np.ndarray
+    image: np.ndarray
 
     @property
     def mean(self):
         """Over the whole schedule."""
         return float(self.mse.mean())
+
+    def by_image(self, where=slice(None)):
+        """Mean loss of each image over its noisings, float64 [images]; `where` selects those."""
+        _, image = np.unique(self.image[where], return_inverse=True)
+        return np.bincount(image, self.mse[where].astype(np.float64)) / np.bincount(image)
 
     def by_logsnr(self, width=2.0, fewest=8):
         """Means over bins of log SNR: {centre of the bin: mean}, from noise to image.
@@ -382,7 +389,7 @@ def make_evaluation(parts, config, mesh, examples=1024):
 
     def evaluate(params, images, labels):
         mse = jax.device_get(all_batches(params, np.uint32(config.seed), images, labels))
-        return Evaluation(mse, logsnr)
+        return Evaluation(mse, logsnr, np.arange(size * batches) % len(images))
 
     evaluate.examples = size * batches
     return evaluate

@@ -36,16 +36,18 @@ def test_everything_is_measured_against_training_and_held_out_images(measured):
     for reference in ("train", "held_out", "all"):
         for name in ("fd", "kid", "precision", "recall", "density", "coverage", "swd"):
             assert np.isfinite(numbers[f"{name}/{reference}"].value)
-    for name in ("copies", "copy_margin", "authentic", "leak", "leak_raw", "fd_leak", "gap"):
+    for name in ("copies", "copy_margin", "authentic", "neither", "fd_leak", "gap"):
         assert np.isfinite(numbers[name].value)
+    assert numbers["leak"].value <= 1 or numbers["leak"].note  # a network of 6 steps draws noise
     for op in ("scale", "rotate_frac", "translate_frac"):
         assert f"moment/{op}" in numbers
     assert numbers["fd/train"].reference == "training images (50)"
-    assert numbers["fd/held_out"].reference == "held-out images (179)"
+    assert numbers["fd/held_out"].reference == "held-out images (180)"
     assert numbers["fd/all"].reference == "all images (1,797)"
     assert {n.n for key, n in numbers.items() if "/" in key and key[:2] == "fd"} == {50}
     assert "biased upwards" in numbers["fd/held_out"].note  # 50 samples, 128 features
-    assert numbers["gap"].n == 1024 and any(key.startswith("gap/") for key in numbers)
+    assert numbers["gap"].n == 180 and "noised 1,024 times" in numbers["gap"].note
+    assert any(key.startswith("gap/") for key in numbers)
     assert result.seconds.keys() >= {"sampling", "memorisation", "leakage"}
     for number in numbers.values():
         assert number.n and number.reference and number.extractor
@@ -59,9 +61,9 @@ def test_the_files_say_how_every_number_came_about(measured):
         "tada, 50 training images, seed 0, step 6, EMA of decay 0.998",
         "50 samples, ddim eta 0, 5 steps (even), sample seed 0",
         "Frechet distance",
-        "held-out images (179)",
+        "held-out images (180)",
         "classifier (labels)",
-        "P(augmented)",
+        "P(real)/P(augmented)/P(neither)",
     ):
         assert fact in text
     saved = json.loads((result.folder / "metrics.json").read_text())
@@ -154,7 +156,7 @@ def test_unlabelled_images_are_measured_through_their_augmentation(tmp_path):
     found, _ = made.measure(images[:60])
     assert found["copies"].reference.endswith("and their mirror images")
     assert {"moment/hue", "moment/translate_frac", "leak"} <= found.keys()
-    assert found["copies"].value == pytest.approx(np.mean([1.0] * 60), abs=0.5)
+    assert found["copies"].value > 0.6  # all but those that are held out
 
 
 def test_a_run_without_augmentation_to_leak_is_measured_too():
@@ -198,7 +200,7 @@ def test_quick_metrics_are_logged_and_choose_the_best_checkpoint(watched):
     lines = [line for line in logs.read(workdir) if "fd" in line]
     assert [line["step"] for line in lines] == [2, 3, 4, 6]  # and where a checkpoint is saved
     for line in lines:
-        assert {"copies", "copies_real", "copy_margin", "leak"} <= line.keys()
+        assert {"copies", "copies_real", "copy_margin", "leak", "neither"} <= line.keys()
     best = min((line["fd"], line["step"]) for line in lines if line["step"] in (3, 6))
     assert tada_jax.load_run(workdir, checkpoint="best").step == best[1]
 

@@ -588,6 +588,28 @@ def test_any_function_is_an_extractor(digits, tmp_path):
             features.of_file(spec)
 
 
+def test_features_of_a_file_are_kept_only_under_a_version_that_it_states(
+    digits, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    file, weights, images = tmp_path / "mine.py", tmp_path / "weights.npy", digits[0][:5]
+    text = (
+        f"import numpy as np\n\ndef f(images):\n    w = np.load({str(weights)!r})\n"
+        "    return images.mean((1, 2)) * w\n"
+    )
+
+    def mean(text, weight):
+        file.write_text(text)
+        np.save(weights, weight)
+        return features.of_file(f"{file}:f").cached(images).mean()
+
+    assert mean(text, 4.0) == pytest.approx(2 * mean(text, 2.0))
+    first, kept = (mean(text + "f.version = 1\n", weight) for weight in (1.0, 2.0))
+    assert kept == first  # the user said that nothing changed
+    for stated in ("f.version = 2\n", "version = 3\n"):
+        assert mean(text + stated, 2.0) == pytest.approx(2 * first)
+
+
 def test_large_images_are_averaged_down():
     image = np.arange(6 * 4, dtype=np.uint8).reshape(1, 6, 4, 1)
     np.testing.assert_allclose(

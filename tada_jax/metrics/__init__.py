@@ -5,7 +5,8 @@
     memorisation.py  is the model copying its training images?
     leakage.py       does it draw augmented images?
     features.py      extractors of features;  classifier.py, inception.py: the networks
-    bootstrap.py     intervals
+    intervals.py     what is uncertain
+    neither.py       bad images for the leak classifier
     neighbours.py    exact distances, in blocks
 
 Everything but the networks is NumPy in float64: the numbers are what is sold here, and on a CPU

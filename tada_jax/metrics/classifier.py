@@ -1,7 +1,8 @@
 """A small convolutional network fitted to a data set, in seconds to a minute or two on a CPU.
 
 It serves as the offline extractor of features and as the judge of leakage. What it learns is a
-`Task`: the labels of the data set, how an image was augmented, or whether it was.
+`Task`: the labels of the data set, how an image was augmented, or whether it is real, augmented or
+neither.
 """
 
 import dataclasses
@@ -18,10 +19,11 @@ from flax import serialization
 from tada_jax import methods, sampling
 from tada_jax.augment import augment_batch
 from tada_jax.data.cache import digest, load_cached
+from tada_jax.metrics import neither
 
 WIDTH = 128  # of the features
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1000, 128, 2e-3, 0.05, 0.2
-VERSION = "1"  # part of the cache's keys: another number fits anew
+VERSION = "2"  # part of the cache's keys: another number fits anew
 
 
 class Classifier(nn.Module):
@@ -98,26 +100,41 @@ def augmentation_task(policy):
 
 
 NOISE = 0.1  # standard deviation, of images in [-1, 1]
+KINDS = ("real", "augmented", "neither")  # of images, to the judge of leakage
 
 
-def leak_view(rng, x, augmented, method):
-    """Real images and augmented ones, alike in everything but the augmentation.
+def unnoised_view(rng, x, kind, method):
+    """Real images, augmented ones and such that are neither, alike in everything else.
 
-    Both are flipped as in training, have 256 levels, and carry noise, so that the judge looks at
-    shapes and colours and not at the texture of a resampling, or of a network.
+    All are flipped as in training. Half of those that are neither began as augmented images, so
+    that being bad says nothing of being augmented.
 
     Args:
       rng: a typed key.
       x: images [B,H,W,C] in [-1, 1].
-      augmented: bool [B], which of them undergo T(x, 1).
+      kind: int [B], positions in `KINDS`.
       method: of `methods.py`, that augments every image.
 
     Returns:
       [B,H,W,C].
     """
-    rng_aug, rng_noise = jax.random.split(rng)
-    x = methods.augmented(method, rng_aug, x, augmented.astype(jnp.float32))
-    return noisy(rng_noise, sampling.to_uint8(x).astype(jnp.float32) / 127.5 - 1.0)
+    rng_aug, rng_base, rng_bad = jax.random.split(rng, 3)
+    plain, moved = (methods.augmented(method, rng_aug, x, jnp.full(len(x), w)) for w in (0.0, 1.0))
+    distance = jnp.sqrt(((moved - plain) ** 2).sum((1, 2, 3)))
+    augmented = (kind == 1) | ((kind == 2) & jax.random.bernoulli(rng_base, 0.5, kind.shape))
+    x = jnp.where(augmented[:, None, None, None], moved, plain)
+    bad = neither.corrupt(rng_bad, x, distance)
+    return jnp.where((kind == 2)[:, None, None, None], bad, x)
+
+
+def leak_view(rng, x, kind, method):
+    """`unnoised_view` in 256 levels and under noise.
+
+    So the judge looks at shapes and colours, and not at the texture of a resampling or a network.
+    """
+    rng_view, rng_noise = jax.random.split(rng)
+    x = sampling.to_uint8(unnoised_view(rng_view, x, kind, method))
+    return noisy(rng_noise, x.astype(jnp.float32) / 127.5 - 1.0)
 
 
 def noisy(rng, x):
@@ -126,20 +143,18 @@ def noisy(rng, x):
 
 
 def leak_task(method):
-    """Whether a method augmented an image: P(augmented | x) is the sigmoid of the output."""
+    """Which of `KINDS` an image is, under a method that augments every image."""
 
     def examples(rng, x, labels):
-        augmented = jnp.arange(len(x)) % 2 == 1
-        return leak_view(rng, x, augmented, method), augmented
+        kind = jnp.arange(len(x)) % len(KINDS)
+        return leak_view(rng, x, kind, method), kind
 
     return Task(
         name="leak",
-        settings=repr((method, NOISE)),
-        outputs=1,
+        settings=repr((method, NOISE, neither.BLURS, neither.FARTHEST_LOG2)),
+        outputs=len(KINDS),
         examples=examples,
-        loss=lambda outputs, targets: optax.sigmoid_binary_cross_entropy(
-            outputs[:, 0], targets.astype(jnp.float32)
-        ),
+        loss=optax.softmax_cross_entropy_with_integer_labels,
     )
 
 

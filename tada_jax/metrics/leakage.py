@@ -1,55 +1,109 @@
 """Does the model draw augmented images? No standard measure exists; these are three.
 
-A classifier c(x) = P(augmented | x) is fitted on held-out real images against T(x, 1)
+A classifier tells real held-out images from T(x, 1) and from images that are neither
 (`classifier.py`); here is what follows from its answers. The other two need no classifier.
 """
 
 import dataclasses
 
 import numpy as np
+from scipy.optimize import nnls
 
-from tada_jax.metrics import bootstrap
+from tada_jax.metrics import intervals
 from tada_jax.metrics.neighbours import rows
 from tada_jax.metrics.quality import frechet_distance, gaussian
+
+MOST_NEITHER = 0.5  # share of the samples above which the rest is too little to judge by
+FEWEST_AUC = 0.6  # below it the classifier cannot tell augmented images from real ones
 
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-    """The classifier leak.
+    """How many samples are augmented images, of those that are good enough to be asked.
 
     Attributes:
-      leak: mean c(samples) - mean c(real).
-      share: the same over mean c(T(real, 1)) - mean c(real): 0 for real images, 1 for a model that
-        augments everything that it draws.
-      interval: 95% bootstrap interval of `share`, over samples and real images; the classifier's
-        own fit is not in it.
-      real, augmented, samples: mean P(augmented).
-      auc: share of pairs (real, augmented) that the classifier orders rightly; at 0.5 it knows
-        nothing, and the other numbers mean nothing.
+      leak: share of augmented images among the samples that are either real or augmented ones, in
+        [0, 1]; NaN where `reason` says why there is none.
+      interval: 95% bootstrap interval of `leak`, over the samples and the held-out images (an
+        image with all that was made of it); the classifier's own fit is not in it. None if there
+        is no leak.
+      neither: estimated share of samples that are neither, in [0, 1].
+      neither_interval: of it, likewise.
+      samples, real, augmented: mean P(real), P(augmented), P(neither), float64 [3] each.
+      auc: share of pairs (real, augmented) that the classifier orders rightly, by
+        P(augmented) / (P(augmented) + P(real)).
+      reason: why there is no leak, or "".
     """
 
     leak: float
-    share: float
-    interval: tuple[float, float]
-    real: float
-    augmented: float
-    samples: float
+    interval: tuple[float, float] | None
+    neither: float
+    neither_interval: tuple[float, float]
+    samples: np.ndarray
+    real: np.ndarray
+    augmented: np.ndarray
     auc: float
+    reason: str = ""
 
 
-def classifier_leak(samples, real, augmented, *, seed=0):
-    """The `Leak` from probabilities P(augmented): float [n] of samples, real images, T(real, 1)."""
-    share = lambda s, r, a: (s.mean() - r.mean()) / max(a.mean() - r.mean(), 1e-6)  # noqa: E731
-    samples, real, augmented = (np.asarray(p, np.float64) for p in (samples, real, augmented))
+def shares(answers, known):
+    """Shares of the kinds in a mixture, from a classifier's mean answers.
+
+    The mean answer is linear in the shares: sum_k share_k known_k. So the classifier need not be
+    right about any single image, nor know the shares ("probability average" quantification, Bella
+    et al. 2010). Solved by least squares over shares that are not negative.
+
+    Args:
+      answers: mean probabilities of the mixture, [K].
+      known: mean probabilities of pure sets, [K,K], a row each.
+
+    Returns:
+      float64 [K], of sum 1.
+    """
+    found, _ = nnls(np.asarray(known, np.float64).T, np.asarray(answers, np.float64))
+    return found / found.sum() if found.sum() else np.full(len(found), np.nan)
+
+
+def classifier_leak(samples, real, augmented, neither, *, seed=0):
+    """The `Leak` from the classifier's answers.
+
+    Args:
+      samples: P(real), P(augmented), P(neither) of the samples, [n,3].
+      real: of held-out images, [m,3].
+      augmented: of T(x, 1) of the same images, in the same order, [m,3].
+      neither: of what was made of them that is neither, [m,3].
+      seed: of the bootstrap.
+    """
+    drawn, pure = np.asarray(samples, np.float64), np.stack([real, augmented, neither], 1)
+
+    def both(drawn, pure):  # [n,3], [m,3,3] -> leak, share of neither
+        s = shares(drawn.mean(0), pure.mean(0))
+        return np.array([s[1] / max(s[0] + s[1], 1e-12), s[2]])
+
+    leak, bad = both(drawn, pure)
+    low, high = intervals.resampled(both, drawn, pure, seed=seed)
+    order = auc(*(_ratio(pure[:, kind]) for kind in (0, 1)))
+    reason = ""
+    if order < FEWEST_AUC:
+        reason = "the classifier cannot tell augmented images from real ones"
+    elif bad > MOST_NEITHER:
+        reason = f"{bad:.0%} of the samples look neither real nor augmented"
     return Leak(
-        leak=float(samples.mean() - real.mean()),
-        share=float(share(samples, real, augmented)),
-        interval=bootstrap.interval(share, samples, real, augmented, seed=seed),
-        real=float(real.mean()),
-        augmented=float(augmented.mean()),
-        samples=float(samples.mean()),
-        auc=auc(real, augmented),
+        leak=float("nan") if reason else float(leak),
+        interval=None if reason else (float(low[0]), float(high[0])),
+        neither=float(bad),
+        neither_interval=(float(low[1]), float(high[1])),
+        samples=drawn.mean(0),
+        real=pure[:, 0].mean(0),
+        augmented=pure[:, 1].mean(0),
+        auc=order,
+        reason=reason,
     )
+
+
+def _ratio(answers):
+    """P(augmented) / (P(augmented) + P(real)) of answers [n,3]."""
+    return answers[:, 1] / np.maximum(answers[:, 0] + answers[:, 1], 1e-12)
 
 
 def auc(low, high):

@@ -1,44 +1,91 @@
 """Is the model copying its training images? On pixels or on features: [N, ...] each.
 
-Distances are Euclidean. A set that was trained with horizontal flips should be given with its
-mirror images (`with_mirrors`): a mirrored copy is a copy.
+Distances are Euclidean. Rules that compare the nearest training image with the next one mean
+*different* images: an image, its mirror image (where the model is trained with flips), and others
+that look like it are versions of one, and a copy of any is a copy. A `Gallery` knows which.
 """
+
+import dataclasses
 
 import numpy as np
 
-from tada_jax.metrics.neighbours import nearest, rows
+from tada_jax.metrics import intervals
+from tada_jax.metrics.neighbours import nearest, nearest_sets, rows
 
 RATIO = 1.0 / 3.0  # of the two nearest distances, below which a sample counts as a copy
 
 
-def with_mirrors(images):
-    """Images [N,H,W,C] and, after them, their mirror images; [2N,H,W,C]."""
-    return np.concatenate([images, np.asarray(images)[:, :, ::-1]])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gallery:
+    """Real images among which neighbours are looked for, all versions of an image being one.
+
+    Attributes:
+      points: [M, ...], every version; those of an image one after the other.
+      starts: int [G], the first version of each image.
+    """
+
+    points: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self):
+        """How many different images."""
+        return len(self.starts)
+
+    def nearest(self, queries, k=1):
+        """(distances float64 [N,k] to the k nearest images, indices [N,k] of their versions)."""
+        return nearest_sets(queries, self.points, self.starts, k)
+
+    def some(self, n, rng):
+        """The `Gallery` of n of the images, drawn without replacement by a numpy generator."""
+        ends = np.append(self.starts[1:], len(self.points))
+        chosen = np.sort(rng.choice(len(self), n, replace=False))
+        versions = [np.arange(self.starts[i], ends[i]) for i in chosen]
+        starts = np.cumsum([0, *map(len, versions[:-1])])
+        return Gallery(self.points[np.concatenate(versions)], starts)
 
 
-def distinct(examples):
-    """The examples without exact repetitions, in their order: a repeated one has itself nearby."""
-    examples = np.asarray(examples)
-    first = {}
-    for number, example in enumerate(examples):
-        first.setdefault(example.tobytes(), number)
-    return examples[list(first.values())]
+def gallery(images, *, mirrored=False, alike=()):
+    """The `Gallery` of images; equal ones are one image.
+
+    Args:
+      images: [N, ...]; [N,H,W,C] if mirrored.
+      mirrored: whether their mirror images are versions of them.
+      alike: int [P,2], pairs of positions that look alike; what is alike to one another in any
+        number of steps is one image.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    images = np.asarray(images)
+    n, first = len(images), {}
+    equal = [(first.setdefault(x.tobytes(), i), i) for i, x in enumerate(images)]
+    pairs = np.array([*equal, *np.asarray(alike, int).reshape(-1, 2).tolist()])
+    _, image = connected_components(
+        coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n, n)), directed=False
+    )
+    once = np.array(sorted(set(first.values())), int)  # an equal version adds nothing
+    points, image = images[once], image[once]
+    if mirrored:
+        points, image = np.concatenate([points, points[:, :, ::-1]]), np.concatenate([image, image])
+    order = np.argsort(image, kind="stable")
+    _, starts = np.unique(image[order], return_index=True)
+    return Gallery(points[order], starts)
 
 
 def copies(samples, train, *, ratio=RATIO):
-    """Which samples are copies: much nearer to one training image than to the next.
+    """Which samples are copies: much nearer to one training image than to any different one.
 
     d1 < ratio d2, with the distances to the two nearest training images (Yoon et al. 2023).
 
     Args:
       samples: [N, ...].
-      train: [M, ...], without repetitions, M at least 2.
+      train: a `Gallery` of at least 2 images.
       ratio: threshold.
 
     Returns:
       bool [N]; its mean is the "NN ratio" share.
     """
-    distance, _ = nearest(samples, train, 2)
+    distance, _ = train.nearest(samples, 2)
     return distance[:, 0] < ratio * distance[:, 1]
 
 
@@ -47,11 +94,11 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
 
     1 if the samples know no training image better than any other real one; towards 0 if they copy.
     The larger of the two sets is thinned out to the size of the smaller, `repeats` times, because
-    among more images one is nearer.
+    among more images one is nearer. Both must be mirrored, or neither.
 
     Args:
       samples: [N, ...].
-      train, test: [M, ...].
+      train, test: `Gallery`s.
       repeats: random subsets of the larger set.
       seed: of the subsets.
 
@@ -59,31 +106,33 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
       A float.
     """
     rng, n = np.random.default_rng(seed), min(len(train), len(test))
-    near = lambda points: nearest(samples, points)[0].mean()  # noqa: E731
-    some = lambda points: np.asarray(points)[rng.choice(len(points), n, replace=False)]  # noqa: E731
-    if len(train) == len(test):
-        return float(near(train) / near(test))
-    if len(train) < len(test):
-        return float(near(train) / np.mean([near(some(test)) for _ in range(repeats)]))
-    return float(np.mean([near(some(train)) for _ in range(repeats)]) / near(test))
+
+    def near(images):
+        if len(images) == n:
+            return images.nearest(samples)[0].mean()
+        return np.mean([images.some(n, rng).nearest(samples)[0].mean() for _ in range(repeats)])
+
+    return float(near(train) / near(test))
 
 
 def authenticity(samples, train):
     """AuthPct (Alaa et al. 2022): share of samples that are further from their training image.
 
-    A sample is authentic if its nearest training image x* has another training image nearer than
-    the sample: d(g, x*) > d(x*, nearest other). About 0.5 or more for new images, 0 for copies.
+    A sample is authentic if its nearest training image x* has a different training image nearer
+    than the sample: d(g, x*) > d(x*, nearest different). About 0.5 or more for new images, 0 for
+    copies.
 
     Args:
       samples: [N, ...].
-      train: [M, ...], without repetitions, M at least 2.
+      train: a `Gallery` of at least 2 images.
 
     Returns:
       bool [N]; the mean is AuthPct.
     """
-    distance, index = nearest(samples, train)
-    others, _ = nearest(train, train, among_themselves=True)
-    return distance[:, 0] > others[index[:, 0], 0]
+    distance, version = train.nearest(samples)
+    unique, inverse = np.unique(version[:, 0], return_inverse=True)
+    apart = train.nearest(train.points[unique], 2)[0][:, 1]  # the nearest is x* itself
+    return distance[:, 0] > apart[inverse]
 
 
 def data_copying(samples, train, test, *, cells=None, seed=0):
@@ -96,7 +145,7 @@ def data_copying(samples, train, test, *, cells=None, seed=0):
 
     Args:
       samples: [N, ...].
-      train, test: [M, ...].
+      train, test: [M, ...], mirror images included where the model is trained with flips.
       cells: of the partition; by default one for each 50 training images, at most 10. Cells with
         fewer than 10 samples, held-out images or training images count nothing.
       seed: of k-means.
@@ -130,24 +179,24 @@ def _rank_z(a, b):
     return float((u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12))
 
 
-def denoising_gap(train, test, width=2.0):
+def denoising_gap(train, test, width=2.0, fewest=10):
     """Held-out minus training loss by log SNR: what the network knows of its images alone.
 
     Args:
       train, test: `training.Evaluation`s under the same noise levels.
       width: of the bins, nats.
+      fewest: images on either side; bins with fewer are left out.
 
     Returns:
-      {centre of the bin: (gap, standard error)}, from noise to image.
+      {centre of the bin: (gap, 95% interval, held-out images in it)}, from noise to image. What
+      counts is images, each with the mean of its losses: an image that was noised many times is
+      still one image.
     """
     gaps = {}
-    bins = np.floor(test.logsnr / width).astype(int)
+    bins = np.floor(test.logsnr / width)
     for b in np.unique(bins):
-        losses = [e.mse[np.floor(e.logsnr / width).astype(int) == b] for e in (test, train)]
-        mean, variance = ([f(x) for x in losses] for f in (np.mean, _variance_of_mean))
-        gaps[float((b + 0.5) * width)] = (float(mean[0] - mean[1]), float(np.sqrt(sum(variance))))
+        of_images = [e.by_image(np.floor(e.logsnr / width) == b) for e in (test, train)]
+        if min(map(len, of_images)) >= fewest:
+            gap, interval = intervals.of_difference(*of_images)
+            gaps[float((b + 0.5) * width)] = gap, interval, len(of_images[0])
     return gaps
-
-
-def _variance_of_mean(values):
-    return values.var(ddof=1) / len(values) if len(values) > 1 else 0.0

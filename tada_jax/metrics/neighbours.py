@@ -63,3 +63,38 @@ def nearest(queries, points, k=1, *, among_themselves=False):
         distances[part] = np.take_along_axis(found, order, 1)
         indices[part] = np.take_along_axis(chosen, order, 1)
     return distances, indices
+
+
+def nearest_sets(queries, points, starts, k=1):
+    """The k nearest *sets* of points of each query: a set is as near as its nearest member.
+
+    Args:
+      queries: [N, ...].
+      points: [M, ...], the members of a set one after the other.
+      starts: int [G], the first member of each set; ascending, from 0.
+      k: how many sets.
+
+    Returns:
+      (distances float64 [N,k], ascending; indices int64 [N,k] of the nearest member in each).
+
+    Raises:
+      ValueError: if there are fewer than k sets.
+    """
+    starts = np.asarray(starts)
+    if k > len(starts):
+        raise ValueError(f"{k} nearest sets need more than {len(starts)} of them")
+    sizes = np.diff(starts, append=len(points))
+    member = np.arange(sizes.max())
+    distances, indices = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    for part, block in distance_blocks(queries, points):
+        of_sets = np.minimum.reduceat(block, starts, axis=1)
+        chosen = np.argpartition(of_sets, k - 1, axis=1)[:, :k]
+        order = np.argsort(np.take_along_axis(of_sets, chosen, 1), axis=1, kind="stable")
+        chosen = np.take_along_axis(chosen, order, 1)
+        distances[part] = np.take_along_axis(of_sets, chosen, 1)
+        for j, sets in enumerate(chosen.T):
+            inside = member < sizes[sets, None]
+            places = np.where(inside, starts[sets, None] + member, starts[sets, None])
+            nearest_member = np.take_along_axis(block, places, 1).argmin(1)
+            indices[part, j] = places[np.arange(len(places)), nearest_member]
+    return distances, indices
