@@ -8,9 +8,7 @@ paper's two experiments, and how well each proxy foretold the first. Everything 
 """
 
 import dataclasses
-import json
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from tada_jax import workdir as workdirs
 from tada_jax.errors import UserError
 from tada_jax.judge import Judge
 from tada_jax.metrics import features, lpips
-from tada_jax.paths import write_whole
+from tada_jax.paths import to_json, write_whole
 from tada_jax.profile import ALL, Profile
 from tada_jax.run import load_run
 
@@ -214,6 +212,8 @@ def overlap(a, b):
 
 
 def _band_text(profile, config, name=ALL):
+    if profile.failure:
+        return "no band, the self-check fails"
     band = profile.band(config.sensitivity.thresholds, name=name)
     return (
         "no sensitive level" if band is None else f"sensitive band [{band[0]:.2f}, {band[1]:.2f}]"
@@ -289,7 +289,9 @@ def _row(values, digits):
 
 
 def config_line(profile, thresholds):
-    """The flags that make a run follow the band of a profile; None without a band."""
+    """The flags that make a run follow the band of a profile; None without a band to rely on."""
+    if profile.failure:
+        return None
     band = profile.band(thresholds)
     if band is None:
         return None
@@ -321,7 +323,8 @@ def _text(config, dataset, profiles, gaps, exchanges):
         for name in profile.names:
             lines.append(f"- {name}: {_band_text(profile, config, name)}")
         line = config_line(profile, thresholds)
-        lines += ["", f"    {line}" if line else "No level is sensitive.", ""]
+        without = f"No band: {profile.failure}." if profile.failure else "No level is sensitive."
+        lines += ["", f"    {line}" if line else without, ""]
     if gaps:
         lines += ["## Two trained networks", "", _proxy_table(profiles, gaps, config), ""]
     if exchanges:
@@ -358,18 +361,6 @@ def _exchange_table(exchanges):
     return "\n".join(lines)
 
 
-def _for_json(value: Any):
-    if dataclasses.is_dataclass(value):
-        return {f.name: _for_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _for_json(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_for_json(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value
-
-
 def _write(found, config, dataset, pictures):
     """Tables, numbers and figures."""
     from tada_jax import analysis_report
@@ -380,8 +371,8 @@ def _write(found, config, dataset, pictures):
         write_whole(folder / "analysis.md", found.text)
         for proxy, profile in found.profiles.items():
             write_whole(folder / f"profile-{proxy}.json", profile.to_json())
-        numbers = {"gaps": _for_json(found.gaps), "exchanges": _for_json(found.exchanges)}
-        write_whole(folder / "networks.json", json.dumps(numbers, indent=1) + "\n")
+        numbers = {"gaps": found.gaps, "exchanges": found.exchanges}
+        write_whole(folder / "networks.json", to_json(numbers, indent=1) + "\n")
         analysis_report.draw(found, config, dataset, pictures)
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e.strerror}): free some space") from e

@@ -14,10 +14,10 @@ from tada_jax import build, logs, sensitivity
 from tada_jax import profile as profiles
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
-from tada_jax.paths import write_whole
+from tada_jax.paths import to_json, write_whole
 
 FILE = "sensitivity.json"  # in the folder of a run
-_VERSION = "2"  # of the numbers; to be raised when the computation changes
+_VERSION = "3"  # of the numbers; to be raised when the computation changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def find(config, dataset, workdir=None, say=None):
       UserError: if no noise level is sensitive, or nothing can be compared.
     """
     settings = (config.tada.to_dict(), tuple(config.sensitivity.thresholds), _VERSION)
-    key = digest(_profile_key(config, dataset), json.dumps(settings, sort_keys=True))
+    key = digest(_profile_key(config, dataset), to_json(settings, sort_keys=True))
     kept = workdir and _read(workdir / FILE)
     if kept and kept.key == key:
         return kept
@@ -68,7 +68,7 @@ def find(config, dataset, workdir=None, say=None):
 def keep(found, workdir):
     """Writes the schedule into the folder of a run, unless it lies there."""
     if _read(workdir / FILE) != found:
-        write_whole(workdir / FILE, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        write_whole(workdir / FILE, to_json(found, indent=1) + "\n")
 
 
 def _read(path):
@@ -82,8 +82,12 @@ def schedule_of(profile, config):
     """What `build.strength` needs of a `profile.Profile`.
 
     Raises:
-      UserError: if the parabola has no band to be fitted to.
+      UserError: if the self-check of the profile fails, or the parabola has no band to be fitted
+        to.
     """
+    failure = profile.failure
+    if failure:
+        raise UserError(f"no sensitive band of these images: {failure}")
     c, thresholds = config.tada, config.sensitivity.thresholds
     if c.schedule in ("paper", "fitted"):
         band = profile.band(thresholds)
@@ -159,7 +163,7 @@ def _profile_key(config, dataset):
     c.pop("thresholds")
     held_out = digest(np.ascontiguousarray(dataset.test.images).tobytes())
     settings = {"augment": config.augment.to_dict(), "sensitivity": c, "held_out": held_out}
-    return digest(dataset.digest, json.dumps(settings, sort_keys=True))
+    return digest(dataset.digest, to_json(settings, sort_keys=True))
 
 
 def summary(profile):
@@ -170,4 +174,4 @@ def summary(profile):
         f"{a['queries']:,} queries, {a['copies']} copies, seed {a['seed']}, {a['seconds']:g} s): "
         f"the integral of K is {check.integral:.2f} ± {check.error:.2f} nats, and must be "
         f"{check.divergence:.2f} ± {check.divergence_error:.2f} (without noise {check.limit:.2f})"
-    )
+    ) + (f": {profile.failure}" if profile.failure else "")

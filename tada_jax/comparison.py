@@ -20,8 +20,10 @@ from tada_jax import backend, build, evaluation, judge, limits, logs, loop
 from tada_jax import workdir as workdirs
 from tada_jax.errors import UserError
 from tada_jax.judge import MEASURES
-from tada_jax.metrics import bootstrap
-from tada_jax.paths import write_whole
+from tada_jax.metrics import intervals
+from tada_jax.paths import to_json, write_whole
+
+IMAGES = ("train_digest", "held_out_digest", "pool_digest")  # of a protocol
 
 # What the tables show; the JSON and the report's appendix have everything.
 HEADLINES = (
@@ -138,11 +140,11 @@ def compare(config, workdir, *, extractor=None, say=print):
     from tada_jax import comparison_report
 
     cells, path = grid(config, workdir), workdirs.absolute(workdir)
-    for cell in (cell for cell in cells if cell.seed == cells[0].seed):
-        judge.check(loop.load_data(cell.config))
+    digests = _digests(cells)
+    _check_images(cells, digests)
     results, failures = {}, {}
     for number, cell in enumerate(cells, 1):
-        found = finished(cell)
+        found = finished(cell, digests[cell], extractor, say)
         if found is None:
             say(f"cell {number} of {len(cells)}: {cell.title}")
             try:
@@ -168,15 +170,92 @@ def compare(config, workdir, *, extractor=None, say=print):
     return path / "report.html"
 
 
-def finished(cell):
-    """The `evaluation.Result` of a cell, if it was trained to its end and measured as asked."""
-    wanted = evaluation.settings(cell.config)
+def _digests(cells):
+    """{cell: digests of its images, and their shape}; every data set is read once.
+
+    Raises:
+      UserError: if one cannot be had, or has too few held-out images.
+    """
+    found, known = {}, {}
+    for cell in cells:
+        key = to_json((cell.config.data.to_dict(), cell.seed), sort_keys=True)
+        if key not in known:
+            dataset = loop.load_data(cell.config)
+            judge.check(dataset)
+            pool = loop.pool_of(cell.config, dataset)
+            shape = dataset.train.images.shape[1:]
+            known[key] = evaluation.data_digests(dataset, pool) | {"shape": shape}
+        found[cell] = known[key]
+    return found
+
+
+def _check_images(cells, digests):
+    """Refuses a grid whose cells do not compare, and folders with results of other images.
+
+    Raises:
+      UserError: naming the cells.
+    """
+    first = {}
+    for cell in cells:
+        mine, other = digests[cell], first.setdefault((cell.size, cell.seed), cell)
+        theirs = digests[other]
+        if mine["shape"] != theirs["shape"]:
+            shapes = [" x ".join(map(str, each["shape"])) for each in (theirs, mine)]
+            raise UserError(
+                f"config.compare: {other.title} has images of {shapes[0]} and {cell.title} of "
+                f"{shapes[1]}: their distances have other scales, compare them in grids of their "
+                "own"
+            )
+        if mine != theirs:
+            raise UserError(
+                f"config.compare: {other.title} and {cell.title} are of different images, so that "
+                "their numbers do not compare: use grids of their own"
+            )
+    for cell in cells:
+        for file in sorted(cell.workdir.glob("evaluation/*/metrics.json")):
+            result = evaluation.read_result(file.parent)
+            if result is None or "train_digest" not in result.protocol:
+                continue
+            if any(result.protocol.get(key) != digests[cell][key] for key in IMAGES):
+                raise UserError(
+                    f"{cell.workdir} holds results of other images than those that the "
+                    "configuration names: restore them, or choose another --workdir"
+                )
+
+
+def finished(cell, digests, extractor=None, say=print):
+    """The `evaluation.Result` of a cell, if it was trained to its end and measured as asked.
+
+    Args:
+      cell: a `Cell`.
+      digests: of its images, as of `evaluation.data_digests`.
+      extractor: as of `evaluation.evaluate`.
+      say: called with a line of text where numbers that are there do not count.
+
+    Returns:
+      None unless the images, the step, the settings, the extractor and the code are the same.
+    """
+    named = evaluation.extractor_digest(cell.config, extractor)
+    wanted = {
+        **{key: digests[key] for key in IMAGES},
+        "step": cell.config.train.total_steps,
+        "settings": evaluation.settings(cell.config),
+        "extractor_digest": named,
+        "measured_by": evaluation.measured_by(),
+    }
     for file in sorted(cell.workdir.glob("evaluation/*/metrics.json")):
         result = evaluation.read_result(file.parent)
-        done = result and result.protocol.get("step") == cell.config.train.total_steps
-        if done and result.protocol.get("settings") == wanted:
+        if result is None:
+            continue
+        same = {key for key, value in wanted.items() if result.protocol.get(key) == value}
+        if len(same) == len(wanted) and named is not None:
             workdirs.check_same(cell.config, cell.workdir)
             return result
+        if {"step", "settings"} <= same:
+            why = "of another version, or say not of which images"
+            if named is None:
+                why = "by an extractor that states no version"
+            say(f"{cell.title}: its numbers are {why}, and are measured again; it is not retrained")
     return None
 
 
@@ -191,7 +270,7 @@ def _run(cell, extractor, say):
     finally:
         jax.clear_caches()  # every run compiles anew, from the cache on disk
         if backend.is_first() and cell.workdir.is_dir():
-            write_whole(clock, json.dumps(seconds_spent(cell) + time.monotonic() - mark) + "\n")
+            write_whole(clock, to_json(seconds_spent(cell) + time.monotonic() - mark) + "\n")
 
 
 def seconds_spent(cell):
@@ -261,11 +340,16 @@ def paired_differences(results, key, method, other, size):
     if (method, size) not in found or (other, size) not in found:
         return None
     a, b = (dict(zip(found[m, size].seeds, found[m, size].values)) for m in (method, other))
-    both = [seed for seed in a if seed in b]
+    images = {
+        (cell.method, cell.seed): [result.protocol.get(key) for key in IMAGES]
+        for cell, result in results.items()
+        if cell.size == size
+    }
+    both = [s for s in a if s in b and images[method, s] == images[other, s]]
     if not both:
         return None
     differences = np.array([a[seed] - b[seed] for seed in both])
-    interval = bootstrap.interval(np.mean, differences) if len(both) > 1 else None
+    interval = intervals.resampled(np.mean, differences) if len(both) > 1 else None
     return differences, interval
 
 

@@ -12,7 +12,7 @@ from tada_jax import comparison, evaluation, report
 from tada_jax import workdir as workdirs
 from tada_jax.judge import MEASURES
 from tada_jax.logs import duration
-from tada_jax.paths import write_whole
+from tada_jax.paths import to_json, write_whole
 
 # Figures of what is logged while training: (file, scalar, label).
 _CURVES = (
@@ -71,7 +71,7 @@ def write(path, config, results, failures):
         "failures": failures,
         "versions": workdirs.versions(),
     }
-    write_whole(path / "comparison.json", json.dumps(everything, indent=1) + "\n")
+    write_whole(path / "comparison.json", to_json(everything, indent=1) + "\n")
     drawn = [] if not trade_off_figure(path / "trade_off.png", results) else ["trade_off.png"]
     for name, key, label in _CURVES:
         if curves_figure(path / name, results, key, label):
@@ -254,7 +254,7 @@ def _page(path, config, results, failures, figures):
         "<h2>Every run</h2>",
         *_appendix(results),
         f"<details><summary>Configuration</summary><pre>"
-        f"{_e(json.dumps(config.to_dict(), indent=2))}</pre></details>",
+        f"{_e(to_json(config.to_dict(), indent=2))}</pre></details>",
     ]
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}"

@@ -67,17 +67,18 @@ class Plan:
         """Of the training set."""
         return memory.size(self.dataset.train.images)
 
+    @functools.cached_property
+    def pool(self):
+        """The same data set with all of its training images."""
+        return pool_of(self.config, self.dataset)
+
     def judge(self, say=None, extractor=None):
         """What samples of the run are measured against, a `judge.Judge`.
 
         Raises:
           UserError: if the data set has too few held-out images, or the extractor cannot be had.
         """
-        pool = self.dataset
-        if self.config.data.train_size is not None:
-            whole = self.config.copy_and_resolve_references().unlock()
-            whole.data.train_size = None
-            pool = load_data(whole)
+        pool = self.pool
         make = lambda: Judge(  # noqa: E731
             self.config, self.dataset, pool, extractor=extractor, say=say
         )
@@ -87,6 +88,15 @@ class Plan:
     def resident(self):
         """Whether the training set fits the device by the stated budget."""
         return self.image_bytes <= self.config.data.device_gib * memory.GIB
+
+
+def pool_of(config, dataset):
+    """The data set of a run with all of its training images."""
+    if config.data.train_size is None:
+        return dataset
+    whole = config.copy_and_resolve_references().unlock()
+    whole.data.train_size = None
+    return load_data(whole)
 
 
 def load_data(config):

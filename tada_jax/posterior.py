@@ -131,12 +131,16 @@ def wiener_gap(base, other, logsnr):
       float64 [R], summed over the components.
     """
     (mean, cov), (other_mean, other_cov) = base, other
-    shift, eye, gaps = other_mean - mean, np.eye(len(mean)), []
-    for r in logsnr:
-        variance = np.exp(-r)
-        gain = np.linalg.solve(cov + variance * eye, cov).T
-        other_gain = np.linalg.solve(other_cov + variance * eye, other_cov).T
-        difference = gain - other_gain
-        noise = np.einsum("ij,jk,ik->", difference, cov + variance * eye, difference, optimize=True)
-        gaps.append(noise + np.sum(((eye - other_gain) @ shift) ** 2))
+    # Each gain is diagonal in the eigenvectors of its covariance: two decompositions serve all
+    # levels, and with C = (shares)^2 of one basis in the other, whose rows add up to 1,
+    # E ||(G - G')(z - mean)||^2 = sum_ij C_ij (l_i + s^2) (g_i - g'_j)^2, without cancellation.
+    (size, axes), (other_size, other_axes) = (np.linalg.eigh(c) for c in (cov, other_cov))
+    size, other_size = np.maximum(size, 0.0), np.maximum(other_size, 0.0)
+    shares = (axes.T @ other_axes) ** 2
+    shift, gaps = (other_axes.T @ (other_mean - mean)) ** 2, []
+    for variance in np.exp(-np.asarray(logsnr, np.float64)):
+        gain, other_gain = size / (size + variance), other_size / (other_size + variance)
+        apart = (gain[:, None] - other_gain) ** 2
+        noise = np.sum(shares * apart * (size + variance)[:, None])
+        gaps.append(noise + np.sum(((1.0 - other_gain) ** 2) * shift))
     return np.array(gaps)

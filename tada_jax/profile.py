@@ -11,6 +11,12 @@ import numpy as np
 
 from tada_jax.paths import to_json
 
+# A self-check fails beyond so many standard errors, if it is also beyond so large a share, and so
+# many nats, of which the coarse grid of levels and the sketch of large images take their part.
+FAILING_ERRORS = 3.0
+FAILING_SHARE = 0.25
+FAILING_NATS = 0.05
+
 ALL = "all"  # the name of the whole policy among those of its operations
 
 
@@ -90,6 +96,28 @@ class Profile:
         tree = dataclasses.asdict(self)
         tree["curves"] = [[*key, dataclasses.asdict(c)] for key, c in self.curves.items()]
         return to_json(tree, indent=1) + "\n"
+
+    @property
+    def failure(self):
+        """Why nothing can be read off the profile, with a remedy; None if its self-check holds.
+
+        The check is that of the exact posterior, whatever the proxy: the images, the copies and the
+        noise that all proxies share.
+        """
+        c = self.check
+        if c is None:
+            return None
+        apart = abs(c.integral - c.divergence)
+        error = float(np.nan_to_num(np.hypot(c.error, c.divergence_error)))
+        allowed = max(FAILING_ERRORS * error, FAILING_SHARE * abs(c.divergence), FAILING_NATS)
+        if apart <= allowed:
+            return None
+        return (
+            f"its self-check fails: the integral of K is {c.integral:.2f} and must be "
+            f"{c.divergence:.2f} nats, to within {allowed:.2f}: use more images or a larger "
+            "config.sensitivity.queries, or give the band yourself (config.tada.r_rough, r_fine, "
+            "calibration='none')"
+        )
 
     @property
     def names(self):

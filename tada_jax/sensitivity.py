@@ -348,7 +348,9 @@ def _basis(source, mean, kind, seed, rounds=2):
     """
     if mean.size <= COMPONENTS:
         return jnp.eye(mean.size)
-    found = jax.random.normal(jax.random.key(seed), (mean.size, COMPONENTS))
+    # No more directions than there are points have any variance.
+    points = len(source.images) * ((2 if source.flip else 1) + source.copies)
+    found = jax.random.normal(jax.random.key(seed), (mean.size, min(COMPONENTS, points)))
     for _ in range(rounds):
         total = 0.0
         for chunk in itertools.chain(source.base(), source.augmented(kind, 1.0)):

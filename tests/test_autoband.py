@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import tada_jax
-from tada_jax import autoband, limits, loop, sensitivity
+from tada_jax import analysis, autoband, limits, loop, sensitivity
 from tada_jax.errors import UserError
+from tada_jax.profile import ALL, Check, Curve, Profile
 from tests import tiny
 
 SMALL = {"sensitivity__proxy": "exact", "sensitivity__queries": 16, "sensitivity__copies": 1}
@@ -152,3 +153,23 @@ def _of(method):
     c = config(tada__band="auto")
     c.method = method
     return c
+
+
+@pytest.mark.parametrize(
+    ("integral", "divergence", "error", "holds"),
+    [(1.44, 1.60, 0.11, True), (1.87, 1.61, 0.11, True), (0.72, 1.61, 0.11, False)],
+)
+def test_where_the_self_check_fails_there_is_no_band(integral, divergence, error, holds):
+    settings, one = config(tada__band="auto"), np.ones(3)
+    curves = {(ALL, 1.0): Curve(one, one, one, one)}
+    check = Check(integral, divergence, 1.61, error, 0.0, 1.0)
+    about = {"images": 2, "queries": 2, "copies": 1, "seed": 0, "seconds": 1.0}
+    profile = Profile(np.arange(3.0), (1.0,), curves, "exact", check, about=about)
+    assert ("self-check fails" in autoband.summary(profile)) != holds
+    flags = analysis.config_line(profile, settings.sensitivity.thresholds)
+    if holds:
+        assert autoband.schedule_of(profile, settings)["r_fine"] == 2.0 and flags
+    else:
+        assert flags is None
+        with pytest.raises(UserError, match="self-check fails.*0.72.*1.61.*more images"):
+            autoband.schedule_of(profile, settings)

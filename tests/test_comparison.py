@@ -165,6 +165,44 @@ def test_a_grid_that_cannot_be_is_refused_before_anything_is_trained(fields, mes
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
+def test_results_of_other_images_are_refused_and_older_ones_measured_again(compared, tmp_path):
+    settings, folder = compared
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    cells = comparison.grid(settings, tmp_path)
+    digests, said = comparison._digests(cells), []
+    finished = lambda: comparison.finished(cells[0], digests[cells[0]], None, said.append)  # noqa: E731
+    assert finished() is not None and said == []
+    (file,) = cells[0].workdir.glob("evaluation/*/metrics.json")
+    whole = json.loads(file.read_text())
+    for key in ("measured_by", "extractor_digest", "step", "settings", *comparison.IMAGES):
+        protocol = {k: v for k, v in whole["protocol"].items() if k != key}
+        file.write_text(json.dumps(whole | {"protocol": protocol}))
+        assert finished() is None, key
+    assert len(said) == 5 and "measured again" in said[0]  # not of another step or other settings
+    file.write_text(json.dumps(whole))
+    other = comparison.grid(config(data__test_fraction=0.3), tmp_path)  # another held-out set
+    with pytest.raises(UserError, match="results of other images"):
+        comparison._check_images(other, comparison._digests(other))
+
+
+def test_cells_of_other_images_are_not_compared(tmp_path):
+    for fields, message in (
+        ({"data": {"train_size": 30}}, "different images"),
+        ({"data": {"test_fraction": 0.3}}, "different images"),
+    ):
+        grid = config(compare__methods=("tada", "mine"), **_variant(**fields))
+        grid.compare.train_sizes = ()
+        with pytest.raises(UserError, match=message):
+            tada_jax.compare(grid, tmp_path, say=lambda text: None)
+    cells = comparison.grid(config(), tmp_path)
+    digests = {c: {"shape": (s, s, 3)} for c, s in zip(cells, (32, 64))}
+    with pytest.raises(UserError, match="32 x 32 x 3 and .* of 64 x 64 x 3"):
+        comparison._check_images(cells, digests)
+    made = results({("none", 0): 5.0, ("tada", 0): 4.0})
+    next(iter(made.values())).protocol["train_digest"] = "other"
+    assert comparison.paired_differences(made, "fd/held_out", "tada", "none", 100) is None
+
+
 # The statistics, on results that were made up
 
 
