@@ -250,6 +250,9 @@ def get_config(method="tada"):
     c.train.ema_decay = 0.9999  # of the parameters that are sampled, a step
     c.train.class_dropout = 0.0  # how often the class is concealed from a conditional network
     c.train.nonfinite = "stop"  # at a loss that is not finite: "stop", or "skip" that step's update
+    # Only GPU kernels that add in a fixed order, for the same bits in every run; slower, by how much
+    # depends on the network. CPUs need no flag. By main.py; in Python: backend.be_deterministic().
+    c.train.deterministic = False
     c.train.ema_warmup = True  # shorter averages early on: decay at most (1 + step) / (10 + step)
 
     c.ema = ConfigDict()  # averages from which others follow after training, see ema.py
@@ -292,7 +295,8 @@ def get_config(method="tada"):
     c.evaluate = ConfigDict()  # of --mode=evaluate, and of the quick metrics while training
     c.evaluate.count = 1000  # samples
     # Of features: "classifier" (a small network fitted to the data set), "pixels", "inception", or
-    # a function uint8 [N,H,W,C] -> [N,D] as "my_features.py:extract"
+    # a function uint8 [N,H,W,C] -> [N,D] as "my_features.py:extract"; its features are kept only if
+    # the file states a `version`, to be raised when anything that it reads changes
     c.evaluate.extractor = "classifier"
     c.evaluate.weights = placeholder(str)  # of "inception": pt_inception-2015-12-05-6726825d.pth
     c.evaluate.fit_steps = 1000  # of the small networks that are fitted to the data set
