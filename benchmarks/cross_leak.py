@@ -37,7 +37,7 @@ def main():
             (folder,) = (path for path in cell.workdir.glob("samples/*") if path.is_dir())
             images = generate.read(sorted(folder.glob("[0-9]*.png")))
             for name, judge in judges.items():
-                share = 100 * judge.leak(images).leak
+                share = 100 * judge.leak(images).share
                 leaks.setdefault(cell.method, {}).setdefault(name, []).append(share)
     print("| method | " + " | ".join(f"leak [%], {title}" for title in JUDGES.values()) + " |")
     print("|---" * (len(JUDGES) + 1) + "|")

@@ -103,15 +103,7 @@ def main():
             if len(rest):
                 parts.append(bad(rest, rng, made))
             found = made.leak(np.concatenate(parts))
-            text = (
-                "n/a"
-                if found.reason
-                else (
-                    f"{100 * found.leak:.0f} [{100 * found.interval[0]:.0f}, "
-                    f"{100 * found.interval[1]:.0f}]"
-                )
-            )
-            cells.append(f"{text}; bad {100 * found.neither:.0f}")
+            cells.append(f"{found.text}; bad {100 * found.neither:.0f}")
         good = shares[0] + shares[1]
         truth = f"{100 * shares[1] / good:.0f}" if good else "n/a"
         mixture = ", ".join(f"{100 * s:.0f}" for s in shares)

@@ -42,7 +42,8 @@ def costs(judge, n, inception_seconds):
     samples, reference = more(train, n), more(held_out, n, seed=1)
     f, g = judge.extractor(samples), judge.extractor(reference)
     wide = np.random.default_rng(0).standard_normal((2, n, 2048))
-    p, q = pixels(64)(samples), pixels(64)(more(train, 1000, seed=2))
+    p, known = pixels(64)(samples), pixels(64)(more(train, 1000, seed=2))
+    q = memorisation.gallery(known)
 
     def frechet(a, b):
         return quality.frechet_distance(quality.gaussian(a), quality.gaussian(b))
@@ -59,7 +60,7 @@ def costs(judge, n, inception_seconds):
         "copies": seconds(lambda: memorisation.copies(p, q)),
         "copy margin": seconds(lambda: memorisation.copy_margin(p, q, q)),
         "AuthPct": seconds(lambda: memorisation.authenticity(p, q)),
-        "C_T": seconds(lambda: memorisation.data_copying(p, q, p)),
+        "C_T": seconds(lambda: memorisation.data_copying(p, known, p)),
         "classifier leak, with its interval": seconds(lambda: judge.leak(samples)),
         "moments of one operation": seconds(
             lambda: leakage.moment_shift("scale", samples, reference, reference)

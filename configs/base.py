@@ -250,8 +250,8 @@ def get_config(method="tada"):
     c.train.ema_decay = 0.9999  # of the parameters that are sampled, a step
     c.train.class_dropout = 0.0  # how often the class is concealed from a conditional network
     c.train.nonfinite = "stop"  # at a loss that is not finite: "stop", or "skip" that step's update
-    # Only GPU kernels that add in a fixed order, for the same bits in every run; slower, by how much
-    # depends on the network. CPUs need no flag. By main.py; in Python: backend.be_deterministic().
+    # Only GPU kernels that add in a fixed order, for the same bits in every run; slower, the price
+    # is not measured. CPUs need no flag. By main.py; in Python: backend.be_deterministic().
     c.train.deterministic = False
     c.train.ema_warmup = True  # shorter averages early on: decay at most (1 + step) / (10 + step)
 

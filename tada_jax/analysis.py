@@ -250,7 +250,9 @@ def _foretold_table(profiles, gaps, exchanges, config):
         for outside in ("base", "augmented"):
             mine = [e for e in exchanges if e.outside == outside]
             alone = next(e for e in mine if e.low == e.high)
-            swept = [e for e in mine if e.leak and np.isclose(e.high - e.low, c.window)]
+            judged = alone.leak and not alone.leak.reason
+            swept = [e for e in mine if judged and not e.leak.reason]
+            swept = [e for e in swept if np.isclose(e.high - e.low, c.window)]
             at = [(e.low + e.high) / 2 for e in swept]
             swept = [e for e, r in zip(swept, at) if profile.logsnr[0] <= r <= profile.logsnr[-1]]
             changed = [abs(e.leak.share - alone.leak.share) for e in swept]
@@ -352,8 +354,7 @@ def _exchange_table(exchanges):
     for e in exchanges:
         leak = ""
         if e.leak is not None:
-            low, high = (100 * bound for bound in e.leak.interval)
-            leak = f"{100 * e.leak.share:.1f} [{low:.1f}, {high:.1f}]"
+            leak = e.leak.text
         where = "nowhere" if e.low == e.high else f"[{e.low:.2f}, {e.high:.2f})"
         lines.append(
             f"| {e.outside} | {inside[e.outside]} | {where} | {leak} | {e.fd:.2f} | {e.moved:.3f} |"

@@ -32,6 +32,7 @@ HEADLINES = (
     "precision/held_out",
     "recall/held_out",
     "leak",
+    "neither",
     "copies",
     "copy_margin",
     "authentic",

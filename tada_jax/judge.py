@@ -261,7 +261,7 @@ class Judge:
             "copy_margin": memorisation.copy_margin(images, train, held_out, repeats=1),
         }
         leak = self.leak(samples)
-        return scalars | ({} if leak is None else {"leak": leak.leak, "neither": leak.neither})
+        return scalars | ({} if leak is None else {"leak": leak.share, "neither": leak.neither})
 
     def measure(self, samples):
         """Everything that can be said of samples.
@@ -384,7 +384,15 @@ class Judge:
         drawn = self.extractor(samples, self._mesh)
         augmented = self.extractor.cached(self.augmented, self._mesh)
         found = {
-            "leak": Number(leak.leak, n, reference, through, 0.0, leak.interval, leak.reason),
+            "leak": Number(
+                leak.share,
+                n,
+                reference,
+                through,
+                0.0,
+                None if leak.reason else leak.interval,
+                leak.reason,
+            ),
             "neither": Number(
                 leak.neither,
                 n,

@@ -235,6 +235,6 @@ def exchange(draw, judge, intervals, count, seed, say=None):
             found.append(Exchange(outside, low, high, judge.leak(images), seen["fd"], float(moved)))
             pictures[outside, low, high] = images[:16]
             if say:
-                leak = "" if found[-1].leak is None else f", leak {found[-1].leak.share:.0%}"
+                leak = "" if found[-1].leak is None else f", leak [%] {found[-1].leak.text}"
                 say(f"{outside} but for [{low:g}, {high:g}): moved by {moved:.3f}{leak}")
     return found, pictures

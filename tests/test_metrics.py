@@ -401,8 +401,8 @@ def test_the_leak_is_the_share_of_augmented_images(asked):
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
         leak = of_shares(asked, (1 - part, part, 0.0))
         assert leak.interval[0] - 0.02 <= part <= leak.interval[1] + 0.02
-        assert leak.leak == pytest.approx(part, abs=0.12) and leak.neither < 0.12
-        leaks.append(leak.leak)
+        assert leak.share == pytest.approx(part, abs=0.12) and leak.neither < 0.12
+        leaks.append(leak.share)
     assert leaks == sorted(leaks) and leak.auc > 0.8 and max(leaks) <= 1
 
 
@@ -410,21 +410,21 @@ def test_the_leak_is_the_share_of_augmented_images(asked):
 def test_bad_samples_are_no_leak(asked, share):
     leak = of_shares(asked, (0.6 * (1 - share), 0.6 * share, 0.4))
     assert leak.neither == pytest.approx(0.4, abs=0.12)
-    assert leak.leak == pytest.approx(share, abs=0.15)
+    assert leak.share == pytest.approx(share, abs=0.15)
 
 
 def test_noise_has_no_leak_at_all(asked):
     noise = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
     leak = of_shares(asked, (0.0, 0.0, 1.0), noise)
-    assert math.isnan(leak.leak) and leak.interval is None
+    assert math.isnan(leak.share) and all(map(math.isnan, leak.interval)) and leak.text == "n/a"
     assert "look neither real nor augmented" in leak.reason and leak.neither > 0.8
 
 
 def test_a_leak_is_bounded_and_needs_a_classifier_that_knows_something():
     sure = np.eye(3)[[0] * 20], np.eye(3)[[1] * 20], np.eye(3)[[2] * 20]
-    assert leakage.classifier_leak(sure[1], *sure).leak == pytest.approx(1)
+    assert leakage.classifier_leak(sure[1], *sure).share == pytest.approx(1)
     softer = [0.9 * answers + 0.1 / 3 for answers in sure]
-    assert leakage.classifier_leak(sure[1], *softer).leak == 1  # surer than of T(x, 1) itself
+    assert leakage.classifier_leak(sure[1], *softer).share == 1  # surer than of T(x, 1) itself
     blind = [np.full((20, 3), 1 / 3)] * 3
     assert "cannot tell" in leakage.classifier_leak(sure[1], *blind).reason
     low, high = np.array([0.1, 0.4, 0.4]), np.array([0.4, 0.9])

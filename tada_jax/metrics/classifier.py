@@ -6,9 +6,11 @@ neither.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,7 +153,7 @@ def leak_task(method):
 
     return Task(
         name="leak",
-        settings=repr((method, NOISE, neither.BLURS, neither.FARTHEST_LOG2)),
+        settings=repr((method, NOISE, inspect.getsource(neither))),
         outputs=len(KINDS),
         examples=examples,
         loss=optax.softmax_cross_entropy_with_integer_labels,
@@ -189,7 +191,9 @@ def fit(task, images, labels=None, *, steps=STEPS, seed=0, say=None, progress=No
     """
     images = np.ascontiguousarray(images)
     labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
-    settings = (VERSION, task.name, task.settings, str((images.shape, steps, seed)))
+    fitting = (WIDTH, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT, images.shape, steps, seed)
+    made_by = (jax.__version__, flax.__version__, optax.__version__, jax.default_backend())
+    settings = (VERSION, task.name, task.settings, repr(fitting), repr(made_by))
     key = digest(*settings, images.tobytes(), labels.tobytes())
 
     def make(folder):

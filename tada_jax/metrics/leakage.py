@@ -5,6 +5,7 @@ A classifier tells real held-out images from T(x, 1) and from images that are ne
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from scipy.optimize import nnls
@@ -22,11 +23,10 @@ class Leak:
     """How many samples are augmented images, of those that are good enough to be asked.
 
     Attributes:
-      leak: share of augmented images among the samples that are either real or augmented ones, in
+      share: of augmented images among the samples that are either real or augmented ones, in
         [0, 1]; NaN where `reason` says why there is none.
-      interval: 95% bootstrap interval of `leak`, over the samples and the held-out images (an
-        image with all that was made of it); the classifier's own fit is not in it. None if there
-        is no leak.
+      interval: 95% bootstrap interval of `share`, over the samples and the held-out images (an
+        image with all that was made of it); the classifier's own fit is not in it. NaN likewise.
       neither: estimated share of samples that are neither, in [0, 1].
       neither_interval: of it, likewise.
       samples, real, augmented: mean P(real), P(augmented), P(neither), float64 [3] each.
@@ -35,8 +35,8 @@ class Leak:
       reason: why there is no leak, or "".
     """
 
-    leak: float
-    interval: tuple[float, float] | None
+    share: float
+    interval: tuple[float, float]
     neither: float
     neither_interval: tuple[float, float]
     samples: np.ndarray
@@ -44,6 +44,14 @@ class Leak:
     augmented: np.ndarray
     auc: float
     reason: str = ""
+
+    @property
+    def text(self):
+        """In per cent, as "22.1 [19.0, 25.3]", or "n/a"."""
+        if self.reason:
+            return "n/a"
+        low, high = self.interval
+        return f"{100 * self.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def shares(answers, known):
@@ -76,11 +84,11 @@ def classifier_leak(samples, real, augmented, neither, *, seed=0):
     """
     drawn, pure = np.asarray(samples, np.float64), np.stack([real, augmented, neither], 1)
 
-    def both(drawn, pure):  # [n,3], [m,3,3] -> leak, share of neither
+    def both(drawn, pure):  # [n,3], [m,3,3] -> shares of augmented, of neither
         s = shares(drawn.mean(0), pure.mean(0))
         return np.array([s[1] / max(s[0] + s[1], 1e-12), s[2]])
 
-    leak, bad = both(drawn, pure)
+    share, bad = both(drawn, pure)
     low, high = intervals.resampled(both, drawn, pure, seed=seed)
     order = auc(*(_ratio(pure[:, kind]) for kind in (0, 1)))
     reason = ""
@@ -89,8 +97,8 @@ def classifier_leak(samples, real, augmented, neither, *, seed=0):
     elif bad > MOST_NEITHER:
         reason = f"{bad:.0%} of the samples look neither real nor augmented"
     return Leak(
-        leak=float("nan") if reason else float(leak),
-        interval=None if reason else (float(low[0]), float(high[0])),
+        share=math.nan if reason else float(share),
+        interval=(math.nan, math.nan) if reason else (float(low[0]), float(high[0])),
         neither=float(bad),
         neither_interval=(float(low[1]), float(high[1])),
         samples=drawn.mean(0),

@@ -12,16 +12,19 @@ import jax.numpy as jnp
 FARTHEST_LOG2 = 2.0  # of the length of the augmentation's own move: up to four times that
 BLURS = (0.5, 4.0)  # standard deviation of the blur in pixels, log-uniform ...
 BLURS_SIDE = 16  # ... for images of this side, and in proportion for others
-KINDS = 7
+KINDS = 8
+WARPS = (0.02, 0.12)  # sides, standard deviation of the displacement, log-uniform
+WARP_CELLS = 4  # random displacements along a side, smooth between them
 
 
 def corrupt(rng, x, distance):
-    """Corrupts a batch, each image in one of seven ways.
+    """Corrupts a batch, each image in one of eight ways.
 
     Noise; blur; half denoised, that is noised and then blurred; mixed with another image of the
     batch, by at most a half; towards noise of the data's own power spectrum about their mean, the
-    sample of a network that knows nothing but the covariance; and, sharp but wrong, a collage of
-    four images about a random point, or of one image's own parts in another place.
+    sample of a network that knows nothing but the covariance; and, sharp but wrong, warped by a
+    smooth random displacement, as shapes are that were not learnt to the end; or a collage of four
+    images about a random point, or of one image's own parts in another place.
 
     Args:
       rng: a typed key.
@@ -45,11 +48,12 @@ def corrupt(rng, x, distance):
             blurred(x + noise, sigma),
             other,
             _of_spectrum(x, noise),
+            _warped(rng_cut, x),
             *(_collage(rng_cut, x, apart) for apart in (1, 0)),
         ]
     )
-    most = jnp.asarray([jnp.inf, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0])[kind]  # of the way
-    least = (kind >= KINDS - 2).astype(jnp.float32)  # a collage is whole
+    most = jnp.asarray([jnp.inf, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0])[kind]  # of the way
+    least = (kind >= KINDS - 3).astype(jnp.float32)  # the sharp ones are no mixtures
     way = ends[kind, jnp.arange(n)] - x
     length = jnp.sqrt((way**2).sum((1, 2, 3)))
     far = distance * jnp.exp2(FARTHEST_LOG2 * jax.random.uniform(rng_far, (n,)))
@@ -85,6 +89,26 @@ def _of_spectrum(x, noise):
         amplitude * jnp.fft.rfft2(noise, axes=(1, 2)), s=x.shape[1:3], axes=(1, 2)
     )
     return mean + coloured
+
+
+def _warped(rng, x):
+    """Images [B,H,W,C] whose pixels are moved by a smooth random field, edges mirrored."""
+    n, h, w, _ = x.shape
+    rng_size, rng_field = jax.random.split(rng)
+    low, high = WARPS
+    size = low * (high / low) ** jax.random.uniform(rng_size, (n, 1, 1))
+    coarse = jax.random.normal(rng_field, (2, n, WARP_CELLS, WARP_CELLS))
+    field = jax.image.resize(coarse, (2, n, h, w), "cubic")
+    rows = jnp.arange(h)[:, None] + h * size * field[0]
+    columns = jnp.arange(w) + w * size * field[1]
+
+    def one(image, i, j):
+        def plane(c):
+            return jax.scipy.ndimage.map_coordinates(c, [i, j], order=1, mode="mirror")
+
+        return jax.vmap(plane, in_axes=-1, out_axes=-1)(image)
+
+    return jax.vmap(one)(x, rows, columns)
 
 
 def _collage(rng, x, apart):
