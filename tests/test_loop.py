@@ -4,8 +4,11 @@ import dataclasses
 import errno
 import json
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +30,7 @@ from tada_jax import (
     workdir,
 )
 from tada_jax.data import feed
+from tada_jax.data.order import HostBatches
 from tada_jax.errors import UserError
 from tada_jax.run import load_run
 from tests import tiny
@@ -373,13 +377,67 @@ def test_an_error_while_reading_ahead_ends_the_run_in_one_line(tmp_path, monkeyp
         loop.train(config, tmp_path)
 
 
-def test_a_balanced_order_needs_labels_and_changes_the_run(finished, tmp_path):
-    _, _, whole = finished
+def test_a_balanced_order_shows_every_class_equally_often(finished, tmp_path):
+    seen = {}
+    for name in ("shuffled", "balanced"):
+        planned = loop.plan(tiny.config(data__order=name))
+        key, _ = training.step_keys(planned.config.seed)
+        batches = HostBatches(key, batch_size=16, order=planned.order)
+        labels = planned.dataset.train.labels
+        shown = np.concatenate([labels[batches(step)] for step in range(50)])
+        seen[name] = np.bincount(shown, minlength=10) / len(shown)
+    np.testing.assert_allclose(seen["balanced"], 0.1, atol=0.01)
+    present = np.bincount(labels, minlength=10) / len(labels)  # from 3 to 9 of 50
+    np.testing.assert_allclose(seen["shuffled"], present, atol=0.01)
     other = loop.train(tiny.config(data__order="balanced"), tmp_path)
-    assert any(
-        bool((a != b).any())
-        for a, b in zip(jax.tree.leaves(other.params), jax.tree.leaves(whole.params))
-    )
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (other, finished[2]))))
+
+
+# Ways of computing the same
+
+
+def test_several_steps_a_call_are_the_same_run(finished, tmp_path):
+    """As on every accelerator: calls of two steps, and a single one where an event is due."""
+    calls = {"train__steps_per_call": 2, "log__every": 6, "log__eval_every": 6}
+    calls |= {"log__sample_every": 6, "log__checkpoint_every": 5}
+    state = loop.train(tiny.config(**calls), tmp_path)
+    for a, b in zip(*map(jax.tree.leaves, (state.params, finished[2].params))):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    lines = {line["step"]: line for line in logs.read(tmp_path)}
+    assert list(lines) == [5, 6]
+    one_by_one = [line for line in logs.read(finished[1]) if line["step"] == 6][0]
+    assert lines[6]["test_mse"] == pytest.approx(one_by_one["test_mse"], rel=1e-4)
+
+
+def test_bfloat16_trains_like_float32_with_a_state_of_float32(finished, tmp_path):
+    state = loop.train(tiny.config(model__dtype="bfloat16"), tmp_path)
+    assert {a.dtype for a in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    short, whole = (logs.read(folder) for folder in (tmp_path, finished[1]))
+    for a, b in zip(short, whole):
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
+        assert a["strength"] == pytest.approx(b["strength"])  # the draws are the same
+    assert short[-1]["loss"] != whole[-1]["loss"]
+
+
+_LOSSES = """
+import pathlib, sys
+from tada_jax import logs, loop
+from tests import tiny
+
+loop.train(tiny.config(), pathlib.Path(sys.argv[1]))
+print([line["loss"] for line in logs.read(sys.argv[1])])
+"""
+
+
+def test_xlas_normal_optimisation_computes_the_same(finished, tmp_path):
+    """All other tests switch most of it off, and no user does."""
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-c", _LOSSES, str(tmp_path / "run")]
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    losses = [line["loss"] for line in logs.read(finished[1])]
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), losses, rtol=1e-3)
 
 
 # Fine-tuning
