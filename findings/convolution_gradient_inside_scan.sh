@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On CPU, XLA's gradient of a convolution is tens of times slower inside lax.scan than outside
+# On CPU, XLA's gradient of a convolution is many times slower inside lax.scan than outside
 # jax 0.10.2, jaxlib 0.10.2, CPU, Python 3.11
 #
 # One would expect accumulating gradients over a few small batches to cost the same as a loop that is
