@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import tada_jax
-from tada_jax import backend, evaluation, generate, judge, logs, loop
+from tada_jax import backend, data, evaluation, generate, judge, logs, loop
 from tada_jax.errors import UserError
-from tada_jax.metrics import features
+from tada_jax.metrics import features, memorisation
 from tests import tiny
 
 
@@ -164,6 +164,21 @@ def test_a_run_without_augmentation_to_leak_is_measured_too():
     found, _ = made.measure(made.images["held_out"][:60])
     assert "leak" not in found and "fd_leak" not in found and found["copies"].value < 0.05
     assert "leak" not in made.glance(made.images["held_out"][:60])
+
+
+def test_a_glance_draws_its_neighbours_from_a_set_in_order_of_class(tmp_path, monkeypatch):
+    found = data.load("digits", test_fraction=0.0).train
+    order = np.argsort(found.labels, kind="stable")
+    np.savez(tmp_path / "sorted.npz", images=found.images[order], labels=found.labels[order])
+    fields = {"data__name": "images", "data__path": str(tmp_path / "sorted.npz")}
+    fields |= {"data__train_size": None, "augment__ops": (), "evaluate__extractor": "pixels"}
+    monkeypatch.setattr(judge, "GLANCE_IMAGES", 150)  # the first 150 are noughts
+    made = loop.plan(config(**fields)).judge()
+    real = made.images["train"][::4]  # a tenth of them are among the 150, at distance 0
+    assert made.glance(real)["copy_margin"] == pytest.approx(0.95, abs=0.12)
+    noughts = memorisation.gallery(made.images["train"][:150])
+    others = memorisation.gallery(made.images["held_out"])
+    assert memorisation.copy_margin(real, noughts, others) > 1.2
 
 
 def test_too_few_images_are_no_traceback(tmp_path):
