@@ -221,7 +221,7 @@ def exchange_figure(path, found, config, dataset):
             left.axhline(
                 100 * alone.leak.share, color=color, linestyle=(0, (2, 2)), label=f"{outside} alone"
             )
-    left.set(ylabel="leak [% of T(x, 1)], 95% interval")
+    left.set(ylabel="leak [% of the good samples], 95% interval")
     right.set(ylabel="moved by, root mean square in [-1, 1]")
     for axes in (left, right):
         _shade(axes, band)
@@ -251,12 +251,12 @@ def pictures_figure(path, found, pictures, config, name):
     for e in named:
         inside = "augmented" if e.outside == "base" else "base"
         where = "" if e.low == e.high else f", {inside} in [{e.low:.1f}, {e.high:.1f})"
-        leak = "" if e.leak is None else f" ({100 * e.leak.share:.0f}%)"
+        leak = "" if e.leak is None else f" (leak [%]: {e.leak.text})"
         labels.append(f"{e.outside}{where}{leak}")
     axes.set_yticks([(i + 0.5) * height for i in range(len(named))], labels)
     axes.set_xticks([])
     figure.suptitle(
         f"{name}: the same noise, networks exchanged inside an interval of log SNR "
-        f"(leak, n = {config.analyze.count:,}), seed {config.sample.seed}"
+        f"(n = {config.analyze.count:,}), seed {config.sample.seed}"
     )
     figure.savefig(path, dpi=110, bbox_inches="tight")  # the labels are long

@@ -17,7 +17,7 @@ from tada_jax.paths import to_json, write_whole
 # Figures of what is logged while training: (file, scalar, label).
 _CURVES = (
     ("quality.png", "fd", "Frechet distance"),
-    ("leakage.png", "leak", "leak, share of T(x, 1)"),
+    ("leakage.png", "leak", "leak, share of the good samples"),
     ("memorisation.png", "copy_margin", "copy margin, d(train)/d(held out)"),
     ("copies.png", "copies", "share of copies"),
     ("loss.png", "test_mse", "squared error, held-out images"),
@@ -29,10 +29,12 @@ _DEFINITIONS = {
     "kid": "Squared maximum mean discrepancy of the same features under a cubic kernel; unbiased.",
     "precision": "Share of samples within the k-nearest-neighbour balls of the real images.",
     "recall": "Share of real images within those of the samples.",
-    "leak": "P(augmented) by a classifier that was fitted to held-out real images against T(x, 1), "
-    "averaged over the samples: 0% as for real images, 100% as for images that were all augmented. "
-    "It counts as a leak whatever looks more like an augmented image than like a real one, so "
-    "that bad samples score above 0 too: read it together with the Frechet distance.",
+    "leak": "Share of augmented images among the samples that look like a real or an augmented "
+    "one, by a classifier of three kinds: held-out real images, T(x, 1), and bad images that are "
+    "neither. 0% as for real images, 100% if all are augmented. A network that was not trained to "
+    "its end may draw more varied shapes, as augmentation does: compare with a run without it.",
+    "neither": "Share of samples that look neither real nor augmented, by the same classifier; "
+    "above 50% there is no leak to be had.",
     "copies": "Share of samples that are nearer to one training image than a third of the distance "
     "to the next one.",
     "copy_margin": "Mean distance to the nearest training image over that to the nearest of as "

@@ -172,7 +172,7 @@ def quality_figure(path, lines, *, title, count):
         (
             "share [%]",
             (
-                ("leak", "leak, of T(x, 1)", ORANGE, "--", "s", 100),
+                ("leak", "leak, of the good samples", ORANGE, "--", "s", 100),
                 ("copies", "copies among the samples", GREEN, ":", "^", 100),
                 ("copies_real", "copies among held-out images", "black", "-.", "", 100),
             ),
