@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path):
         ({"sample__steps": 31}, "config.sample: cannot keep 31"),
         ({"sample__eta": 2.0}, "sample.eta"),
         ({"model__channel_mult": (1, 0.3)}, "channel_mult"),
-        ({"data__test_fraction": 0.9999}, "test_fraction"),
+        ({"data__test_fraction": 0.9999}, "which has 10 training images"),
         ({"diffusion__vlb_weight": -1.0}, "vlb_weight"),
         ({"sample__sampler": "euler"}, "sample.sampler"),
         ({"model__channel_mult": (1, 1, 1, 1, 1)}, "config.model.*multiples of 16"),
@@ -335,7 +335,7 @@ def test_the_best_checkpoint_outlives_the_latest_ones(tmp_path, monkeypatch):
             return {0.0: 1.0}
 
     def make_evaluation(*_, **__):
-        evaluate = lambda *_: Fake(next(scores), None)  # noqa: E731
+        evaluate = lambda *_: Fake(next(scores), None, None)  # noqa: E731
         evaluate.examples = 16
         return evaluate
 
