@@ -67,7 +67,7 @@ def test_a_folder_of_grey_pictures_that_are_not_square(tmp_path):
     cache = {"TADA_JAX_CACHE": str(tmp_path / "cache")}
     code, _, err = main(*args, **cache)
     assert code == 0, err
-    assert "22 training, 2 held out, 24x16x1" in err and "dotted (11)" in err and "tall (11)" in err
+    assert "22 training, 2 held out, 24x16x1" in err and "0: 'dotted' (11), 1: 'tall' (11)" in err
     code, out, err = main("--mode=sample", *args, **cache)
     assert code == 0, err
     with Image.open(pathlib.Path(out.split()[0]) / "000003.png") as picture:
