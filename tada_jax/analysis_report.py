@@ -73,9 +73,10 @@ def profile_figure(path, profile, thresholds, name):
     if profile.memory:
         _memory_panel(panels[2], profile, band)
     check = profile.check
-    figure.suptitle(
+    report.finish(
+        figure,
         f"{name}, w = 1: {_caption(profile)}; integral of K {check.integral:.2f} ± "
-        f"{check.error:.2f}, must be {check.divergence:.2f} nats"
+        f"{check.error:.2f}, must be {check.divergence:.2f} nats",
     )
     figure.savefig(path, dpi=110)
 
@@ -138,7 +139,7 @@ def schedule_figure(path, profile, config, dataset):
         axes.set(xlabel=_X, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
-    figure.suptitle(f"{dataset.name}, schedules: {_caption(profile)}")
+    report.finish(figure, f"{dataset.name}, schedules: {_caption(profile)}")
     figure.savefig(path, dpi=110)
 
 
@@ -146,8 +147,8 @@ def gap_figure(path, found, thresholds, name):
     """The paper's Figure 1a, and what each proxy foretold of it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.4), layout="constrained")
     distances = list(next(iter(found.gaps.values())).base)
+    figure = Figure(figsize=(4.6 * (len(distances) + 2), 4.4), layout="constrained")
     panels = figure.subplots(1, len(distances) + 2)
     band = next(iter(found.gaps.values())).profile().band(thresholds)
     for axes, distance in zip(panels, distances):
@@ -188,7 +189,9 @@ def gap_figure(path, found, thresholds, name):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="x-small")
     counts = ", ".join(f"{gap.images:,} {split}" for split, gap in found.gaps.items())
-    figure.suptitle(f"{name}, a network trained without and one with augmentation: {counts} images")
+    report.finish(
+        figure, f"{name}, a network trained without and one with augmentation: {counts} images"
+    )
     figure.savefig(path, dpi=110)
 
 
@@ -228,9 +231,10 @@ def exchange_figure(path, found, config, dataset):
         axes.set(xlabel=f"middle of the exchanged interval of {c.window:g} nats, native log SNR")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.suptitle(
+    report.finish(
+        figure,
         f"{dataset.name}: networks exchanged inside an interval, n = {c.count:,} samples each, "
-        f"seed {config.sample.seed}"
+        f"seed {config.sample.seed}",
     )
     figure.savefig(path, dpi=110)
 
@@ -255,8 +259,9 @@ def pictures_figure(path, found, pictures, config, name):
         labels.append(f"{e.outside}{where}{leak}")
     axes.set_yticks([(i + 0.5) * height for i in range(len(named))], labels)
     axes.set_xticks([])
-    figure.suptitle(
+    report.finish(
+        figure,
         f"{name}: the same noise, networks exchanged inside an interval of log SNR "
-        f"(n = {config.analyze.count:,}), seed {config.sample.seed}"
+        f"(n = {config.analyze.count:,}), seed {config.sample.seed}",
     )
     figure.savefig(path, dpi=110, bbox_inches="tight")  # the labels are long

@@ -96,11 +96,12 @@ def _curves_of(results):
 
 
 def _caption(results):
-    """What every figure's title says: images, seeds, samples."""
+    """What titles say: (sizes, samples in words, seeds in words, whether they are several)."""
     _, sizes = comparison.methods_and_sizes(results)
-    seeds = ", ".join(str(s) for s in sorted({cell.seed for cell in results}))
+    seeds = sorted({cell.seed for cell in results})
+    named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     protocol = next(iter(results.values())).protocol
-    return sizes, f"{protocol['samples']:,} samples, seeds {seeds}"
+    return sizes, f"{protocol['samples']:,} samples", named, len(seeds) > 1
 
 
 def _images(size):
@@ -112,22 +113,42 @@ _TRADES = (("fd/held_out", "leak"), ("fd/held_out", "copy_margin"), ("copy_margi
 
 
 def trade_off_figure(path, results):
-    """Leakage, copying and quality against each other: a point a method, bars over the seeds."""
+    """Leakage, copying and quality against each other: a point a method, bars over the seeds.
+
+    Returns:
+      Whether there was anything to draw.
+    """
+    figure = _trade_off(results)
+    if figure is not None:
+        figure.savefig(path, dpi=110)
+    return figure is not None
+
+
+def _trade_off(results):
+    """The `Figure`, or None."""
     from matplotlib.figure import Figure
 
     found = {key: comparison.summaries(results, key) for key in dict.fromkeys(sum(_TRADES, ()))}
     trades = [(x, y) for x, y in _TRADES if found[x] and found[y]]
     if not trades:
-        return False
-    sizes, caption = _caption(results)
+        return None
+    sizes, samples, seeds, several = _caption(results)
     figure = Figure(figsize=(5.6 * len(trades), 4.2 * len(sizes)), layout="constrained")
     for row, size in zip(figure.subplots(len(sizes), len(trades), squeeze=False), sizes):
         for ax, (x, y) in zip(row, trades):
             _trade_panel(ax, results, size, x, y)
-        row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"Leakage, copying and quality: {caption}, bars ± 1 sd of the seeds")
-    figure.savefig(path, dpi=110)
-    return True
+    report.legend_beside(figure, *_entries(figure))
+    bars = ", bars ± 1 sd of the seeds" if several else ""
+    return report.finish(figure, f"Leakage, copying and quality: {samples}, {seeds}{bars}")
+
+
+def _entries(figure):
+    """(handles, labels) of all panels, every label once."""
+    found = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
 
 
 def _trade_panel(ax, results, size, *keys):
@@ -179,16 +200,27 @@ def _trade_panel(ax, results, size, *keys):
 
 
 def curves_figure(path, results, key, label):
-    """A scalar of the log against the training step: mean over the seeds, and their range."""
+    """A scalar of the log against the training step: mean over the seeds, and their range.
+
+    Returns:
+      Whether there was anything to draw.
+    """
+    figure = _curves(results, key, label)
+    if figure is not None:
+        figure.savefig(path, dpi=110)
+    return figure is not None
+
+
+def _curves(results, key, label):
+    """The `Figure`, or None."""
     from matplotlib.figure import Figure
 
     found = comparison.curves(results, key)
     if not found:
-        return False
-    sizes, caption = _caption(results)
+        return None
+    sizes, _, seeds, several = _caption(results)
     methods, _ = comparison.methods_and_sizes(results)
     looks = {method: report.look(i) for i, method in enumerate(methods)}
-    caption = caption.partition(", ")[2]
     count = next(iter(results)).config.log.metrics_count
     of = "" if "mse" in key else f"{count:,} samples, "
     figure = Figure(figsize=(4.6 * len(sizes), 3.9), layout="constrained")
@@ -211,10 +243,9 @@ def curves_figure(path, results, key, label):
         if key == "fd":
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
-        ax.legend()
-    figure.suptitle(f"{label} while training: {of}{caption}, shaded: their range")
-    figure.savefig(path, dpi=110)
-    return True
+    report.legend_beside(figure, *_entries(figure))
+    shaded = ", shaded: their range" if several else ""
+    return report.finish(figure, f"{label} while training: {of}{seeds}{shaded}")
 
 
 # The page

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,94 @@ def look(i):
     n = len(LOOKS)
     color, _, _ = LOOKS[i % n]
     return color, _MORE_MARKERS[i % len(_MORE_MARKERS)], LOOKS[(i + i // n) % n][2]
+
+
+def finish(figure, title):
+    """Gives a figure its title, and makes titles, labels and ticks fit; the last thing before it is
+    saved.
+
+    Lines that are too long for the figure or their panel are broken, and logarithmic axes get as
+    many labels as can be read. Needs a figure with layout="constrained".
+
+    Args:
+      figure: a matplotlib `Figure` with everything drawn into it.
+      title: of the whole figure.
+
+    Returns:
+      The figure.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    heading = figure.suptitle(title)
+    _break(heading, 0.98 * figure.bbox.width, renderer)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            _limit_ticks(axis)
+    for _ in range(3):  # broken lines take room from the panels
+        figure.get_layout_engine().execute(figure)
+        broken = [
+            _break(text, 0.95 * limit, renderer)
+            for axes in figure.axes
+            for text, limit in (
+                (axes.title, axes.bbox.width),
+                (axes.xaxis.label, axes.bbox.width),
+                (axes.yaxis.label, axes.bbox.height),
+            )
+        ]
+        if not any(broken):
+            break
+    return figure
+
+
+def _break(text, limit, renderer):
+    """Breaks a matplotlib text into lines of at most `limit` pixels; returns whether it had to."""
+
+    def length():
+        box = text.get_window_extent(renderer)
+        return box.height if text.get_rotation() == 90 else box.width
+
+    whole = " ".join(text.get_text().split())
+    columns, before = len(whole), text.get_text()
+    while columns > 8 and length() > limit:
+        columns = min(columns - 1, max(8, int(columns * limit / length())))
+        text.set_text(textwrap.fill(whole, columns))
+    return text.get_text() != before
+
+
+def _limit_ticks(axis):
+    """Labels a logarithmic axis at few round values, also where it spans no whole decade."""
+    from matplotlib import ticker
+
+    if axis.get_scale() != "log":
+        return
+    low, high = sorted(axis.get_view_interval())
+    if high < 10 * low:
+        axis.set_major_locator(ticker.MaxNLocator(5))
+        axis.set_major_formatter(ticker.ScalarFormatter(useOffset=False))
+        axis.set_minor_locator(ticker.NullLocator())
+    elif high < 1000 * low:
+        axis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def legend_beside(figure, handles, labels):
+    """One legend for all panels of a figure, right of them, which makes the figure wider.
+
+    Args:
+      figure: a matplotlib `Figure` with layout="constrained".
+      handles: what is drawn.
+      labels: as many names.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    width, height = figure.get_size_inches()
+    rows = max(1, int((height - 0.8) / 0.22))
+    columns = -(-len(labels) // rows)
+    legend = figure.legend(handles, labels, loc="outside right center", ncols=columns)
+    box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    figure.set_size_inches(width + box.width / figure.dpi, height)
 
 
 def grid(images, columns=None, *, min_side=48, gap=1):
@@ -123,7 +212,7 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     )
     right.set_xticks([])
     right.set_title("the same draws at several strengths")
-    figure.suptitle(f"{title}: {len(images):,} training images, seed {seed}")
+    finish(figure, f"{title}: {len(images):,} training images, seed {seed}")
     figure.savefig(path, dpi=110)
 
 
@@ -135,6 +224,10 @@ def training_figure(path, lines, *, title):
       lines: dicts of metrics.jsonl.
       title: of the figure, with the number of images and the seed.
     """
+    _training(lines, title).savefig(path, dpi=110)
+
+
+def _training(lines, title):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -147,13 +240,17 @@ def training_figure(path, lines, *, title):
     for key, label, color, style, marker in curves:
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
+            marker = marker or _mark(points)
             axes.plot(*zip(*points), color=color, linestyle=style, marker=marker, label=label)
-    axes.set(
-        xlabel="step", ylabel="squared error of the target, a pixel", yscale="log", title=title
-    )
+    axes.set(xlabel="step", ylabel="squared error of the target, a pixel", yscale="log")
     if axes.lines:
         axes.legend()
-    figure.savefig(path, dpi=110)
+    return finish(figure, title)
+
+
+def _mark(points):
+    """The marker of a curve that has none: a single point would not be seen."""
+    return "x" if len(points) == 1 else ""
 
 
 def quality_figure(path, lines, *, title, count):
@@ -165,6 +262,12 @@ def quality_figure(path, lines, *, title, count):
       title: of the figure, with the number of images and the seed.
       count: samples behind every point.
     """
+    figure = _quality(lines, title, count)
+    if figure is not None:
+        figure.savefig(path, dpi=110)
+
+
+def _quality(lines, title, count):
     from matplotlib.figure import Figure
 
     panels = (
@@ -183,19 +286,20 @@ def quality_figure(path, lines, *, title, count):
         ),
     )
     if not any("fd" in line for line in lines):
-        return
+        return None
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     for axes, (label, curves) in zip(figure.subplots(1, 3), panels):
         for key, name, color, style, marker, factor in curves:
             points = [(line["step"], factor * line[key]) for line in lines if key in line]
             if points:
+                marker = marker or _mark(points)
                 axes.plot(*zip(*points), color=color, linestyle=style, marker=marker, label=name)
         axes.set(xlabel="step", ylabel=label)
         if "Frechet" in label:
             axes.set_yscale("log")
-        axes.legend()
-    figure.suptitle(f"{title}, {count:,} samples")
-    figure.savefig(path, dpi=110)
+        if axes.lines:
+            axes.legend()
+    return finish(figure, f"{title}, {count:,} samples")
 
 
 def noise_level_figure(path, lines, *, title, images, seed):
@@ -208,6 +312,10 @@ def noise_level_figure(path, lines, *, title, images, seed):
       images: (training, held-out) images that there are.
       seed: of the noise.
     """
+    _noise_levels(lines, title, images, seed).savefig(path, dpi=110)
+
+
+def _noise_levels(lines, title, images, seed):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -227,8 +335,7 @@ def noise_level_figure(path, lines, *, title, images, seed):
         xlabel="log SNR [nats], noise to image; bins of 2",
         ylabel="squared error of the target, a pixel",
         yscale="log",
-        title=f"{title}: EMA at step {step:,}, seed {seed}",
     )
     if step:
         axes.legend()
-    figure.savefig(path, dpi=110)
+    return finish(figure, f"{title}: EMA at step {step:,}, seed {seed}")
