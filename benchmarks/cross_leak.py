@@ -24,11 +24,9 @@ def main():
     parser.add_argument("workdir", type=pathlib.Path, help="of a finished comparison")
     args = parser.parse_args()
     backend.enable_compilation_cache()
-    cells = [
-        cell
-        for cell in comparison.grid(digits_methods.get_config(), args.workdir)
-        if comparison.finished(cell)
-    ]
+    cells = comparison.grid(digits_methods.get_config(), args.workdir)
+    digests = comparison.digests_of(cells)
+    cells = [cell for cell in cells if comparison.finished(cell, digests[cell])]
     configs = {(cell.method, cell.seed): cell.config for cell in cells}
     leaks = {}
     for seed in dict.fromkeys(cell.seed for cell in cells):

@@ -133,6 +133,11 @@ def _gaps(config, pair, dataset, profiles, say):
     """{"training", "held-out": Gap} of the two networks."""
     if dataset.train.images.shape[1:] != pair.parts.image_shape:
         raise UserError(f"{pair.base.workdir} was not trained on images of this shape")
+    if pair.base.meta.get("image_digest") != dataset.digest:
+        raise UserError(
+            f"{dataset.source}: these are not the images that {pair.base.workdir} was trained on: "
+            "set config.data, config.seed and config.data.train_size as they were"
+        )
     logsnr = next(iter(profiles.values())).logsnr
     variance = float(queries.moments(dataset.train.images)[1].sum())
     distances, gaps = _distances(config, dataset), {}
@@ -292,8 +297,6 @@ def _row(values, digits):
 
 def config_line(profile, thresholds):
     """The flags that make a run follow the band of a profile; None without a band to rely on."""
-    if profile.failure:
-        return None
     band = profile.band(thresholds)
     if band is None:
         return None

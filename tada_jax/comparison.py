@@ -141,7 +141,7 @@ def compare(config, workdir, *, extractor=None, say=print):
     from tada_jax import comparison_report
 
     cells, path = grid(config, workdir), workdirs.absolute(workdir)
-    digests = _digests(cells)
+    digests = digests_of(cells)
     _check_images(cells, digests)
     results, failures = {}, {}
     for number, cell in enumerate(cells, 1):
@@ -171,7 +171,7 @@ def compare(config, workdir, *, extractor=None, say=print):
     return path / "report.html"
 
 
-def _digests(cells):
+def digests_of(cells):
     """{cell: digests of its images, and their shape}; every data set is read once.
 
     Raises:
@@ -236,6 +236,9 @@ def finished(cell, digests, extractor=None, say=print):
     Returns:
       None unless the images, the step, the settings, the extractor and the code are the same.
     """
+    files = sorted(cell.workdir.glob("evaluation/*/metrics.json"))
+    if not files:
+        return None
     named = evaluation.extractor_digest(cell.config, extractor)
     wanted = {
         **{key: digests[key] for key in IMAGES},
@@ -244,7 +247,7 @@ def finished(cell, digests, extractor=None, say=print):
         "extractor_digest": named,
         "measured_by": evaluation.measured_by(),
     }
-    for file in sorted(cell.workdir.glob("evaluation/*/metrics.json")):
+    for file in files:
         result = evaluation.read_result(file.parent)
         if result is None:
             continue

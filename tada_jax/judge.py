@@ -137,6 +137,9 @@ class Judge:
         alike = inspection.alike(train, mirrored=self._flips)
         self._gallery = self._galleried(train, alike)
         self._held_out_gallery = self._galleried(held_out)
+        self._glanced_at = self._gallery  # a part of it, drawn, since sets lie in order of class
+        if len(self._gallery) > GLANCE_IMAGES:
+            self._glanced_at = self._gallery.some(GLANCE_IMAGES, np.random.default_rng(0))
         if len(self._gallery) < FEWEST_DIFFERENT:
             raise UserError(
                 f"measuring needs at least {FEWEST_DIFFERENT} different training images: "
@@ -211,8 +214,8 @@ class Judge:
             return
         held_out = self.images["held_out"]
         fold = np.random.default_rng(0).permutation(len(held_out)) % FOLDS
-        self.augmented = augmented_images(held_out, self.happens)
         pure = [images_of_kind(held_out, self.happens, kind) for kind in range(3)]
+        self.augmented = pure[classifier.KINDS.index("augmented")]
         self._answers = np.empty((3, len(held_out), 3))
         for k in range(FOLDS):
             task = classifier.leak_task(self.happens)
@@ -248,9 +251,7 @@ class Judge:
           too many samples are neither.
         """
         drawn = quality.gaussian(self.extractor(samples, self._mesh))
-        train, held_out, rng = self._gallery, self._held_out_gallery, np.random.default_rng(0)
-        if len(train) > GLANCE_IMAGES:  # drawn, since sets are often in order of class
-            train = train.some(GLANCE_IMAGES, rng)
+        train, held_out = self._glanced_at, self._held_out_gallery
         images, real = (
             features.small(x, NEIGHBOUR_SIDE) for x in (samples, self.images["held_out"])
         )

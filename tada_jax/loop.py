@@ -500,7 +500,7 @@ def _loop(session, state, observe, stop, started):
                 session.snapshots.save(step, state.power_emas, {"widths": widths})
                 session.snapshots.wait()  # no checkpoint without the snapshots before it
             if saving or stopping:
-                session.checkpoints.save(step, state, meta, _rank(seen, config.log.best_metric))
+                session.checkpoints.save(step, state, meta, rank(seen, config.log.best_metric))
             if stopping:
                 break
             tally, logged_step, timed_step, mark = empty_tally(), step, step, time.monotonic()
@@ -572,7 +572,7 @@ def _observer(session):
     return observe
 
 
-def _rank(scalars, name):
+def rank(scalars, name):
     """The number by which checkpoints are ranked, the smaller the better; None if there is none."""
     value = scalars.get(name)
     if value is None or not np.isfinite(value):

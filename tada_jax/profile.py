@@ -125,16 +125,17 @@ class Profile:
         return tuple(dict.fromkeys(name for name, _ in self.curves))
 
     def band(self, thresholds, *, name=ALL, w=1.0):
-        """The sensitive band [r_rough, r_fine] in native log SNR, or None if no level is.
+        """The sensitive band [r_rough, r_fine] in native log SNR.
 
-        From the first to the last crossing of the risk with 1, linear in its logarithm.
+        From the first to the last crossing of the risk with 1, linear in its logarithm. None if no
+        level is sensitive, and where the self-check fails (`failure` says so).
 
         Args:
           thresholds: (K in nats, V as a share), where a level counts as sensitive.
           name: the whole policy or an operation.
           w: strength, of those of the profile.
         """
-        return band(self.logsnr, self.risk(thresholds, name, w))
+        return None if self.failure else band(self.logsnr, self.risk(thresholds, name, w))
 
     def risk(self, thresholds, name=ALL, w=1.0):
         """min(K / threshold of K, V / threshold of V), [R]: above 1 a level is sensitive."""

@@ -40,6 +40,11 @@ class Pair:
                 )
         if here.parts.image_shape != there.parts.image_shape:
             raise UserError(f"{here.workdir} and {there.workdir} draw images of different shapes")
+        if here.meta.get("image_digest") != there.meta.get("image_digest"):
+            raise UserError(
+                f"{here.workdir} and {there.workdir} were trained on different images: two "
+                "networks can be compared only if they were trained alike but for config.method"
+            )
 
     @property
     def parts(self):

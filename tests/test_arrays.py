@@ -1,8 +1,10 @@
 """Images that are arrays already: .npy, .npz, and what tensorflow-datasets has prepared."""
 
 import io
+import os
 import pathlib
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -289,6 +291,20 @@ def test_a_prepared_set_without_labels_or_test_split(prepare):
     dataset = data.load("tfds:flowers", test_fraction=0.2)
     assert dataset.num_classes == 0 and dataset.train.labels is None
     np.testing.assert_array_equal(together(dataset), in_order(np.stack(examples)))
+
+
+def test_a_prepared_set_is_known_by_its_content_not_by_its_stamps(prepare):
+    examples = [np.full((8, 8, 3), i, np.uint8) for i in range(10)]
+    folder = prepare({"train": examples[:8], "test": examples[8:]})
+    stamps = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    first = data.load("tfds:flowers")
+    shutil.rmtree(folder)
+    prepare({"train": examples[:8], "test": examples[8:]}, label=lambda i: 1 - i % 2)
+    for path in folder.iterdir():
+        os.utime(path, ns=(stamps[path.name], stamps[path.name]))
+    second = data.load("tfds:flowers")
+    np.testing.assert_array_equal(first.train.images, second.train.images)
+    np.testing.assert_array_equal(first.train.labels, 1 - second.train.labels)
 
 
 def refused_tfds(name="tfds:flowers", **options):

@@ -170,6 +170,6 @@ def test_where_the_self_check_fails_there_is_no_band(integral, divergence, error
     if holds:
         assert autoband.schedule_of(profile, settings)["r_fine"] == 2.0 and flags
     else:
-        assert flags is None
+        assert flags is None and profile.band((0.1, 0.1)) is None
         with pytest.raises(UserError, match="self-check fails.*0.72.*1.61.*more images"):
             autoband.schedule_of(profile, settings)

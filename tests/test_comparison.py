@@ -169,7 +169,7 @@ def test_results_of_other_images_are_refused_and_older_ones_measured_again(compa
     settings, folder = compared
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     cells = comparison.grid(settings, tmp_path)
-    digests, said = comparison._digests(cells), []
+    digests, said = comparison.digests_of(cells), []
     finished = lambda: comparison.finished(cells[0], digests[cells[0]], None, said.append)  # noqa: E731
     assert finished() is not None and said == []
     (file,) = cells[0].workdir.glob("evaluation/*/metrics.json")
@@ -182,14 +182,14 @@ def test_results_of_other_images_are_refused_and_older_ones_measured_again(compa
     file.write_text(json.dumps(whole))
     other = comparison.grid(config(data__test_fraction=0.3), tmp_path)  # another held-out set
     with pytest.raises(UserError, match="results of other images"):
-        comparison._check_images(other, comparison._digests(other))
+        comparison._check_images(other, comparison.digests_of(other))
 
 
 def test_cells_of_other_images_are_not_compared(tmp_path):
     fields = {"compare__methods": ("tada", "mine"), **_variant(data={"test_fraction": 0.3})}
     cells = comparison.grid(config(**fields), tmp_path)
     with pytest.raises(UserError, match="different images"):
-        comparison._check_images(cells, comparison._digests(cells))
+        comparison._check_images(cells, comparison.digests_of(cells))
     cells = comparison.grid(config(), tmp_path)
     digests = {c: {"shape": (s, s, 3)} for c, s in zip(cells, (32, 64))}
     with pytest.raises(UserError, match="32 x 32 x 3 and .* of 64 x 64 x 3"):

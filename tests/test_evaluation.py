@@ -236,8 +236,8 @@ def test_quick_metrics_change_nothing_in_the_training(watched, finished):
     [("fd", 3.0, 3.0), ("leak", -0.2, 0.2), ("copy_margin", 0.8, -0.8), ("test_mse", 1.0, 1.0)],
 )
 def test_the_best_is_low_or_near_0_or_high(name, value, rank):
-    assert loop._rank({name: value}, name) == rank
-    assert loop._rank({}, name) is None
+    assert loop.rank({name: value}, name) == rank
+    assert loop.rank({}, name) is None
 
 
 def line(step, train, test, copies=None, real=0.01):

@@ -87,6 +87,9 @@ def test_networks_that_were_trained_otherwise_are_refused(runs):
     config.schedule.name = "linear"
     with pytest.raises(UserError, match="config.schedule"):
         two_networks.Pair(runs[0], dataclasses.replace(runs[0], config=config))
+    others = dataclasses.replace(runs[0], meta=runs[0].meta | {"image_digest": "of others"})
+    with pytest.raises(UserError, match="trained on different images"):
+        two_networks.Pair(runs[0], others)
 
 
 def _analysed(**fields):
@@ -123,6 +126,14 @@ def test_an_analysis_leaves_tables_numbers_and_figures(finished, tmp_path, monke
     for name in ("profile-exact", "schedules", "gap", "exchange", "exchange_samples"):
         with Image.open(found.folder / f"{name}.png") as picture:
             assert picture.width > 500
+
+
+def test_an_analysis_of_other_images_than_the_networks_is_refused(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    networks = {name: str(runs[0].workdir) for name in ("analyze__base", "analyze__augmented")}
+    config = _analysed(data__train_size=60, **networks)
+    with pytest.raises(UserError, match="not the images that .* was trained on"):
+        tada_jax.analyze(config, tmp_path / "run", say=lambda text: None)
 
 
 def test_an_analysis_trains_two_networks_if_told_to(tmp_path, monkeypatch):

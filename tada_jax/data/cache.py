@@ -24,6 +24,12 @@ def digest(*parts: bytes | str) -> str:
     return total.hexdigest()
 
 
+def digest_of_file(path: pathlib.Path) -> str:
+    """`digest` of the content of a file that need not fit into memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def cached(key: str, make: Callable[[pathlib.Path], None], *, kind: str = "images") -> pathlib.Path:
     """The folder in the cache that `make(folder)` fills, filled once for each `key` of a kind.
 

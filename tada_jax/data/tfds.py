@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import numpy as np
 
 from tada_jax.data import arrays, prepared
 from tada_jax.data.base import Dataset, Options, Split, hold_out
-from tada_jax.data.cache import cached, digest
+from tada_jax.data.cache import cached, digest, digest_of_file
 from tada_jax.errors import UserError
 from tada_jax.paths import to_json
 
@@ -114,10 +115,13 @@ def _read(folder, split, options):
     """A split, its images fitted to one size and memory-mapped from the cache."""
     import PIL
 
-    files = sorted(p for p in folder.iterdir() if p.is_file())
-    stamp = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    files = [
+        part
+        for path in sorted(p for p in folder.iterdir() if p.is_file())
+        for part in (os.fsencode(path.name), digest_of_file(path))
+    ]
     settings = (options.resolution, options.channels, options.fit, tuple(options.background))
-    key = digest("tfds 2", PIL.__version__, str(folder), split, repr(stamp), repr(settings))
+    key = digest("tfds 3", PIL.__version__, split, repr(settings), *files)
 
     def make(target):
         from tada_jax.data import images  # here, because Pillow takes a while to import
