@@ -1,42 +1,73 @@
 """Checkpoints of a run; the only file that knows orbax."""
 
 import contextlib
+import dataclasses
 import errno
+import gc
+import json
 import logging
 import math
 import os
 import pathlib
 import sys
+import tempfile
+import warnings
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from tada_jax.data.cache import digest
 from tada_jax.errors import UserError
 from tada_jax.paths import to_json
 
-# Whatever fails in orbax reaches us as an exception; its log repeats that as pages of tracebacks.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
+class _Quiet:
+    """While a `Checkpoints` is open: what orbax has to say, in a line each, and no abandoned ends.
 
-def _quiet(hook):
-    """`sys.unraisablehook` without the ends of reads and writes that orbax has abandoned.
-
-    When one array cannot be read or written, it waits for none of the others; each of them then
-    reports that its event loop is closed, at any time later.
+    Its failures reach us as exceptions, and its log repeats them as pages of tracebacks; of that
+    one line remains. When one array cannot be read or written, it waits for none of the others:
+    their coroutines fail later, on their own, and say so on stderr.
     """
 
-    def filtered(event):
-        if str(event.exc_value) != "Event loop is closed":
-            hook(event)
+    def __init__(self):
+        self._users, self._hook = 0, None
 
-    return filtered
+    def enter(self):
+        """To be called by everyone who opens; the first one changes the process."""
+        if self._users == 0:
+            self._hook = sys.unraisablehook
+            sys.unraisablehook = self._unraisable
+            logging.getLogger("absl").addFilter(self._shorten)
+        self._users += 1
+
+    def leave(self):
+        """The last one leaves everything as it was."""
+        self._users -= 1
+        if self._users == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
+                gc.collect()  # what was abandoned reports now
+            sys.unraisablehook = self._hook
+            logging.getLogger("absl").removeFilter(self._shorten)
+
+    def _unraisable(self, event):
+        code = getattr(event.object, "cr_code", None)
+        abandoned = "orbax" in getattr(code, "co_filename", "")
+        if not abandoned and str(event.exc_value) != "Event loop is closed":
+            self._hook(event)
+
+    @staticmethod
+    def _shorten(record):
+        if "orbax" in record.pathname:
+            record.msg = " ".join(record.getMessage().split())[:300].replace("%", "%%")
+            record.args, record.exc_info, record.exc_text = (), None, None
+        return "orbax" not in record.pathname or record.levelno >= logging.WARNING
 
 
-sys.unraisablehook = _quiet(sys.unraisablehook)
+_quiet = _Quiet()
 
 
 class Damaged(Exception):
@@ -61,6 +92,17 @@ def fingerprints(tree):
     return jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+def fingerprint(array, block=2**22):
+    """The same of one array on the host, a number."""
+    array = np.ascontiguousarray(array)
+    words, total = array.reshape(-1).view(f"u{array.dtype.itemsize}"), 0
+    for start in range(0, words.size, block):
+        some = words[start : start + block].astype(np.uint32)
+        places = np.arange(start, start + some.size, dtype=np.uint32)
+        total += int(np.sum(some * (2 * places + 1), dtype=np.uint32))
+    return total % 2**32
+
+
 def _names(tree):
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
@@ -75,27 +117,44 @@ class Checkpoints:
 
     def __init__(self, workdir, *, keep=2, metric="", read_only=False, folder="checkpoints"):
         self.path = pathlib.Path(workdir).resolve() / folder
-        self._metric = metric
-        # One that was saved with another metric than is asked for now counts as the worst.
-        rank = lambda metrics: metrics.get(metric, math.inf)  # noqa: E731
-        policies = [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=rank, reverse=True, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
+        self._metric, self._open_for = metric, contextlib.ExitStack()
         # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
         self._options = ocp.CheckpointManagerOptions(
-            best_fn=rank,
-            best_mode="min",
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            preservation_policy=_Preserved(keep, self._best_of),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
+        _quiet.enter()
+        self._open_for.callback(_quiet.leave)
+        self._ranks = {}
         self._open()
 
     def _open(self):
-        self._manager = ocp.CheckpointManager(self.path, options=self._options)
+        path = self.path
+        if any(c in str(path) for c in _PATTERN):
+            if not self._options.create and not path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            path.mkdir(parents=True, exist_ok=True)
+            path = _alias(path, self._open_for)
+        self._manager = ocp.CheckpointManager(path, options=self._options)
+        self._ranks = {step: self._rank_of(step) for step in self._manager.all_steps()}
+
+    def reload(self):
+        """Looks again for checkpoints: another process may have saved some and deleted others."""
+        self._manager.reload()
+        self._ranks = {step: self._rank_of(step) for step in self._manager.all_steps()}
+
+    def _rank_of(self, step):
+        """{metric: number} of a checkpoint; {} where there is none, or it cannot be read."""
+        try:
+            return dict(self._described(step).get("rank") or self._rank_in_a_file(step))
+        except (Damaged, UserError, OSError, ValueError, TypeError):
+            return {}  # whoever restores the checkpoint will hear of it
+
+    def _rank_in_a_file(self, step):
+        """The same, of a checkpoint from before the ranks were saved with its description."""
+        file = self.path / str(step) / "metrics" / "metrics"
+        return json.loads(file.read_text()) if file.is_file() else {}
 
     def steps(self):
         """Steps of all checkpoints, newest first."""
@@ -106,10 +165,14 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self):
-        """Step of the checkpoint with the smallest metric, or None if none has one."""
-        best = self._manager.best_step()
-        metrics = {} if best is None else self._manager.metrics(best)
-        return best if self._metric in (metrics or {}) else None
+        """Step of the checkpoint with the smallest metric, the newest of equals; None without."""
+        return self._best_of(self._manager.all_steps())
+
+    def _best_of(self, steps):
+        """The same of some of the steps."""
+        ranks = {step: self._ranks.get(step, {}).get(self._metric) for step in steps}
+        ranks = {step: number for step, number in ranks.items() if number is not None}
+        return min(ranks, key=lambda step: (ranks[step], -step)) if ranks else None
 
     def save(self, step, state, meta, metric=None):
         """Starts saving in the background; the arrays may be donated right away.
@@ -132,7 +195,9 @@ class Checkpoints:
             for name, leaf, number in zip(_names(state), leaves, sums)
         }
         usable = metric is not None and math.isfinite(metric)
-        whole = {"meta": meta, "leaves": table}
+        rank = {self._metric: float(metric)} if usable else {}
+        whole = {"meta": meta, "leaves": table, "rank": rank}
+        self._ranks[step] = rank
         with _disk_errors():
             self._manager.save(
                 step,
@@ -140,7 +205,6 @@ class Checkpoints:
                     state=ocp.args.StandardSave(state),
                     meta=ocp.args.JsonSave({**whole, "digest": _digest(whole)}),
                 ),
-                metrics={self._metric: metric} if usable else None,
                 force=True,
             )
 
@@ -199,6 +263,29 @@ class Checkpoints:
                 raise Damaged(f"{name} is not what was saved")
         return state
 
+    def verify(self, step, state):
+        """Waits for a save, reads it back to the host, and compares it bit for bit.
+
+        Args:
+          step: of the checkpoint.
+          state: what was saved, or the shapes of it.
+
+        Raises:
+          Damaged: if it is not there, or is not what was saved.
+          OSError: if it could not be written.
+        """
+        self.wait()
+        if not (self.path / str(step)).is_dir():
+            raise Damaged("nothing is there")
+        saved = self._described(step)["leaves"]
+        shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), state)
+        with _damage():
+            only = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+            read = self._manager.restore(step, args=only).state
+        for name, array in zip(_names(read), jax.tree.leaves(read)):
+            if fingerprint(array) != saved[name][2]:
+                raise Damaged(f"{name} is not what was saved")
+
     def set_aside(self, step):
         """Moves a checkpoint out of the way, to `<workdir>/damaged/<step>`; returns where.
 
@@ -226,6 +313,47 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
         self._manager.close()
+        self._open_for.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preserved:
+    """Orbax's policy of what is kept: the newest `keep` (None: all), and the best."""
+
+    keep: int | None
+    best_of: Callable[[list[int]], int | None]
+
+    def should_preserve(self, checkpoints, *, context):
+        """Which of the checkpoints, the oldest first, are kept; a list of bool."""
+        oldest = 0 if self.keep is None else len(checkpoints) - self.keep
+        best = self.best_of([each.step for each in checkpoints])
+        return [i >= oldest or each.step == best for i, each in enumerate(checkpoints)]
+
+
+# Orbax looks for the parts of a save with the folder's path as a pattern of the shell.
+_PATTERN = "[]*?\\"
+
+
+def _alias(path, stack):
+    """Another path of a folder, without characters that mean something in a pattern.
+
+    Args:
+      path: of the folder, which exists.
+      stack: a `contextlib.ExitStack`, at whose end the alias goes.
+
+    Raises:
+      UserError: if there is no place for it.
+    """
+    try:
+        place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tada_jax.")))
+        (place / "checkpoints").symlink_to(path, target_is_directory=True)
+    except OSError as e:
+        raise UserError(
+            f"{path}: checkpoints cannot be saved under a name with one of {_PATTERN}, and a link "
+            f"to it in {tempfile.gettempdir()} cannot be made ({e.strerror}): choose another "
+            "--workdir"
+        ) from e
+    return place / "checkpoints"
 
 
 def _digest(tree):
@@ -234,18 +362,63 @@ def _digest(tree):
 
 
 # What stands in the way of reading today and may be gone tomorrow; the checkpoint may be whole.
-_PASSING = tuple(
-    os.strerror(number)
-    for number in (
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ESTALE,
-        errno.ENOMEM,
-    )
-) + ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
+# Tensorstore hands on the system's words, or a code of gRPC, after the path.
+_PASSING_ERRORS = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+    errno.ETIMEDOUT,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOSPC,
+    errno.EDQUOT,
+)
+_PASSING_WORDS = (
+    *map(os.strerror, _PASSING_ERRORS),
+    "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "CANCELLED",
+)
+
+
+def _may_pass(error):
+    """Whether an exception, or one that led to it, says nothing about the files themselves."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if isinstance(error, MemoryError | PermissionError | TimeoutError | ConnectionError):
+            return True
+        if number in _PASSING_ERRORS or any(word in str(error) for word in _PASSING_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _in_a_line(error, most=200):
+    """What an exception goes back to, in words; of a long message the beginning and the end."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def move_aside(folder, workdir=None):
@@ -268,8 +441,8 @@ def _damage():
     try:
         yield
     except Exception as e:
-        reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-        if any(text in reason for text in _PASSING):
+        reason = _in_a_line(e)
+        if _may_pass(e):
             raise UserError(
                 f"a checkpoint cannot be read now ({reason}): make it readable, and the same "
                 "command continues; or move it away, to go on from the one before"
@@ -297,6 +470,28 @@ def _difference(saved, wanted):
             return f"{name} was saved as {words(saved.get(name))}, is {words(wanted.get(name))}"
 
 
+_MOST_RELOADS = 10
+
+
+def _candidates(checkpoints, which):
+    """The steps to try, the first that can be read being the one; see `restore_one`."""
+    steps = checkpoints.steps()
+    if which == "latest":
+        return steps
+    if which == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise UserError(f"{checkpoints.path} holds no checkpoint with a metric: take latest")
+        return [best]
+    candidates = [s for s in steps if str(s) == which]
+    if not candidates:
+        raise UserError(
+            f"{checkpoints.path} holds no checkpoint {which!r}: choose latest, best or one of "
+            f"{', '.join(map(str, steps)) or 'none'}"
+        )
+    return candidates
+
+
 def restore_one(checkpoints, which, like, sharding):
     """Restores the checkpoint that a user asks for.
 
@@ -313,26 +508,17 @@ def restore_one(checkpoints, which, like, sharding):
       UserError: if the one asked for is not there, is damaged, or does not fit; or if all are
         damaged.
     """
-    steps = checkpoints.steps()
-    if which == "latest":
-        candidates = steps
-    elif which == "best":
-        candidates = [s for s in (checkpoints.best_step(),) if s is not None]
-        if not candidates:
-            raise UserError(f"{checkpoints.path} holds no checkpoint with a metric: take latest")
-    else:
-        candidates = [s for s in steps if str(s) == which]
-        if not candidates:
-            raise UserError(
-                f"{checkpoints.path} holds no checkpoint {which!r}: choose latest, best or one of "
-                f"{', '.join(map(str, steps)) or 'none'}"
-            )
-    damaged = {}
-    for step in candidates:
-        try:
-            return step, checkpoints.restore(step, like, sharding), damaged
-        except Damaged as e:
-            damaged[step] = str(e)
+    for reloads_left in range(_MOST_RELOADS, -1, -1):
+        damaged, gone = {}, False
+        for step in _candidates(checkpoints, which):
+            try:
+                return step, checkpoints.restore(step, like, sharding), damaged
+            except Damaged as e:
+                damaged[step] = str(e)
+                gone = gone or not (checkpoints.path / str(step)).is_dir()
+        if not (gone and reloads_left):
+            break
+        checkpoints.reload()  # a run in progress has deleted one while it was read
     if damaged:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise UserError(

@@ -1,15 +1,20 @@
 """What is saved, found to be damaged, and left alone."""
 
 import errno
+import logging
+import os
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tada_jax import checkpoint
 from tada_jax.checkpoint import Checkpoints, Damaged, restore_one
 from tada_jax.errors import UserError
+from tests import tiny
 
 STATE = {"a": jnp.arange(5.0), "b": jnp.ones((2, 3))}
 WHOLE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -22,6 +27,16 @@ def saved(folder, metrics, metric="fd", first=1):
         checkpoints.save(step, STATE, {"note": "mine"}, value)
         checkpoints.wait()
     return checkpoints
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b", "who?", "back\\slash", "plain"])
+def test_whatever_the_folder_is_called_the_arrays_are_there(name, tmp_path):
+    saved(tmp_path / name, [1.0, 2.0]).close()
+    again = Checkpoints(tmp_path / name, read_only=True)
+    step, state, damaged = restore_one(again, "latest", STATE, WHOLE)
+    assert step == 2 and not damaged
+    tiny.assert_trees_equal(state, STATE)
+    again.close()
 
 
 def test_another_metric_does_not_compare_with_the_one_before(tmp_path):
@@ -74,3 +89,90 @@ def test_what_is_moved_aside_never_replaces_what_was_moved_before(tmp_path):
         places.append(checkpoint.move_aside(folder))
     assert [(p / "file").read_text() for p in places] == ["first", "second", "third"]
     assert re.match("ema(-again)*$", places[-1].name)
+
+
+def test_an_error_that_passes_is_found_behind_a_long_path(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [1.0, 2.0])
+    text = f'Error reading "a/0" in {"/a/long/path" * 40}: {os.strerror(errno.EIO)} [source]'
+
+    def restore(*arguments, **options):
+        try:
+            raise ValueError(text)
+        except ValueError as e:
+            raise Exception("Encountered an error") from e  # as orbax does
+
+    monkeypatch.setattr(checkpoints._manager, "restore", restore)
+    with pytest.raises(UserError, match="cannot be read now"):
+        restore_one(checkpoints, "latest", STATE, WHOLE)
+    assert checkpoints.steps() == [2, 1]
+    checkpoints.close()
+
+
+def test_a_reader_beside_a_run_takes_what_is_there_now(tmp_path):
+    trainer = saved(tmp_path, [None, None])
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.steps() == [2, 1]
+    for step in (3, 4):  # two are kept, so both of those that the reader knows are deleted
+        trainer.save(step, STATE, {})
+        trainer.wait()
+    step, state, damaged = restore_one(reader, "latest", STATE, WHOLE)
+    assert step == 4 and not damaged
+    tiny.assert_trees_equal(state, STATE)
+    reader.close(), trainer.close()
+
+
+def test_what_is_read_back_is_compared_bit_for_bit(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [1.0])
+    checkpoints.verify(1, STATE)
+    described = checkpoints._described(1)
+    described["leaves"]["['b']"][2] += 1
+    monkeypatch.setattr(checkpoints, "_described", lambda step: described)
+    with pytest.raises(Damaged, match=r"\['b'\] is not what was saved"):
+        checkpoints.verify(1, STATE)
+    with pytest.raises(Damaged, match="nothing is there"):
+        checkpoints.verify(7, STATE)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.float16, jnp.bfloat16, np.uint32])
+def test_fingerprints_on_the_host_are_those_on_the_device(dtype):
+    array = np.random.default_rng(0).integers(0, 200, (7, 5, 3)).astype(dtype)
+    expected = int(checkpoint.fingerprints([jnp.asarray(array)])[0])
+    assert checkpoint.fingerprint(array) == expected
+    assert checkpoint.fingerprint(array, block=8) == expected
+
+
+def test_a_damaged_rank_costs_the_rank_alone(tmp_path):
+    saved(tmp_path, [3.0, 2.0]).close()
+    again = Checkpoints(tmp_path, metric="fd", read_only=True)
+    assert again.best_step() == 2
+    again.close()
+    (file,) = (tmp_path / "checkpoints" / "2" / "meta").glob("metadata")
+    file.write_bytes(file.read_bytes()[:50])
+    again = Checkpoints(tmp_path, metric="fd", read_only=True)
+    assert again.best_step() == 1 and again.steps() == [2, 1]
+    assert restore_one(again, "latest", STATE, WHOLE)[0] == 1
+    again.close()
+
+
+def test_the_process_is_as_before_once_checkpoints_are_closed(tmp_path):
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
+    filters = list(log.filters)
+    first, second = saved(tmp_path / "a", [1.0]), saved(tmp_path / "b", [1.0])
+    assert sys.unraisablehook != hook
+    first.close(), second.close()
+    assert sys.unraisablehook == hook and log.filters == filters
+
+
+def test_what_orbax_warns_of_is_seen_in_a_line(tmp_path, caplog):
+    checkpoints = saved(tmp_path, [1.0])
+    record = logging.LogRecord(
+        "absl", logging.WARNING, "/x/orbax/y.py", 1, "no %s\n  was saved", ("part",), None
+    )
+    logging.getLogger("absl").propagate, before = True, logging.getLogger("absl").propagate
+    logging.getLogger("absl").handle(record)
+    logging.getLogger("absl").propagate = before
+    assert [r.getMessage() for r in caplog.records if "part" in r.getMessage()] == [
+        "no part was saved"
+    ]
+    checkpoints.close()
