@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from tada_jax import compiled, logs
 from tada_jax.errors import UserError
 from tada_jax.paths import cache_dir
 
@@ -17,9 +18,13 @@ def enable_compilation_cache():
     """Keeps compiled programs on disk, also the small ones, so that a second start is quick.
 
     JAX's own environment variables JAX_COMPILATION_CACHE_DIR and
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS take precedence.
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS take precedence. In either folder, entries that were
+    cut short are deleted; ours is kept below `compiled.MOST_BYTES`.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:
+        compiled.tend(jax.config.jax_compilation_cache_dir, most_bytes=None, say=logs.say)
+    else:
+        compiled.tend(cache_dir() / "xla", say=logs.say)
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
