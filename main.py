@@ -3,22 +3,26 @@
     python main.py --config=configs/digits_tada.py
     python main.py --config=configs/digits_tada.py --dry_run
     python main.py --config=configs/digits_tada.py --mode=sample --config.sample.count=1000
+    python main.py --workdir=runs/digits_tada --mode=evaluate
 
-Any field of configs/base.py can be set on the command line: --config.train.batch_size=64
+A run that is there needs no --config: its folder holds its configuration. Any field of
+configs/base.py can be set on the command line: --config.train.batch_size=64
 """
 
+import os
 import pathlib
-import signal
 import sys
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from tada_jax import interrupt, logs
 from tada_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file and variant, as configs/digits_tada.py:constant."
 )
+OF_A_RUN = ("train", "sample", "evaluate")  # what --workdir alone is enough for
 MODES = ("train", "sample", "evaluate", "compare", "analyze")
 MODE = flags.DEFINE_enum(
     "mode",
@@ -37,12 +41,52 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
+def open_streams():
+    """Opens stdin, stdout and stderr where the process was started without.
+
+    Else the first file that is opened gets such a number, and with it what is meant for a console.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files in other encodings
+
+
+def tell(text):
+    """Prints to stdout; a reader that has left, as `head`, has seen enough."""
+    logs.say(text, sys.stdout)
+
+
+OF_RUN = pathlib.Path(__file__).with_name("configs") / "of_run.py"
+
+
+def configuration_of_a_run():
+    """--config for the run in --workdir, if the flags name a run and no configuration."""
+    given = {}
+    for i, arg in enumerate(sys.argv):
+        name, _, value = arg.lstrip("-").partition("=")
+        if arg.startswith("-") and name in ("config", "workdir", "mode"):
+            given[name] = value or sys.argv[i + 1 : i + 2][0]
+    workdir = pathlib.Path(given.get("workdir", "")).expanduser()
+    if "config" in given or "workdir" not in given:
+        return []
+    if given.get("mode", "train") not in OF_A_RUN or not (workdir / "config.json").is_file():
+        return []
+    return [f"--config={OF_RUN}:{workdir}"]
+
+
 def parse():
     """Parses the flags, in any order; whatever the user got wrong becomes one line."""
     app.define_help_flags()
     for i, arg in enumerate(sys.argv[:-1]):
         if arg in ("--config", "-config"):  # with a space
             sys.argv[i : i + 2] = [f"--config={sys.argv[i + 1]}"]
+    sys.argv += configuration_of_a_run()
     names_file = lambda arg: arg.startswith(("--config=", "-config="))  # noqa: E731
     files = list(filter(names_file, sys.argv))
     for arg in files:
@@ -72,7 +116,10 @@ def parse():
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: write --config.train.batch_size=64 in full")
     if CONFIG.value is None:
-        raise UserError("no configuration: pass --config=configs/digits_tada.py, or another file")
+        raise UserError(
+            "no configuration: pass --config=configs/digits_tada.py, or another file, or the "
+            "folder of a run as --workdir"
+        )
 
 
 def default_workdir():
@@ -83,8 +130,8 @@ def default_workdir():
 
 def main():
     """Does what the flags say."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # KeyboardInterrupt, as Ctrl-C
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files in other encodings
+    open_streams()
+    interrupt.end_by_exception()
     parse()
     workdir = WORKDIR.value or default_workdir()
 
@@ -106,28 +153,27 @@ def main():
     if DRY_RUN.value and MODE.value != "train":
         raise UserError(f"--dry_run is of --mode=train, not of --mode={MODE.value}: leave it out")
     if DRY_RUN.value:
-        for line in tada_jax.describe(CONFIG.value):
-            print(line)
+        tell("\n".join(tada_jax.describe(CONFIG.value)))
     elif MODE.value == "train":
         tada_jax.train(CONFIG.value, workdir)
-        print(f"samples, checkpoints and metrics: {workdir}")
+        tell(f"samples, checkpoints and metrics: {workdir}")
     elif MODE.value == "sample":
-        for path in tada_jax.sample(CONFIG.value, workdir):
-            print(path)
+        tell("\n".join(map(str, tada_jax.sample(CONFIG.value, workdir))))
     elif MODE.value == "evaluate":
-        result = tada_jax.evaluate(CONFIG.value, workdir)
-        print(f"\n{result.table()}\n{result.folder}")
+        result = tada_jax.evaluate(CONFIG.value, workdir, say=tell)
+        tell(f"\n{result.table()}\n{result.folder}")
     elif MODE.value == "compare":
-        tada_jax.compare(CONFIG.value, workdir)
+        tada_jax.compare(CONFIG.value, workdir, say=tell)
     else:
-        found = tada_jax.analyze(CONFIG.value, workdir)
-        print(f"\n{found.text}\n{found.folder}")
+        analysis = tada_jax.analyze(CONFIG.value, workdir, say=tell)
+        tell(f"\n{analysis.text}\n{analysis.folder}")
 
 
 if __name__ == "__main__":
     try:
         main()
     except UserError as e:
-        sys.exit(f"error: {e}")
+        logs.say(f"error: {e}")
+        sys.exit(1)
     except KeyboardInterrupt:  # before the first step, or between two batches of samples
-        print("\nstopped: the same command continues", file=sys.stderr)
+        logs.say("\nstopped: the same command continues")

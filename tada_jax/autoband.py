@@ -17,6 +17,7 @@ from tada_jax.errors import UserError
 from tada_jax.paths import to_json, write_whole
 
 FILE = "sensitivity.json"  # in the folder of a run
+_KEY = "3"  # of what a run's schedule is made from; to stay
 _VERSION = "3"  # of the numbers; to be raised when the computation changes
 
 
@@ -50,11 +51,12 @@ def find(config, dataset, workdir=None, say=None):
     Raises:
       UserError: if no noise level is sensitive, or nothing can be compared.
     """
-    settings = (config.tada.to_dict(), tuple(config.sensitivity.thresholds), _VERSION)
+    # Not `_VERSION`: a run keeps its schedule when the computation changes.
+    settings = (config.tada.to_dict(), tuple(config.sensitivity.thresholds), _KEY)
     key = digest(_profile_key(config, dataset), to_json(settings, sort_keys=True))
-    kept = workdir and _read(workdir / FILE)
-    if kept and kept.key == key:
-        return kept
+    present = workdir and kept(workdir)
+    if present and present.key == key:
+        return present
     found = profile_of(config, dataset)
     if say:
         say(summary(found))
@@ -67,13 +69,14 @@ def find(config, dataset, workdir=None, say=None):
 
 def keep(found, workdir):
     """Writes the schedule into the folder of a run, unless it lies there."""
-    if _read(workdir / FILE) != found:
+    if kept(workdir) != found:
         write_whole(workdir / FILE, to_json(found, indent=1) + "\n")
 
 
-def _read(path):
+def kept(workdir):
+    """The `Found` in the folder of a run, or None if there is none that can be read."""
     try:
-        return Found(**json.loads(path.read_text()))
+        return Found(**json.loads((workdir / FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 

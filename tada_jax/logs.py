@@ -1,12 +1,13 @@
 """What a run writes down while it runs: metrics.jsonl, TensorBoard events, one progress line."""
 
+import contextlib
+import errno
 import json
 import math
+import os
 import pathlib
 import sys
 import time
-
-from tensorboardX import SummaryWriter
 
 from tada_jax.paths import to_json, write_whole
 
@@ -26,6 +27,8 @@ class Log:
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         kept = [line for line in _lines(workdir) if line["step"] <= first_step]
         write_whole(self._path, "".join(map(_as_text, kept)))
+        from tensorboardX import SummaryWriter  # here, because it takes a while to import
+
         self._events = SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1
         )
@@ -107,6 +110,37 @@ def duration(seconds):
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def say(text, stream=None):
+    """Writes text and a new line to stderr, or another stream, as far as there is one.
+
+    A terminal that was closed, a pipe whose reader has left, a console that fails: none of that is
+    a reason to end a run.
+
+    Returns:
+      Whether it could be written.
+    """
+    return _show(f"{text}\n", sys.stderr if stream is None else stream)
+
+
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)  # a console that will not come back
+
+
+def _show(text, stream):
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as e:
+        if e.errno in _GONE:  # what is left in its buffer would fail again as the process ends
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+        return False
+    except (ValueError, AttributeError):  # closed; None
+        return False
+    return True
+
+
 class Progress:
     """One live line on a terminal; where there is none, a plain line every 15 seconds at most.
 
@@ -120,7 +154,7 @@ class Progress:
     def __init__(self, total, *, unit, stream=None, active=True):
         self._total, self._unit, self._active = total, unit, active
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
+        self._live = _is_terminal(self._stream)
         self._last = -float("inf")
         self._open = False
 
@@ -133,22 +167,27 @@ class Progress:
         self._last = now
         eta = duration((self._total - done) * seconds_each)
         text = f"{self._unit} {done:,}/{self._total:,}  {note}  ETA {eta}"
-        self._stream.write(f"\r\x1b[2K{text}" if self._live else f"{text}\n")
-        self._stream.flush()
+        _show(f"\r\x1b[2K{text}" if self._live else f"{text}\n", self._stream)
         self._open = self._live
 
     def say(self, text):
         """Prints a line of its own, above the live one."""
         self.end()
         if self._active:
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            say(text, self._stream)
 
     def end(self):
         """Leaves the live line as it stands."""
         if self._open:
-            self._stream.write("\n")
+            _show("\n", self._stream)
             self._open = False
+
+
+def _is_terminal(stream):
+    try:
+        return stream.isatty()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def bar(title, *, unit):

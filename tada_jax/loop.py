@@ -9,7 +9,6 @@ import errno
 import functools
 import itertools
 import operator
-import sys
 import time
 from typing import Any
 
@@ -31,14 +30,15 @@ from tada_jax import (
     unet,
 )
 from tada_jax import workdir as workdirs
-from tada_jax.checkpoint import Checkpoints, move_aside, restore_one
+from tada_jax.checkpoint import Checkpoints, Damaged, move_aside, restore_one
 from tada_jax.data import classes, inspection
 from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
 from tada_jax.interrupt import StopRequest
 from tada_jax.judge import FEWEST_HELD_OUT, GLANCES, Judge, copying
-from tada_jax.paths import write_whole
+from tada_jax.methods import METHODS
+from tada_jax.paths import expanded, write_whole
 from tada_jax.run import load_run
 from tada_jax.schedule import SCHEDULES
 
@@ -164,7 +164,8 @@ def train(config, workdir):
     started = time.monotonic()
     workdir_ = workdirs.absolute(workdir)
     first = backend.is_first()
-    planned = plan(config, workdir_, functools.partial(print, file=sys.stderr) if first else None)
+    _check_place(config, workdir_)
+    planned = plan(config, workdir_, logs.say if first else None)
     with contextlib.ExitStack() as stack:
         occupy = lambda: stack.enter_context(workdirs.occupied(config, workdir_))  # noqa: E731
         backend.in_turn(occupy if first else lambda: None)
@@ -205,6 +206,19 @@ def train(config, workdir):
                 "continues"
             )
     return state
+
+
+def _check_place(config, path):
+    """Refuses to make a run of the folder that its images lie in.
+
+    Raises:
+      UserError: since the pictures that a run draws would count as images of the data set.
+    """
+    if config.data.path and expanded(config.data.path).resolve() == path:
+        raise UserError(
+            f"--workdir={path} is the folder of the images, config.data.path: name another, it may "
+            "lie inside"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +318,14 @@ def _params_of_another_run(config, like):
                 f"config.init.workdir={c.workdir} was trained with config.{field}={theirs!r}, and "
                 f"{mine!r} means something else to the same network: make them equal"
             )
+    ops = [tuple(each.augment.ops) for each in (config, run.config)]
+    told = run.config.method == config.method and METHODS[config.method].way == "ar"
+    if told and ops[0] != ops[1]:
+        raise UserError(
+            f"config.init.workdir={c.workdir} was told of {ops[1]} by its labels, and "
+            f"config.augment.ops={ops[0]} would mean something else to it: make them equal, or "
+            "choose another config.method"
+        )
     params = run.ema_params if c.use_ema else run.params
     if run.config.method != config.method:
         params = unet.with_condition(params, like)
@@ -448,7 +470,7 @@ def _loop(session, state, observe, stop, started):
 
     step = first_step = logged_step = timed_step = int(state.step)
     tally, mark, calls = empty_tally(), time.monotonic(), 0
-    loss, seconds, skipped = float("nan"), 0.0, 0
+    loss, seconds, skipped, read_back = float("nan"), 0.0, 0, False
     with feeding as batches:
         while step < total:
             count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
@@ -501,10 +523,28 @@ def _loop(session, state, observe, stop, started):
                 session.snapshots.wait()  # no checkpoint without the snapshots before it
             if saving or stopping:
                 session.checkpoints.save(step, state, meta, rank(seen, config.log.best_metric))
+                if not read_back:
+                    _read_back(session, step, state)
+                    read_back = True
             if stopping:
                 break
             tally, logged_step, timed_step, mark = empty_tally(), step, step, time.monotonic()
     return state
+
+
+def _read_back(session, step, state):
+    """Reads the first checkpoint of a session back: better no run than one that cannot be kept.
+
+    Raises:
+      UserError: if it is not what was saved.
+    """
+    try:
+        session.checkpoints.verify(step, state)
+    except Damaged as e:
+        raise UserError(
+            f"workdir {session.workdir}: the checkpoint of step {step:,} was saved, and cannot be "
+            f"read back ({e}): what is written there is not kept, choose another --workdir"
+        ) from e
 
 
 def _observer(session):

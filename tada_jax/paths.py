@@ -9,6 +9,8 @@ import pathlib
 
 import numpy as np
 
+from tada_jax.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -68,6 +70,25 @@ def plain(tree):
     return tree
 
 
+def expanded(path):
+    """A path with ~ for the home folder, as a `pathlib.Path` without it.
+
+    Raises:
+      UserError: if the system knows no home folder.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as e:
+        raise UserError(
+            f"{path}: this user has no home folder here: set HOME, or name the folder in full "
+            "(the cache's is TADA_JAX_CACHE)"
+        ) from e
+
+
 def cache_dir():
-    """The folder for downloads and compiled programs: $TADA_JAX_CACHE, or ~/.cache/tada_jax."""
-    return pathlib.Path(os.environ.get("TADA_JAX_CACHE", "~/.cache/tada_jax")).expanduser()
+    """The folder for downloads and compiled programs: $TADA_JAX_CACHE, or ~/.cache/tada_jax.
+
+    Raises:
+      UserError: if the system knows no home folder.
+    """
+    return expanded(os.environ.get("TADA_JAX_CACHE", "~/.cache/tada_jax"))

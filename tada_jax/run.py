@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import pathlib
-import sys
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from tada_jax import backend, build, ema, generate, limits, training
+from tada_jax import autoband, backend, build, ema, generate, limits, logs, training
 from tada_jax import workdir as workdirs
 from tada_jax.checkpoint import Checkpoints, Damaged, restore_one
 from tada_jax.data import classes
@@ -41,15 +40,15 @@ class Run:
     class_names: tuple[str, ...] = ()
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def sample(self, count, *, seed=0, use_ema=True, **options):
+    def sample(self, count, *, seed=0, use_ema=None, **options):
         """Draws images; image i depends on (seed, i) only.
 
         Args:
           count: how many.
           seed: of the samples.
-          use_ema: take the averaged parameters.
+          use_ema: whether to take the averaged parameters; None: as the configuration says.
           **options: fields of the configuration's section `sample` that differ from the run's, as
-            sampler="dpmpp_2m", steps=20; `label` is the name or number of a class.
+            sampler="dpmpp_2m", steps=20, ema_width=0.1; `label` is the name or number of a class.
 
         Returns:
           uint8 [count,H,W,C].
@@ -63,6 +62,13 @@ class Run:
         unknown = options.keys() - config.sample.keys()
         if unknown:
             raise UserError(f"sample: {sorted(unknown)[0]!r} is no option of sampling")
+        if "checkpoint" in options:
+            raise UserError(
+                f"sample: this run is loaded already: load_run({str(self.workdir)!r}, "
+                f"checkpoint={options['checkpoint']!r}) takes another checkpoint"
+            )
+        if use_ema is not None:  # instead of a post-hoc average too
+            options = {"use_ema": use_ema, "ema_width": None, **options}
         if "label" in options:  # apart, since a name may stand for a number that is there
             label = options.pop("label")
             with config.ignore_type():
@@ -74,9 +80,10 @@ class Run:
         parts = build.sampled(self.parts, config)
         warning = generate.unlearnt(self, parts, count)
         if warning:
-            print(f"warning: {warning}", file=sys.stderr)
+            logs.say(f"warning: {warning}")
         sampler = generate.make_sampler(parts, self.mesh, batch_size=config.sample.batch_size)
-        return sampler(self.ema_params if use_ema else self.params, range(count), seed=seed)
+        sampled = dataclasses.replace(self, config=config)
+        return sampler(sampled.sampled_params, range(count), seed=seed)
 
     @functools.cached_property
     def classes(self):
@@ -223,6 +230,7 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
             config,
             meta["image_shape"],
             meta["num_classes"],
+            _schedule(config, path),
             class_names=tuple(meta["class_names"]),
         )
         mesh = backend.data_mesh(jax.device_count())
@@ -233,7 +241,7 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
         )
     finally:
         checkpoints.close()
-    warn = warn or functools.partial(print, file=sys.stderr)
+    warn = warn or logs.say
     for bad, reason in damaged.items():
         warn(f"warning: the checkpoint of step {bad} is damaged ({reason}): using step {step}")
     return Run(
@@ -247,6 +255,23 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
         class_names=classes.names(meta["num_classes"], meta["class_names"]),
         meta=meta,
     )
+
+
+def _schedule(config, path):
+    """That of a strength which follows the profile, as the run keeps it; else None.
+
+    Raises:
+      UserError: if it is not there.
+    """
+    if not limits.follows_profile(config):
+        return None
+    found = autoband.kept(path)
+    if found is None:
+        raise UserError(
+            f"{path / autoband.FILE}, which says how strongly this run augments, is missing or "
+            "damaged: restore it, or train in another --workdir"
+        )
+    return found.schedule
 
 
 def _any_meta(checkpoints):

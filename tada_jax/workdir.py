@@ -3,18 +3,18 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
-import sys
 
 import jax
 from ml_collections import ConfigDict
 
+from tada_jax import logs
 from tada_jax.errors import UserError
-from tada_jax.paths import to_json, write_whole
+from tada_jax.paths import expanded, to_json, write_whole
 
 # What may differ when a run is continued: nothing here changes what a training step computes.
 FREE = (
@@ -37,6 +37,84 @@ FREE = (
     "analyze.",
 )
 CONFIG = "config.json"
+
+# Of config.json; to be raised when what is saved changes its meaning. 0 said none.
+VERSION = 1
+
+# What runs from before a field existed did, by field. A new field of configs/base.py comes here
+# too: with the value that leaves such runs as they were.
+ADDED = {
+    "analyze.augmented": None,
+    "analyze.base": None,
+    "analyze.count": 512,
+    "analyze.distances": (),
+    "analyze.images": 256,
+    "analyze.lpips_weights": (),
+    "analyze.proxies": ("exact", "held_out", "local", "wiener"),
+    "analyze.sweep": 1.0,
+    "analyze.train_steps": 0,
+    "analyze.window": 2.0,
+    "compare.methods": ("none", "constant", "tada"),
+    "compare.seeds": (0, 1, 2),
+    "compare.train_sizes": (),
+    "data.background": (255, 255, 255),
+    "data.channels": None,
+    "data.device_gib": 4.0,
+    "data.fit": "crop",
+    "data.order": "shuffled",
+    "data.resolution": None,
+    "data.unreadable": "refuse",
+    "diffusion.sigma_data": 0.5,
+    "ema.snapshot_every": 10000,
+    "ema.widths": (),
+    "evaluate.convention": "clean-fid",
+    "evaluate.count": 1000,
+    "evaluate.extractor": "classifier",
+    "evaluate.fit_steps": 1000,
+    "evaluate.weights": None,
+    "init.checkpoint": "latest",
+    "init.use_ema": True,
+    "init.workdir": None,
+    "log.best_metric": "test_mse",
+    "log.metrics_count": 256,
+    "log.metrics_every": 0,
+    "sample.checkpoint": "latest",
+    "sample.ema_step": None,
+    "sample.ema_width": None,
+    "sample.guidance": 1.0,
+    "sample.label": None,
+    "schedule.edm.p_mean": -1.2,
+    "schedule.edm.p_std": 1.2,
+    "schedule.edm.rho": 7.0,
+    "schedule.edm.sigma_max": 80.0,
+    "schedule.edm.sigma_min": 0.002,
+    "schedule.flow.logit_mean": 0.0,
+    "schedule.flow.logit_std": 1.0,
+    "schedule.flow.t_min": 0.001,
+    "schedule.flow.times": "uniform",
+    "scoreaug.brightness": 2.0,
+    "scoreaug.cutout_max": 0.3,
+    "scoreaug.cutout_min": 0.1,
+    "scoreaug.ops": ("brightness", "translation", "cutout", "rotation"),
+    "scoreaug.translation": 0.1,
+    "sda.mu": 0.5,
+    "sda.weight": 1.0,
+    "sensitivity.copies": 4,
+    "sensitivity.proxy": "local",
+    "sensitivity.queries": 256,
+    "sensitivity.seed": 0,
+    "sensitivity.thresholds": (0.02, 0.004),
+    "tada.band": "given",
+    "tada.budget": 1.0,
+    "tada.schedule": "paper",
+    "tada.table": (),
+    "train.class_dropout": 0.0,
+    "train.deterministic": False,
+    "train.microbatch": 0,
+    "train.nonfinite": "stop",
+    "train.sharding": "replicated",
+}
+
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 
 
@@ -78,10 +156,9 @@ def _lock(path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                print(
+                logs.say(
                     f"warning: the file system of {path} has no locks ({e.strerror}): make sure "
-                    "that no other process trains there",
-                    file=sys.stderr,
+                    "that no other process trains there"
                 )
                 yield
                 return
@@ -98,15 +175,24 @@ def _lock(path):
 
 def describe(config, path):
     """Writes config.json and versions.json."""
-    text = to_json(config.to_dict(), indent=2) + "\n"
+    text = to_json({"version": VERSION, **config.to_dict()}, indent=2) + "\n"
     if not (path / CONFIG).exists() or (path / CONFIG).read_text() != text:
         write_whole(path / CONFIG, text)
     write_whole(path / "versions.json", to_json(versions(), indent=2) + "\n")
 
 
 def absolute(workdir):
-    """The absolute path of a folder as the user wrote it."""
-    return pathlib.Path(workdir).expanduser().resolve()
+    """The absolute path of a folder as the user wrote it.
+
+    Raises:
+      UserError: for an address, as gs://bucket/run, or a home folder that is not known.
+    """
+    if "://" in str(workdir):
+        raise UserError(
+            f"--workdir={workdir} is an address, and a run is kept in a folder: name one, such as "
+            "that where the bucket is mounted, and copy what you keep"
+        )
+    return expanded(workdir).resolve()
 
 
 def existing(workdir):
@@ -141,15 +227,45 @@ def read_config(path):
 
 
 def _saved(path):
+    """What is in config.json, and what such runs did by fields that it does not have.
+
+    Raises:
+      UserError: if it is damaged, or of a later version than this.
+    """
     try:
         saved = json.loads((path / CONFIG).read_text())
         if not isinstance(saved, dict):
             raise ValueError("no dict")
-        return saved
     except (ValueError, OSError) as e:
         raise UserError(
             f"{path / CONFIG} is damaged: restore it, or choose another --workdir"
         ) from e
+    version = saved.pop("version", 0)
+    if version not in range(VERSION + 1):
+        raise UserError(
+            f"{path / CONFIG} is of version {version!r}, and this tada_jax knows them up to "
+            f"{VERSION}: take a newer one, or choose another --workdir"
+        )
+    known, filled = flatten(saved), {}
+    for name, value in ADDED.items():
+        if name not in known:
+            _put(saved, name.split("."), json.loads(to_json(value)))
+            filled[name] = value
+    if filled:
+        shown = ", ".join(f"{name}={value!r}" for name, value in list(filled.items())[:5])
+        more = f" and {len(filled) - 5} more" if len(filled) > 5 else ""
+        _say_once(f"{path / CONFIG} is of an earlier version: taken as {shown}{more}")
+    return saved
+
+
+_say_once = functools.cache(logs.say)
+
+
+def _put(tree, names, value):
+    """Sets a field of a nested dict, making the sections above it."""
+    for name in names[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[names[-1]] = value
 
 
 def check_same(config, path):

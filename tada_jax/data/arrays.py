@@ -11,6 +11,7 @@ from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest
 from tada_jax.errors import UserError
 from tada_jax.logs import Progress
+from tada_jax.paths import expanded
 
 IMAGES = ("images", "x_train", "train_images", "x", "arr_0")
 LABELS = ("labels", "y_train", "train_labels", "y", "label", "arr_1")
@@ -30,7 +31,7 @@ def load(options: Options) -> Dataset:
     Raises:
       UserError: naming the file and what is wrong with it.
     """
-    path = pathlib.Path(options.path).expanduser()
+    path = expanded(options.path)
     if not path.is_file():
         raise UserError(f"data.path={options.path} does not exist or is no file")
     try:

@@ -9,7 +9,7 @@ from absl import logging
 from tada_jax.data import cifar10_files, download, prepared
 from tada_jax.data.base import Dataset, Options, Split
 from tada_jax.errors import UserError
-from tada_jax.paths import cache_dir
+from tada_jax.paths import cache_dir, expanded
 
 # The binary format: the same images as the Python one, and no pickles.
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -53,7 +53,7 @@ def load(options: Options) -> Dataset:
         is forbidden or fails (offline, within seconds).
     """
     if options.path is not None:
-        given = pathlib.Path(options.path).expanduser()
+        given = expanded(options.path)
         if not given.exists():
             raise UserError(f"data.path={options.path} does not exist; {_EXPECTED}")
         try:
@@ -86,7 +86,7 @@ def _local_copies() -> Iterator[tuple[Callable, pathlib.Path]]:
     for folder in prepared.find("cifar10"):
         yield _read_prepared, folder
     downloads = prepared.data_dir() / "downloads"
-    keras = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
+    keras = expanded(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"
     for folder, pattern in (
         (cache_dir(), "cifar-10-*.tar.gz"),
         (downloads, "*cifar-10-*.tar.gz"),

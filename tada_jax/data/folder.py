@@ -28,7 +28,7 @@ from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
 from tada_jax.logs import Progress
-from tada_jax.paths import to_json
+from tada_jax.paths import expanded, to_json
 
 MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
 
@@ -55,7 +55,7 @@ def load(options: Options) -> Dataset:
       UserError: nothing there, or no images; an archive with suspicious names; images that cannot
         be read, unless they are to be skipped; images of several aspects that are to be kept.
     """
-    path = pathlib.Path(options.path).expanduser()
+    path = expanded(options.path)
     with contextlib.ExitStack() as stack:
         files = _list(path, stack)
         if not files.names:
@@ -70,6 +70,8 @@ def load(options: Options) -> Dataset:
 
     labels, class_names, clause = _classes(facts["names"])
     clause += _unread_folders(files.names, facts["names"])
+    if files.runs:
+        clause += f"; left out, since they are runs: {classes.listed(files.runs)}"
     train, test = hold_out(Split(pixels, labels), options.test_fraction, options.seed)
     reading = Reading(
         np.asarray(facts["sizes"], np.int32), facts["modes"], skipped, files.other_files
@@ -151,12 +153,20 @@ class _Files:
     names: list[str]
     other_files: int
     read: Callable[[str], bytes]
+    runs: tuple[str, ...] = ()  # folders of runs, whose pictures are not those of the data set
 
 
 def _list(path: pathlib.Path, stack: contextlib.ExitStack) -> _Files:
     try:
         if stat.S_ISDIR(path.stat().st_mode):
-            return _choose(_walk(path, "", ()), lambda name: _read_file(path / name))
+            if is_run(path):
+                raise UserError(
+                    f"data.path={path} is the folder of a run: name that of the images, or, to "
+                    f"train on samples, one below {path / 'samples'}"
+                )
+            runs = []
+            chosen = _choose(_walk(path, "", (), runs), lambda name: _read_file(path / name))
+            return dataclasses.replace(chosen, runs=tuple(sorted(runs)))
         if not path.is_file():
             raise UserError(f"data.path={path} is neither a folder nor a file")
         # Opened here, because a ZipFile that opens its file may close it under several threads.
@@ -193,8 +203,16 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def _walk(folder: pathlib.Path, prefix: str, above: tuple) -> Iterator[str]:
-    """Yields the names of all files; follows links, but not to a folder that they lie in."""
+def is_run(folder: pathlib.Path) -> bool:
+    """Whether a folder is that of a run, by the files that every run writes first."""
+    return all((folder / name).is_file() for name in ("config.json", "versions.json"))
+
+
+def _walk(folder: pathlib.Path, prefix: str, above: tuple, runs: list[str]) -> Iterator[str]:
+    """Yields the names of all files but those of runs, whose folders are appended to `runs`.
+
+    Follows links, but not to a folder that they lie in.
+    """
     status = folder.stat()
     identity = status.st_dev, status.st_ino
     if identity in above:
@@ -204,7 +222,11 @@ def _walk(folder: pathlib.Path, prefix: str, above: tuple) -> Iterator[str]:
             continue
         # os.path, because a link to itself makes entry.is_dir() raise.
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, identity))
+            if is_run(folder / entry.name):
+                runs.append(prefix + entry.name)
+                continue
+            inside = folder / entry.name, f"{prefix}{entry.name}/", (*above, identity)
+            yield from _walk(*inside, runs)
         else:
             yield prefix + entry.name
 

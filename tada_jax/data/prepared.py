@@ -10,11 +10,12 @@ import numpy as np
 
 from tada_jax.data.base import Split
 from tada_jax.errors import UserError
+from tada_jax.paths import expanded
 
 
 def data_dir() -> pathlib.Path:
     """Where tensorflow-datasets keeps its data: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    return expanded(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
 
 
 def find(name: str, root: pathlib.Path | None = None) -> list[pathlib.Path]:

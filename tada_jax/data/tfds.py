@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from tada_jax.data import arrays, prepared
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest, digest_of_file
 from tada_jax.errors import UserError
-from tada_jax.paths import to_json
+from tada_jax.paths import expanded, to_json
 
 
 def load(options: Options) -> Dataset:
@@ -90,7 +89,7 @@ def _find(options):
         raise UserError(
             f"data.name=tfds:{options.name} needs the name of a data set, as tfds:beans"
         )
-    root = pathlib.Path(options.path).expanduser() if options.path else prepared.data_dir()
+    root = expanded(options.path) if options.path else prepared.data_dir()
     if (root / "dataset_info.json").is_file():
         return root
     found = [f for f in prepared.find(name, root) if version in ("", f.name)]

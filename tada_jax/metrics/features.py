@@ -7,7 +7,6 @@ set (`fitted`), raw pixels; FID's Inception reads a file of weights that the use
 import dataclasses
 import functools
 import importlib.util
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ import PIL
 from tada_jax import backend
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.errors import UserError
+from tada_jax.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ def inception(path, convention="clean-fid"):
             "config.evaluate.weights names no file: it is needed for extractor='inception', and is "
             "that of pt_inception-2015-12-05-6726825d.pth, which this software does not download"
         )
-    params, content = network.load(path), pathlib.Path(path).expanduser().read_bytes()
+    params, content = network.load(path), expanded(path).read_bytes()
     return Extractor(
         name=f"Inception ({convention})",
         digest=digest("inception", convention, content),
@@ -196,7 +196,7 @@ def of_file(spec):
       UserError: if there is none.
     """
     path, _, name = spec.rpartition(":")
-    file = pathlib.Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise UserError(f"config.evaluate.extractor={spec!r}: {path or spec} is no file")
     module = importlib.util.spec_from_file_location(file.stem, file)

@@ -9,7 +9,6 @@ import collections
 import functools
 import io
 import math
-import pathlib
 import pickle
 import zipfile
 
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from tada_jax.errors import UserError
+from tada_jax.paths import expanded
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how the older layout begins
 _DTYPES = {
@@ -45,7 +45,7 @@ def read_state_dict(path):
     Raises:
       UserError: if there is no such file, it is another kind of file, or it is damaged.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     try:
         content = path.read_bytes()
     except OSError as e:

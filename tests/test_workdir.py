@@ -1,0 +1,112 @@
+"""The folder of a run: where it may lie, and runs of versions before this one."""
+
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+import pytest
+
+import tada_jax
+from configs import base
+from tada_jax import loop, workdir
+from tada_jax.errors import UserError
+from tests import tiny
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """The folder of a run of three steps, saved by a version that numbered no configuration."""
+    with zipfile.ZipFile(DATA / "run_of_version_0.zip") as archive:
+        archive.extractall(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def config_of(run):
+    """What such a run was made from, by today's fields."""
+    return tiny.config(
+        train__total_steps=5,
+        tada__band="auto",
+        tada__schedule="fitted",
+        sensitivity__queries=16,
+        sensitivity__copies=1,
+        sensitivity__thresholds=(1e-4, 1e-4),
+        log__eval_every=9,
+        log__sample_every=9,
+    )
+
+
+def test_a_run_of_an_earlier_version_goes_on_samples_and_is_loaded(earlier, capsys):
+    saved = json.loads((earlier / "config.json").read_text())
+    del saved["train"]["deterministic"], saved["train"]["microbatch"]  # as if before those too
+    (earlier / "config.json").write_text(json.dumps(saved))
+    schedule = (earlier / "sensitivity.json").read_text()
+    run = tada_jax.load_run(earlier, checkpoint="best")
+    assert run.step == 3 and run.config.train.microbatch == 0
+    shown = capsys.readouterr().err
+    assert "earlier version: taken as train.deterministic=False, train.microbatch=0" in shown
+    assert run.sample(2).shape == (2, 8, 8, 1)
+    state = loop.train(config_of(run), earlier)
+    assert int(state.step) == 5
+    assert (earlier / "sensitivity.json").read_text() == schedule  # its strength stays its own
+    assert json.loads((earlier / "config.json").read_text())["version"] == workdir.VERSION
+    again = tada_jax.load_run(earlier)
+    assert again.step == 5
+    w = np.asarray(again.parts.strength(np.array([-8.0, 0.0, 8.0])))
+    assert w[1] < min(w[0], w[2])  # what band=auto found lies in the folder, and is honoured
+
+
+def test_a_schedule_that_a_run_has_lost_is_named(earlier):
+    (earlier / "sensitivity.json").unlink()
+    with pytest.raises(UserError, match=r"sensitivity\.json.*is missing.*restore it"):
+        tada_jax.load_run(earlier)
+
+
+def test_every_field_is_saved_or_said_to_have_come_later():
+    """A new field of base.py needs an entry in `workdir.ADDED`."""
+    with zipfile.ZipFile(DATA / "run_of_version_0.zip") as archive:
+        saved = workdir.flatten(json.loads(archive.read("config.json")))
+    fields = workdir.flatten(json.loads(json.dumps(base.get_config().to_dict())))
+    assert fields.keys() <= saved.keys() | workdir.ADDED.keys()
+    assert workdir.ADDED.keys() <= fields.keys()
+
+
+def test_a_configuration_of_a_later_version_is_refused(earlier):
+    saved = json.loads((earlier / "config.json").read_text())
+    (earlier / "config.json").write_text(json.dumps(saved | {"version": workdir.VERSION + 1}))
+    with pytest.raises(UserError, match="take a newer one"):
+        tada_jax.load_run(earlier)
+
+
+def test_a_path_with_characters_of_patterns_keeps_its_checkpoints(finished, tmp_path):
+    config, _, whole = finished
+    path = tmp_path / "a*b?" / "run[1]"
+    tiny.assert_trees_equal(loop.train(config, path), whole)
+    run = tada_jax.load_run(path)
+    assert run.step == 6
+    tiny.assert_trees_equal(run.params, whole.params)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
+def test_an_address_is_no_folder(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: loop.train(tiny.config(), address), lambda: tada_jax.load_run(address)):
+        with pytest.raises(UserError, match="is an address.*name one"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_home_folder_there_is_a_line(monkeypatch):
+    def expanduser(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pathlib.Path, "expanduser", expanduser)
+    with pytest.raises(UserError, match="no home folder here: set HOME"):
+        loop.train(tiny.config(), "~/run")
+
+
+def test_the_folder_of_the_images_is_none_of_a_run(tmp_path):
+    with pytest.raises(UserError, match="is the folder of the images"):
+        loop.train(tiny.config(data__name="images", data__path=str(tmp_path)), tmp_path)
