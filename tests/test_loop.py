@@ -245,14 +245,18 @@ def interrupting(monkeypatch, at, number):
     monkeypatch.setattr(logs.Log, "write", write)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_continues(number, finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
+def test_a_signal_saves_and_the_same_command_continues(name, finished, tmp_path, monkeypatch):
     config, folder, whole = finished
+    number = getattr(signal, name)
     interrupting(monkeypatch, 4, number)
-    before = signal.getsignal(number)
-    stopped = loop.train(config, tmp_path)
-    assert int(stopped.step) == 5  # the step after the one in which it came
-    assert signal.getsignal(number) == before
+    before = signal.signal(number, signal.default_int_handler)  # ignored in background jobs
+    try:
+        stopped = loop.train(config, tmp_path)
+        assert int(stopped.step) == 5  # the step after the one in which it came
+        assert signal.getsignal(number) == signal.default_int_handler
+    finally:
+        signal.signal(number, before)
     monkeypatch.undo()
     tiny.assert_trees_equal(loop.train(config, tmp_path), whole)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]

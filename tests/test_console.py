@@ -1,0 +1,122 @@
+"""Consoles that close, break or were never there; a run outlives them all."""
+
+import errno
+import io
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import tada_jax
+from tada_jax import interrupt, logs
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
+}
+
+
+def command(*arguments):
+    return [sys.executable, "main.py", "--config=configs/digits_tada.py", *tiny.FLAGS, *arguments]
+
+
+class Broken(io.StringIO):
+    """A stream that fails in a way of its own."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+    def isatty(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("I/O operation on closed file."),
+    ],
+)
+def test_whatever_happens_to_a_stream_is_no_exception(error):
+    assert logs.say("text", Broken(error)) is False
+    progress = logs.Progress(3, unit="step", stream=Broken(error))
+    progress.update(1, "note", 1.0)
+    progress.say("text")
+    progress.end()
+    stream = io.StringIO()
+    assert logs.say("text", stream) and stream.getvalue() == "text\n"
+
+
+def test_no_stream_at_all_is_no_exception(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert logs.say("text") is False
+    logs.Progress(3, unit="step").say("text")
+
+
+def test_what_is_ignored_stays_ignored():
+    """As under nohup, where SIGHUP must not stop a run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupt.StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal is None
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_reader_that_has_seen_enough(tmp_path):
+    process = subprocess.Popen(
+        command("--dry_run"), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=-1
+    )
+    process.stdout.close()  # before anything is written, as `| true` does
+    error = process.stderr.read().decode()
+    assert process.wait() == 0 and "Traceback" not in error and "Broken" not in error, error
+
+
+def test_a_run_without_any_stream(tmp_path):
+    """No file of the run gets the number of a stream, so what is meant for one spoils none."""
+    arguments = command(f"--workdir={tmp_path / 'run'}")
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *arguments], cwd=ROOT, env=ENVIRONMENT
+    )
+    assert done.returncode == 0
+    assert tada_jax.load_run(tmp_path / "run").step == 3
+
+
+def test_a_terminal_that_is_closed_stops_a_run_that_can_go_on(tmp_path):
+    path = tmp_path / "run"
+    arguments = command(f"--workdir={path}", "--config.train.total_steps=100000")
+    terminal, stream = pty.openpty()
+    on_it = "import os, sys; os.login_tty(0); os.execv(sys.executable, sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", on_it, *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=stream,
+        stdout=stream,
+        stderr=stream,
+    )
+    os.close(stream)
+    seen = b""
+    while b"step 2" not in seen and b"error" not in seen:
+        seen += os.read(terminal, 4096)
+    assert b"error" not in seen, seen
+    os.close(terminal)  # SIGHUP, and EIO for whatever is written from now on
+    assert process.wait() == 0
+    step = tada_jax.load_run(path).step
+    assert 3 < step < 100000
+    steps = [line["step"] for line in logs.read(path)]
+    assert steps[-1] == step
