@@ -1,20 +1,27 @@
-"""Kills a small run at random moments, over and over, and compares what it becomes.
+"""Ends small runs at random moments in every way, over and over, and compares what they become.
 
-    python benchmarks/kill_and_resume.py --kills=30
+    python benchmarks/kill_and_resume.py --kills=100
 
-A run that is never interrupted and runs that are killed (`kill -9`) and started again by the same
-command must end with the same parameters, bit for bit, and the same lines in metrics.jsonl. Prints
-in which phase each kill fell, and the count. Every third start finds no compiled programs, so that
-kills fall into compilation too.
+Three kinds of run: with their images on the device, fed from the host, and of two processes. Each
+is ended by one of: SIGKILL; SIGTERM; SIGHUP; its terminal being closed; a disk on which files can
+no longer grow. Then the same command goes on, until the run is whole. It must end with the same
+parameters as one that was never interrupted, bit for bit, the same losses on training and held-out
+images, and no checkpoint moved aside. Prints how each kind was ended in which phase, and the count.
+Every third start finds no compiled programs, so that ends fall into compilation too.
 """
 
 import argparse
 import collections
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import random
+import resource
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +33,8 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import tada_jax  # noqa: E402
+from benchmarks.timing import machine  # noqa: E402
+from tada_jax import logs  # noqa: E402
 
 STEPS = 60
 FLAGS = (
@@ -46,30 +55,98 @@ FLAGS = (
     "--config.sample.steps=5",
     "--config.sample.count=8",
 )
+KINDS = {  # flags, and processes
+    "resident": ((), 1),
+    "fed from the host": (("--config.data.device_gib=0.0",), 1),
+    "two processes": ((), 2),
+}
+ENDS = ("SIGKILL", "SIGTERM", "SIGHUP", "terminal closed", "full disk")
+ON_A_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.executable, sys.argv[1:])"
 
 
-def start(workdir, cache):
-    """Starts the run in `workdir`, which continues what is there."""
+@dataclasses.dataclass
+class Started:
+    """The processes of a run, and the terminal that they write to."""
+
+    processes: list[subprocess.Popen]
+    terminal: int
+    shown: bytes = b""
+
+    def wait(self, seconds=None):
+        """Whether all of them have ended by themselves within some time."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while any(p.poll() is None for p in self.processes):
+            if until is not None and time.monotonic() > until:
+                return False
+            self.read()
+            time.sleep(0.01)
+        self.read()
+        return True
+
+    def read(self):
+        """Reads what was written; a terminal that nobody reads holds up who writes."""
+        with contextlib.suppress(OSError):  # nothing there now, or nobody who writes
+            self.shown = (self.shown + os.read(self.terminal, 2**16))[-4000:]
+
+    def end(self, how):
+        """Ends the run in one of `ENDS`; a signal goes to one process, a kill to all."""
+        if how == "SIGKILL":
+            for process in self.processes:
+                process.kill()
+        elif how in ("SIGTERM", "SIGHUP"):
+            self.processes[-1].send_signal(getattr(signal, how))
+        elif how == "terminal closed":
+            os.close(self.terminal)
+            self.terminal = os.open(os.devnull, os.O_RDONLY)
+        else:
+            for process in self.processes:
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
+
+
+def start(workdir, cache, kind):
+    """Starts the run in `workdir`, which continues what is there; a `Started`."""
+    flags, count = KINDS[kind]
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
     }
-    return subprocess.Popen(
-        [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    if count > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        flags = (*flags, f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}")
+    terminal, stream = os.openpty()
+    os.set_blocking(terminal, False)
+    processes = []
+    for number in range(count):
+        command = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}", *flags]
+        command += [f"--process_id={number}"] if count > 1 else []
+        login = [sys.executable, "-c", ON_A_TERMINAL] if number == 0 else []
+        processes.append(
+            subprocess.Popen(
+                [*login, *command],
+                cwd=ROOT,
+                env=environment,
+                stdin=stream if number == 0 else subprocess.DEVNULL,
+                stdout=stream if number == 0 else subprocess.DEVNULL,
+                stderr=stream if number == 0 else subprocess.DEVNULL,
+            )
+        )
+    os.close(stream)
+    return Started(processes, terminal)
 
 
-def finish(process):
-    """Waits for a run that nobody kills."""
-    _, err = process.communicate()
-    if process.returncode:
-        sys.exit(f"a run failed by itself:\n{err}")
+def whole(workdir):
+    """Whether a run has done all of its steps and saved the last."""
+    return (workdir / "checkpoints" / str(STEPS)).is_dir()
+
+
+def finish(started, workdir):
+    """Waits for a run that nobody ends."""
+    started.wait()
+    if any(p.returncode for p in started.processes) or not whole(workdir):
+        sys.exit(f"a run failed by itself:\n{started.shown.decode(errors='replace')}")
 
 
 def phase(workdir):
@@ -79,8 +156,8 @@ def phase(workdir):
         return "saving"
     if not (workdir / "strength.png").exists():
         return "starting for the first time"
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    step = json.loads(lines[-1])["step"] if lines else 0
+    lines = logs.read(workdir)
+    step = lines[-1]["step"] if lines else 0
     saved = max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=0)
     if step <= saved:
         return "starting, compiling, or just after a checkpoint"
@@ -88,64 +165,75 @@ def phase(workdir):
 
 
 def result(workdir):
-    """Parameters (leaves), and the lines of the log without their speeds."""
+    """Parameters (leaves), the evaluated losses, and whether a checkpoint was moved aside."""
     run = tada_jax.load_run(workdir)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
-    for line in lines:
-        line.pop("images_per_s", None)
-        line.pop("steps_per_s", None)
-    return jax.device_get(jax.tree.leaves((run.params, run.ema_params))), lines
+    losses = [
+        json.dumps([line["step"], line["train_mse"], line["test_mse"]])
+        for line in logs.read(workdir)
+        if "test_mse" in line
+    ]
+    params = jax.device_get(jax.tree.leaves((run.params, run.ema_params)))
+    return params, losses, (workdir / "damaged").exists()
+
+
+def is_equal(found, expected):
+    """Whether two results are equal bit for bit, nothing having been moved aside."""
+    same = all(np.array_equal(a, b) for a, b in zip(found[0], expected[0], strict=True))
+    return same and found[1] == expected[1] and not found[2]
 
 
 def main():
-    """Prints the table of phases and whether everything was equal."""
+    """Prints the table of ends and phases, and whether everything was equal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=30, help="ends, over the three kinds of run")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
-
+    rng, ends, failed = random.Random(arguments.seed), collections.Counter(), []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary)
-        cache = folder / "cache"
-        finish(start(folder / "whole", cache))  # fills the cache
-        shutil.rmtree(folder / "whole")
-        began = time.monotonic()
-        finish(start(folder / "whole", cache))
-        longest = time.monotonic() - began
-        expected = result(folder / "whole")
+        folder, runs = pathlib.Path(temporary), 0
+        for number, kind in enumerate(KINDS):
+            cache = folder / f"cache-{number}"
+            path = folder / f"whole-{number}"
+            finish(start(path, cache, kind), path)  # fills the cache
+            shutil.rmtree(path)
+            began = time.monotonic()
+            finish(start(path, cache, kind), path)
+            longest = time.monotonic() - began
+            expected, starts = result(path), 0
+            wanted = arguments.kills * (number + 1) // len(KINDS)
+            while ends.total() < wanted:
+                runs += 1
+                workdir = folder / f"ended-{runs}"
+                while not whole(workdir):
+                    starts += 1
+                    if starts % 3 == 0:
+                        shutil.rmtree(cache, ignore_errors=True)
+                    started = start(workdir, cache, kind)
+                    if ends.total() >= wanted:
+                        finish(started, workdir)
+                    elif not started.wait(rng.uniform(0.0, longest)):
+                        how = rng.choice(ENDS)
+                        started.end(how)
+                        if not started.wait(90):  # a process that waits for one that is gone
+                            started.end("SIGKILL")
+                            started.wait()
+                        if "Traceback" in started.shown.decode(errors="replace"):
+                            failed.append(f"{kind}, {how}: {started.shown[-600:]!r}")
+                        ends[kind, how, phase(workdir)] += 1
+                    elif any(p.returncode for p in started.processes):
+                        finish(started, workdir)  # says what went wrong
+                    os.close(started.terminal)
+                same = is_equal(result(workdir), expected)
+                failed += [] if same else [f"run {runs}, {kind}, is another"]
+                print(f"run {runs}, {kind}: {'equal' if same else 'DIFFERENT'}", flush=True)
 
-        phases, runs, equal, starts = collections.Counter(), 0, 0, 0
-        while phases.total() < arguments.kills:
-            runs += 1
-            workdir = folder / f"killed-{runs}"
-            while True:
-                starts += 1
-                if starts % 3 == 0:
-                    shutil.rmtree(cache, ignore_errors=True)
-                process = start(workdir, cache)
-                if phases.total() < arguments.kills:
-                    try:
-                        process.wait(timeout=rng.uniform(0.0, longest))
-                    except subprocess.TimeoutExpired:
-                        process.kill()
-                        process.wait()
-                        phases[phase(workdir)] += 1
-                        continue
-                finish(process)
-                break
-            params, lines = result(workdir)
-            same = all(np.array_equal(a, b) for a, b in zip(params, expected[0], strict=True))
-            equal += same and lines == expected[1]
-            print(f"run {runs}: {'equal' if same else 'DIFFERENT'} after {phases.total()} kills")
-
-    for name, count in phases.most_common():
-        print(f"{count:5d} kills while {name}")
-    print(
-        f"{phases.total()} kills of {runs} runs of {STEPS} steps (uninterrupted: {longest:.0f} s), "
-        f"seed {arguments.seed}: {equal} of {runs} ended bit for bit equal, logs included"
-    )
-    sys.exit(equal != runs)
+    print(f"\n{machine()}; seed {arguments.seed}\n\n| run | ended by | while | times |")
+    print("|---|---|---|---|")
+    for (kind, how, when), count in sorted(ends.items()):
+        print(f"| {kind} | {how} | {when} | {count} |")
+    print(f"\n{ends.total()} ends of {runs} runs of {STEPS} steps; {len(failed)} went wrong")
+    print("\n".join(failed))
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
