@@ -166,7 +166,8 @@ def _exchanges(config, pair, dataset, profiles, say):
     if c.sweep:
         middles = np.arange(max(low, SWEPT[0]), min(high, SWEPT[1]) + c.sweep / 2, c.sweep)
         windows = [(m - c.window / 2, m + c.window / 2) for m in middles.tolist()]
-    draw = two_networks.make_exchange(pair, pair.base.mesh, batch_size=config.sample.batch_size)
+    batch_size = min(config.sample.batch_size, config.analyze.count)
+    draw = two_networks.make_exchange(pair, pair.base.mesh, batch_size=batch_size)
     judge = Judge(pair.augmented.config, dataset, dataset, say=say)
     return two_networks.exchange(draw, judge, named + windows, c.count, config.sample.seed, say)
 

@@ -209,19 +209,41 @@ def any_process(flag):
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def data_mesh(batch_size, devices=None, *, field="batch_size"):
-    """A one-dimensional mesh over all devices (or those given), axis "data".
+def data_mesh(batch_size, devices=None, *, field="train.batch_size", warn=None):
+    """A one-dimensional mesh, axis "data", over as many devices as divide a batch.
+
+    Those are the first ones of every process, as many in each: fewer than there are if need be, so
+    that a run goes on wherever it is taken.
+
+    Args:
+      batch_size: images that are spread over them.
+      devices: which there are; None: all.
+      field: of the configuration, that says `batch_size`.
+      warn: called with a line of text if some stay idle.
 
     Raises:
-      UserError: if `batch_size`, the value of config.train.`field`, does not divide over them.
+      UserError: if the batch does not even divide over the processes.
     """
     devices = jax.devices() if devices is None else devices
-    if batch_size % len(devices):
+    of_process = {}
+    for device in devices:
+        of_process.setdefault(device.process_index, []).append(device)
+    processes, fewest = len(of_process), min(map(len, of_process.values()))
+    if batch_size % processes:
         raise UserError(
-            f"config.train.{field}={batch_size} does not divide over {len(devices)} devices: "
-            "choose a multiple"
+            f"config.{field}={batch_size} does not divide over {processes} processes: choose a "
+            f"multiple of {processes}, or start fewer"
         )
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    each = next(n for n in range(fewest, 0, -1) if batch_size % (n * processes) == 0)
+    used = [device for own in of_process.values() for device in own[:each]]
+    if warn and len(used) < len(devices):
+        multiple = processes * fewest
+        all_of = "all" if multiple == len(devices) else multiple
+        warn(
+            f"warning: {len(used)} of {len(devices)} devices are used, since config.{field}="
+            f"{batch_size} does not divide over more: a multiple of {multiple} uses {all_of}"
+        )
+    return jax.make_mesh((len(used),), ("data",), (AxisType.Auto,), devices=used)
 
 
 def replicated(mesh):

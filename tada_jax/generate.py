@@ -29,9 +29,13 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
     Image i depends on (seed, i) only, however large the batches are; in a conditional network its
     class is number `parts.label`, or i modulo the number of classes. It raises `NotFinite` rather
     than return black images. `apply(params, z, t, labels)` may stand in for the network.
+
+    Every batch is filled up to `batch_size`, rounded up to the devices: any number of images is
+    drawn by one compiled program.
     """
     num_classes, apply = parts.network.num_classes, apply or parts.apply
     variance = parts.loss_options["variance"]
+    batch = -(-batch_size // mesh.size) * mesh.size
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
     def sample_batch(params, numbers, seed):
@@ -50,11 +54,10 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
 
     def sample(params, numbers, *, seed):
         numbers = np.asarray(numbers, np.int32)
-        batch = -(-min(batch_size, len(numbers)) // mesh.size) * mesh.size
         images = []
         for start in range(0, len(numbers), batch):
             chunk = numbers[start : start + batch]
-            padded = np.resize(chunk, batch)  # one compiled shape
+            padded = np.resize(chunk, batch)
             drawn, finite = jax.device_get(sample_batch(params, padded, np.uint32(seed)))
             if not finite.all():
                 raise NotFinite(
@@ -196,7 +199,7 @@ def _is_whole(path, shape):
 
 def _draw_missing(run, paths, missing, progress):
     c, params = run.config.sample, run.sampled_params
-    draw = make_sampler(run.parts, run.mesh, batch_size=c.batch_size)
+    draw = make_sampler(run.parts, run.mesh, batch_size=min(c.batch_size, len(missing)))
     started = time.monotonic()
     for start in range(0, len(missing), c.batch_size):
         numbers = missing[start : start + c.batch_size]

@@ -141,6 +141,13 @@ def check(config):
             f"config.train.microbatch={piece} does not divide config.train.batch_size={whole}: "
             "choose a divisor, or 0 for the whole batch at once"
         )
+    of_losses = config.log.best_metric in ("", "test_mse", "train_mse")
+    measured = config.log.metrics_every or not of_losses
+    if measured and config.log.metrics_count < 2:
+        raise UserError(
+            f"config.log.metrics_count={config.log.metrics_count} samples have no covariance: "
+            "take at least 2, or set config.log.metrics_every=0 and log.best_metric to a loss"
+        )
     if config.train.class_dropout and not config.model.class_conditional:
         raise UserError(
             f"config.train.class_dropout={config.train.class_dropout:g} conceals classes from a "

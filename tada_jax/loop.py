@@ -123,9 +123,9 @@ def plan(config, workdir=None, say=None):
       UserError: for whatever cannot be, in one line.
     """
     limits.check(config)
-    mesh = backend.data_mesh(config.train.batch_size)
-    if config.train.microbatch:
-        backend.data_mesh(config.train.microbatch, field="microbatch")
+    field = "microbatch" if config.train.microbatch else "batch_size"
+    warn = logs.say if backend.is_first() else None
+    mesh = backend.data_mesh(config.train[field], field=f"train.{field}", warn=warn)
     dataset = backend.in_turn(lambda: load_data(config))
     train_set, found = dataset.train, None
     if limits.follows_profile(config):
@@ -567,8 +567,9 @@ def _observer(session):
         for name, split in (("train", dataset.train), ("test", dataset.test))
         if len(split.images)
     }
-    draw = generate.make_sampler(parts, mesh, batch_size=c.batch_size)
     every, judge = config.log.metrics_every, None
+    most = max(c.count, config.log.metrics_count if every or best in GLANCES else 0)
+    draw = generate.make_sampler(parts, mesh, batch_size=min(c.batch_size, most))
     if every and best not in GLANCES and len(dataset.test.images) < FEWEST_HELD_OUT:
         session.progress.say("warning: too few held-out images: no quick metrics of samples")
         every = 0

@@ -22,7 +22,6 @@ image, without repeating the edge pixel ("reflect"), as often as needed.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -240,7 +239,7 @@ def _chunk(count, pixels):
 
     Equally many on each device, if the batch is so divided, and a divisor of the batch.
     """
-    devices = math.gcd(jax.device_count(), count)
+    devices = max(d for d in range(1, min(jax.device_count(), count) + 1) if count % d == 0)
     share, most = count // devices, max(1, CHUNK_PIXELS // (pixels * devices))
     return devices * max(d for d in range(1, min(share, most) + 1) if share % d == 0)
 

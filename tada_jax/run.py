@@ -81,7 +81,8 @@ class Run:
         warning = generate.unlearnt(self, parts, count)
         if warning:
             logs.say(f"warning: {warning}")
-        sampler = generate.make_sampler(parts, self.mesh, batch_size=config.sample.batch_size)
+        batch_size = min(config.sample.batch_size, count)
+        sampler = generate.make_sampler(parts, self.mesh, batch_size=batch_size)
         sampled = dataclasses.replace(self, config=config)
         return sampler(sampled.sampled_params, range(count), seed=seed)
 

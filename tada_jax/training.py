@@ -369,18 +369,22 @@ def make_evaluation(parts, config, mesh, examples=1024):
     timesteps = np.asarray(schedule.quantile(levels)).reshape(batches, size)
     logsnr = np.asarray(schedule.logsnr(timesteps.reshape(-1)), np.float64)
 
+    # Filled up so that it divides over any devices: what is seen does not depend on them.
+    filled = np.arange(-(-size // mesh.size) * mesh.size) % size
+
     def batch_mse(params, seed, images, labels, i):
-        number = i * size + jnp.arange(size)
+        number = i * size + jnp.asarray(filled)
         number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
         x0 = to_float(images[number % len(images)])
         y = None if labels is None else labels[number % len(images)]
-        t = jnp.asarray(timesteps)[i]
+        t = jnp.asarray(timesteps)[i][filled]
         rng = jax.random.fold_in(stream(seed, EVALUATION), i)
-        eps = jax.random.normal(rng, x0.shape)
+        eps = jax.random.normal(rng, (size, *x0.shape[1:]))
+        eps = eps if len(filled) == size else eps[filled]
         z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
         output = parts.apply(params, z, t, y)
         terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
-        return terms["mse"]
+        return terms["mse"][:size]
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
     def all_batches(params, seed, images, labels):

@@ -20,7 +20,10 @@ fan_in_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"
 
 
 def timestep_embedding(t, dim):
-    """Sinusoidal embedding [B] -> float32 [B, dim], cosines first, periods from 2 pi to 2e4 pi."""
+    """Sinusoidal embedding [B] -> float32 [B, dim], cosines first, periods from 2 pi to 2e4 pi.
+
+    Of an odd `dim` it has dim - 1 entries.
+    """
     half = dim // 2
     frequencies = jnp.exp(-np.log(1e4) / half * jnp.arange(half, dtype=jnp.float32))
     angles = t.astype(jnp.float32)[:, None] * frequencies
@@ -258,9 +261,8 @@ class UNet(nn.Module):
         if self.condition_size:
             told = jnp.zeros((len(z), self.condition_size)) if condition is None else condition
             zeros = nn.initializers.zeros
-            told_in = nn.Dense(
-                self.channels, use_bias=False, kernel_init=zeros, name="condition_in"
-            )
+            width = emb.shape[-1]  # one less than odd `channels`
+            told_in = nn.Dense(width, use_bias=False, kernel_init=zeros, name="condition_in")
             emb = emb + told_in(told)
         emb = nn.silu(Dense(4 * self.channels, jnp.float32, name="time_in")(emb))
         emb = Dense(4 * self.channels, jnp.float32, name="time_out")(emb)

@@ -113,6 +113,24 @@ def test_a_sample_does_not_depend_on_the_device_count(finished):
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
 
 
+def test_any_number_of_samples_is_drawn_by_one_program(finished):
+    config, _, state = finished
+    parts, traced = build.parts(config, (8, 8, 1)), []
+
+    def apply(*args):
+        traced.append(1)
+        return parts.apply(*args)
+
+    mesh = backend.data_mesh(2, jax.devices()[:2])
+    sample = generate.make_sampler(parts, mesh, batch_size=5, apply=apply)
+    params = jax.device_put(jax.device_get(state.ema_params), backend.replicated(mesh))
+    whole, once = sample(params, range(9), seed=1), len(traced)
+    assert once
+    for numbers in (range(1), range(6), range(7, 9)):
+        np.testing.assert_array_equal(sample(params, numbers, seed=1), whole[list(numbers)])
+    assert len(traced) == once
+
+
 def test_sampling_needs_a_run(tmp_path):
     with pytest.raises(UserError, match="no run"):
         generate.sample(tiny.config(), tmp_path)

@@ -97,7 +97,7 @@ def test_a_run_goes_on_with_another_number_of_devices(finished, tmp_path, monkey
     _, _, whole = finished
     loop.train(tiny.config(train__total_steps=3), tmp_path)
     real = backend.data_mesh
-    two = lambda batch_size, devices=None: real(batch_size, jax.devices()[:2])  # noqa: E731
+    two = lambda size, devices=None, **options: real(size, jax.devices()[:2], **options)  # noqa: E731
     monkeypatch.setattr(backend, "data_mesh", two)
     resumed = loop.train(tiny.config(), tmp_path)
     assert len(jax.tree.leaves(resumed)[0].sharding.device_set) == 2
@@ -146,7 +146,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path):
     ("fields", "message"),
     [
         ({"method": "mixup"}, "method='mixup'"),
-        ({"train__batch_size": 12}, "does not divide over 8 devices"),
         ({"train__batch_size": 0}, "train.batch_size=0"),
         ({"train__ema_decay": 1.0}, "ema_decay"),
         ({"augment__p": 1.5}, "augment.p=1.5"),

@@ -368,6 +368,11 @@ def test_a_bad_variant(refuse):
         ("sda", ("--config.sda.weight=-1.0",), "sda.weight"),
         ("sda-edm", (), "method='sda'.*parameterisation='eps'"),
         ("tada", ("--config.train.class_dropout=0.1",), "class_dropout=0.1.*class_conditional"),
+        (
+            "tada",
+            ("--config.log.metrics_every=1", "--config.log.metrics_count=1"),
+            "metrics_count=1.*at least 2",
+        ),
         ("edm", ("--config.schedule.edm.rho=0.0",), "config.schedule.edm: rho"),
         ("flow", ("--config.schedule.flow.times=cosine",), "config.schedule.flow: times.*uniform"),
         ("flow", ("--config.sample.stride=ddim",), "config.sample: stride.*logsnr"),

@@ -1,6 +1,7 @@
 """One training step on many devices, in pieces, or with its state spread: the same numbers."""
 
 import collections
+import dataclasses
 import functools
 import re
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import tada_jax
 from tada_jax import backend, build, loop, resample, training
 from tada_jax.data.order import shuffled
 from tada_jax.errors import UserError
@@ -62,6 +64,80 @@ def test_the_same_on_any_number_of_devices_with_one_message_a_step(devices):
     found = collectives(trained(devices)[2])
     assert found == {"all-reduce": 1}, found  # of the gradient; neither data nor parameters move
     assert not collectives(trained(1)[2])
+
+
+def test_a_batch_that_does_not_divide_uses_fewer_devices():
+    said = []
+
+    def mesh(size, n=8):
+        return backend.data_mesh(size, jax.devices()[:n], warn=said.append).size
+
+    assert [mesh(n) for n in (8, 16)] == [8, 8] and not said
+    assert [mesh(n) for n in (12, 13, 4, 1)] == [6, 1, 4, 1]
+    assert said[0] == (
+        "warning: 6 of 8 devices are used, since config.train.batch_size=12 does not divide over "
+        "more: a multiple of 8 uses all"
+    )
+    assert mesh(32, 3) == 2 and "a multiple of 3 uses all" in said[-1]
+    # One message a step, as where all are used; and the same numbers as on one.
+    assert_same(trained(8, train__batch_size=12), trained(1, train__batch_size=12))
+    step, (state, *_) = make(8, train__batch_size=12)
+    assert len(jax.tree.leaves(state)[0].sharding.device_set) == 6
+    assert collectives(step) == {"all-reduce": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """What of a device says whose it is."""
+
+    process_index: int
+    id: int
+
+
+def test_every_process_has_equally_many_devices(monkeypatch):
+    taken = []
+    monkeypatch.setattr(jax, "make_mesh", lambda *_, devices: taken.append(devices))
+    devices = [Process(p, i) for p in range(2) for i in range(4)]
+    backend.data_mesh(12, devices)
+    assert [(d.process_index, d.id) for d in taken[0]] == [(p, i) for p in (0, 1) for i in range(3)]
+    with pytest.raises(UserError, match="batch_size=9 does not divide over 2 processes"):
+        backend.data_mesh(9, devices)
+
+
+def test_losses_of_a_run_do_not_depend_on_the_devices():
+    config = tiny.config(train__batch_size=12)
+    parts = build.parts(config, (8, 8, 1))
+    params = parts.init_params(jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), np.uint8)
+    found = []
+    for devices in (1, 6, 8):
+        mesh = backend.data_mesh(devices, jax.devices()[:devices])
+        evaluate = training.make_evaluation(parts, config, mesh, 30)
+        here = jax.device_put(params, backend.replicated(mesh))
+        found.append(evaluate(here, backend.put_whole(images, mesh), None))
+    for other in found[1:]:
+        assert other.mse.shape == (36,)
+        np.testing.assert_allclose(other.mse, found[0].mse, rtol=1e-4)
+
+
+def test_a_run_on_some_devices_is_evaluated_and_continued_on_others(tmp_path, capsys, monkeypatch):
+    fields = {"train__batch_size": 12, "train__microbatch": 6, "evaluate__fit_steps": 2}
+    config = tiny.config(train__total_steps=2, evaluate__count=50, **fields)
+    loop.train(config, tmp_path)
+    assert "warning: 6 of 8 devices are used, since config.train.microbatch=6" in (
+        capsys.readouterr().err
+    )
+    tada_jax.evaluate(config, tmp_path)
+    real = backend.data_mesh
+
+    def on_five(size, devices=None, **options):
+        return real(size, devices or jax.devices()[:5], **options)
+
+    monkeypatch.setattr(backend, "data_mesh", on_five)
+    config.train.total_steps = 3
+    state = loop.train(config, tmp_path)
+    assert int(state.step) == 3 and len(state.step.sharding.device_set) == 3
+    assert "warning: 3 of 5 devices are used" in capsys.readouterr().err
 
 
 def test_augmentation_in_chunks_sends_nothing(monkeypatch):
@@ -139,7 +215,6 @@ def test_a_spread_state_is_saved_and_continued(tmp_path, monkeypatch):
     ("fields", "message"),
     [
         ({"train__microbatch": 5}, "microbatch=5 does not divide config.train.batch_size=16"),
-        ({"train__microbatch": 4}, "microbatch=4 does not divide over 8 devices"),
         ({"train__sharding": "some"}, "sharding='some' is unknown"),
     ],
 )
