@@ -135,6 +135,12 @@ def check(config):
             f"config.method={config.method!r} needs config.diffusion.parameterisation='eps': the "
             "mean of its noise makes any other target grow without bound with the noise"
         )
+    c = config.diffusion
+    if c.weighting == "p2" and -c.p2_gamma * math.log(c.p2_k + math.exp(-40.0)) > 80.0:
+        raise UserError(
+            f"config.diffusion.p2_gamma={c.p2_gamma:g} with p2_k={c.p2_k:g} cannot be: where there "
+            "is only noise, 1/(p2_k + SNR)^p2_gamma is no finite number: set p2_k=1, or p2_gamma=1"
+        )
     whole, piece = config.train.batch_size, config.train.microbatch
     if piece and whole % piece:
         raise UserError(

@@ -370,6 +370,15 @@ def test_a_bad_variant(refuse):
         ("tada", ("--config.train.class_dropout=0.1",), "class_dropout=0.1.*class_conditional"),
         (
             "tada",
+            (
+                "--config.diffusion.weighting=p2",
+                "--config.diffusion.p2_k=0.0",
+                "--config.diffusion.p2_gamma=9.0",
+            ),
+            "p2_gamma=9 with p2_k=0 cannot be.*p2_k=1",
+        ),
+        (
+            "tada",
             ("--config.log.metrics_every=1", "--config.log.metrics_count=1"),
             "metrics_count=1.*at least 2",
         ),

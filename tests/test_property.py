@@ -63,7 +63,7 @@ def configurations(draw):
     else:
         c.diffusion.variance = pick("fixed_small", "fixed_large")
     c.diffusion.weighting = pick(*CHOICES["diffusion.weighting"])
-    c.diffusion.p2_gamma, c.diffusion.p2_k = pick(0.0, 1.0), pick(1.0, 0.0)
+    c.diffusion.p2_gamma, c.diffusion.p2_k = pick(0.0, 1.0, 9.0), pick(1.0, 0.0)
     c.diffusion.min_snr_gamma = pick(5.0, 0.0)
 
     c.tada.schedule = pick("paper", "paper", "constant", "table")
