@@ -40,7 +40,13 @@ def some(strategy):
 @st.composite
 def configurations(draw):
     """(a configuration, whether grey or colour images, height and width)."""
-    pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+
+    def pick(*values):
+        return draw(st.sampled_from(values))
+
+    def seldom():
+        return draw(st.integers(0, 9)) == 5
+
     c = tiny.config(pick(*CHOICES["method"]))
     c.constant_strength = pick(0.0, 0.5, 1.0)
     c.data.order = pick(*CHOICES["data.order"])
@@ -53,7 +59,6 @@ def configurations(draw):
     c.schedule.edm.p_std = pick(1.2, 0.1)
     c.schedule.flow.times = pick("uniform", "logit_normal")
     # Now and then what is refused.
-    seldom = lambda: draw(st.integers(0, 9)) == 5  # noqa: E731
     if c.method in ("sda", "sda+tada") and not seldom():
         c.diffusion.parameterisation = "eps"
     else:
@@ -162,7 +167,7 @@ def run(config, channels, size):
 
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
 @hypothesis.settings(
-    max_examples=EXAMPLES or 4,
+    max_examples=EXAMPLES or 3,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,
