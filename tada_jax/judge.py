@@ -92,6 +92,10 @@ class Number:
     note: str = ""
 
 
+class TooFewImages(UserError):
+    """A data set of which samples cannot be measured, though it can be trained on."""
+
+
 class Judge:
     """Measures samples of one data set.
 
@@ -106,7 +110,8 @@ class Judge:
       say: called with a line of text about what takes time.
 
     Raises:
-      UserError: if the data set has too few held-out images, or the extractor cannot be had.
+      TooFewImages: if the data set has too few held-out images, or different training images.
+      UserError: if the extractor cannot be had.
     """
 
     def __init__(self, config, dataset, pool, *, mesh=None, extractor=None, say=None):
@@ -141,7 +146,7 @@ class Judge:
         if len(self._gallery) > GLANCE_IMAGES:
             self._glanced_at = self._gallery.some(GLANCE_IMAGES, np.random.default_rng(0))
         if len(self._gallery) < FEWEST_DIFFERENT:
-            raise UserError(
+            raise TooFewImages(
                 f"measuring needs at least {FEWEST_DIFFERENT} different training images: "
                 f"{len(train):,} are only {len(self._gallery)} that do not look alike"
             )
@@ -486,17 +491,18 @@ def check(dataset):
     """Refuses to measure with too few images.
 
     Raises:
-      UserError: if fewer than 10 are held out, or there are fewer than 6 different training images.
+      TooFewImages: if fewer than 10 are held out, or there are fewer than 6 different training
+        images.
     """
     held_out, train = len(dataset.test.images), dataset.train.images
     train = np.asarray(train[training.spread(len(train), 1000)])
     if held_out < FEWEST_HELD_OUT:
-        raise UserError(
+        raise TooFewImages(
             f"measuring needs held-out images, and there are {held_out}: raise "
             "config.data.test_fraction, or give the data set a test split"
         )
     if len({image.tobytes() for image in train}) < FEWEST_DIFFERENT:
-        raise UserError(
+        raise TooFewImages(
             f"measuring needs at least {FEWEST_DIFFERENT} different training images, and there "
             "are fewer"
         )

@@ -36,7 +36,7 @@ from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches, Order
 from tada_jax.errors import UserError
 from tada_jax.interrupt import StopRequest
-from tada_jax.judge import FEWEST_HELD_OUT, GLANCES, Judge, copying
+from tada_jax.judge import GLANCES, Judge, TooFewImages, copying
 from tada_jax.methods import METHODS
 from tada_jax.paths import expanded, write_whole
 from tada_jax.run import load_run
@@ -78,11 +78,25 @@ class Plan:
         Raises:
           UserError: if the data set has too few held-out images, or the extractor cannot be had.
         """
-        pool = self.pool
-        make = lambda: Judge(  # noqa: E731
-            self.config, self.dataset, pool, extractor=extractor, say=say
-        )
-        return backend.in_turn(make)
+        return backend.in_turn(lambda: self._judge(say, extractor))
+
+    def _judge(self, say, extractor=None):
+        return Judge(self.config, self.dataset, self.pool, extractor=extractor, say=say)
+
+    def judge_of_training(self, say):
+        """The same, or None and a warning where the data set has too few images to measure."""
+
+        def judge_or_reason():
+            try:
+                return self._judge(say)
+            except TooFewImages as e:
+                return e
+
+        judge = backend.in_turn(judge_or_reason)
+        if isinstance(judge, Judge):
+            return judge
+        say(f"warning: no quick metrics of samples: {judge}")
+        return None
 
     @property
     def resident(self):
@@ -570,11 +584,8 @@ def _observer(session):
     every, judge = config.log.metrics_every, None
     most = max(c.count, config.log.metrics_count if every or best in GLANCES else 0)
     draw = generate.make_sampler(parts, mesh, batch_size=min(c.batch_size, most))
-    if every and best not in GLANCES and len(dataset.test.images) < FEWEST_HELD_OUT:
-        session.progress.say("warning: too few held-out images: no quick metrics of samples")
-        every = 0
     if every or best in GLANCES:
-        judge = planned.judge(session.progress.say)
+        judge = planned.judge_of_training(session.progress.say)
 
     def losses(state):
         scalars = {}
@@ -589,7 +600,7 @@ def _observer(session):
         scalars = {}
         if due(config.log.eval_every) or (saving and best in ("test_mse", "train_mse")):
             scalars |= losses(state)
-        glancing = due(every) or (saving and best in GLANCES)
+        glancing = judge is not None and (due(every) or (saving and best in GLANCES))
         wanted = c.count if due(config.log.sample_every) else 0
         count = max(wanted, config.log.metrics_count if glancing else 0)
         if not count:

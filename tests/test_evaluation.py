@@ -12,6 +12,7 @@ from PIL import Image
 
 import tada_jax
 from tada_jax import backend, data, evaluation, generate, judge, logs, loop
+from tada_jax.data.base import Split
 from tada_jax.errors import UserError
 from tada_jax.metrics import features, memorisation
 from tests import tiny
@@ -197,6 +198,54 @@ def test_too_few_held_out_images_stop_no_training(tmp_path, capsys):
     settings = tiny.config(data__test_fraction=0.0, log__metrics_every=3, train__total_steps=3)
     assert int(loop.train(settings, tmp_path).step) == 3
     assert "no quick metrics" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("best", ["test_mse", "fd"])
+def test_pictures_that_cannot_be_measured_are_trained_on(best, tmp_path, monkeypatch, capsys):
+    """Five pictures, repeated 24 times each: a warning, and no quick metrics."""
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    five = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "five.npz", x=np.repeat(five, 24, 0))
+    settings = tiny.config(
+        data__name="images",
+        data__path=str(tmp_path / "five.npz"),
+        log__metrics_every=2,
+        log__best_metric=best,
+        train__total_steps=2,
+        data__train_size=None,
+    )
+    assert int(loop.train(settings, tmp_path / "run").step) == 2
+    shown = capsys.readouterr().err
+    assert "no quick metrics of samples: measuring needs at least 6 different" in shown
+
+
+def a_set(train, held_out):
+    train, held_out = (Split(np.asarray(x, np.uint8), None) for x in (train, held_out))
+    return data.Dataset("degenerate", train, held_out, 0, "degenerate images")
+
+
+NOISE = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 1))
+BLACK = np.zeros((60, 8, 8, 1))
+DEGENERATE = {
+    "held-out images that are black": a_set(NOISE, BLACK[:12]),
+    "six pictures, most black": a_set(np.concatenate([NOISE[:6], BLACK]), NOISE[:12]),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_images_give_numbers_or_none_and_no_exception(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path))
+    images = DEGENERATE[name]
+    settings = config(evaluate__extractor="pixels", evaluate__fit_steps=1)
+    measuring = judge.Judge(settings, images, images)
+    for samples in (NOISE, BLACK, np.resize(images.train.images, NOISE.shape)):
+        samples = samples.astype(np.uint8)
+        quick, (whole, _) = measuring.glance(samples), measuring.measure(samples)
+        assert np.isfinite(quick["fd"]) and 0 <= quick["copies"] <= 1
+        for key, number in whole.items():
+            assert not np.isinf(number.value), key
+        assert np.isfinite(whole["copies"].value)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
       seed: of the subsets.
 
     Returns:
-      A float.
+      A float; NaN if every sample equals a held-out image.
     """
     rng, n = np.random.default_rng(seed), min(len(train), len(test))
 
@@ -112,7 +112,8 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
             return images.nearest(samples)[0].mean()
         return np.mean([images.some(n, rng).nearest(samples)[0].mean() for _ in range(repeats)])
 
-    return float(near(train) / near(test))
+    to_train, to_test = near(train), near(test)
+    return float(to_train / to_test) if to_test > 0 else float("nan")
 
 
 def authenticity(samples, train):
