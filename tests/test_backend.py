@@ -1,0 +1,32 @@
+"""What is asked of XLA before the first device is used."""
+
+import importlib.util
+import os
+
+import pytest
+
+from tada_jax import backend
+
+
+@pytest.mark.parametrize(
+    ("installed", "before", "after"),
+    [
+        (True, "", "--xla_gpu_deterministic_ops=true"),
+        (True, "--xla_a=1", "--xla_a=1 --xla_gpu_deterministic_ops=true"),
+        (True, "--xla_gpu_deterministic_ops=false", "--xla_gpu_deterministic_ops=false"),
+        (False, "--xla_a=1", "--xla_a=1"),  # a CPU knows no such flag
+    ],
+)
+def test_deterministic_kernels_are_asked_for_where_there_are_others(
+    installed, before, after, monkeypatch
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: (object() if installed else None) if name == "jax_plugins" else find(name),
+    )
+    monkeypatch.setenv("XLA_FLAGS", before)
+    for _ in range(2):  # twice is once
+        backend.be_deterministic()
+        assert os.environ["XLA_FLAGS"] == after
