@@ -296,8 +296,10 @@ def network(config, image_shape, num_classes, condition_size=0):
         except ValueError as e:
             if not any(side % factor for side in image_shape[:2]):
                 raise
-            side = max(factor, min(image_shape[:2]) // factor * factor)
-            raise ValueError(f"{e}, as config.data.resolution={side}") from e
+            h, w = image_shape[:2]
+            side = max(factor, min(h, w) // factor * factor)
+            square = "" if h == w else " with config.data.fit=crop"
+            raise ValueError(f"{e}, as config.data.resolution={side}{square}") from e
     return made
 
 

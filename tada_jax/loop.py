@@ -612,7 +612,11 @@ def _observer(session):
             session.progress.say(f"warning: step {step:,}: {e}")
             return scalars
         if glancing:
-            scalars |= judge.glance(samples[: config.log.metrics_count])
+            try:
+                scalars |= judge.glance(samples[: config.log.metrics_count])
+            except (ValueError, UserError) as e:  # of degenerate samples: no reason to stop
+                reason = " ".join(str(e).split())
+                session.progress.say(f"warning: step {step:,}: no quick metrics: {reason}")
         if wanted:
             picture = report.grid(samples[:wanted])
             if backend.is_first():
@@ -683,9 +687,11 @@ def _memory_advice(planned, needed):
         return []
     h, w, _ = planned.parts.image_shape
     where = "this device has" if limit else "a 16 GB card has"
-    smaller = 256 if min(h, w) > 256 else 64
+    # What grows with the images' area is nearly all; a third is left for what does not.
+    smaller = next((r for r in (256, 128) if needed.total * r * r <= 0.7 * size * h * w), 64)
+    square = "" if h == w else " with config.data.fit=crop"
     remedy = (
-        f"set config.data.resolution={smaller}"
+        f"set config.data.resolution={smaller}{square}"
         if min(h, w) > smaller
         else "take a smaller config.train.microbatch or batch_size, model.remat=True or "
         "model.dtype='bfloat16'"

@@ -26,6 +26,7 @@ COMPARED = 4096  # ... this many at once
 NEAR_EXAMPLES = 3
 CLASSES_SHOWN, CLASSES_A_LINE = 100, 10
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB (ITU-R 601)
+ENOUGH_HELD_OUT = 20  # images: the advice asks for as many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -326,10 +327,12 @@ def _advise(dataset, seen, batch_size, exact, near):
             f"a batch of {batch_size} holds every one of the {seen.train} training images more "
             "than once: set a smaller config.train.batch_size"
         )
-    if not held:
-        yield "no image is held out, so memorisation cannot be seen: set config.data.test_fraction"
-    elif held < 20:
-        yield (f"{held} held-out images are few: a noisy loss; set config.data.test_fraction=0.2")
+    if held < ENOUGH_HELD_OUT:
+        yield (
+            f"{held} held-out images are few: a noisy loss; "
+            if held
+            else "no image is held out, so memorisation cannot be seen: "
+        ) + _more_held_out(seen.count)
     straddling = _straddling(seen, exact) + _straddling(seen, near)
     if straddling:
         yield (
@@ -347,9 +350,10 @@ def _advise(dataset, seen, batch_size, exact, near):
     if seen.channels == 3 and seen.colourless.all():
         yield "all images are grey, stored as RGB: set config.data.channels=1"
     if side > 256:
+        square = "" if len(set(seen.shape[:2])) == 1 else ", with config.data.fit=crop"
         yield (
             f"{side}-pixel images need very much memory and time: set config.data.resolution=64, "
-            "or 256 on large accelerators"
+            f"or 256 on large accelerators{square}"
         )
     reading = dataset.reading
     if reading is not None:
@@ -367,6 +371,17 @@ def _advise(dataset, seen, batch_size, exact, near):
                 "name one of the folders in config.data.path"
             )
         yield from _advise_on_classes(classes.of(dataset), held)
+
+
+def _more_held_out(count):
+    """What to do where too few of so many images are held out."""
+    fraction = math.ceil(100 * ENOUGH_HELD_OUT / count) / 100
+    if fraction > 0.5:
+        return (
+            f"{count} images are too few to hold out {ENOUGH_HELD_OUT}: collect more, or set "
+            "config.data.test_fraction=0.5 for a rough look"
+        )
+    return f"set config.data.test_fraction={fraction:g}, or give the data a larger test split"
 
 
 def _advise_on_classes(known, held):

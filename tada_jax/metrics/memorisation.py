@@ -157,7 +157,8 @@ def data_copying(samples, train, test, *, cells=None, seed=0):
     from sklearn.cluster import KMeans
 
     samples, train, test = rows(samples), rows(train), rows(test)
-    cells = cells or int(np.clip(len(train) // 50, 1, 10))
+    different = len(np.unique(train, axis=0))
+    cells = min(cells or int(np.clip(len(train) // 50, 1, 10)), different)
     means = KMeans(cells, n_init=4, random_state=seed).fit(train)
     total = weight = 0.0
     members = [means.predict(x) for x in (samples, train, test)]

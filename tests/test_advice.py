@@ -1,0 +1,79 @@
+"""Advice is such that following it works."""
+
+import re
+
+import numpy as np
+import pytest
+
+from tada_jax import build, data, loop
+from tada_jax.data import inspection
+from tada_jax.errors import UserError
+from tests import tiny
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """pictures(count, height, width) writes noise as an npz file and returns its path."""
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+
+    def write(count, height=8, width=8):
+        path = tmp_path / f"{count}-{height}x{width}.npz"
+        noise = np.random.default_rng(0).integers(0, 256, (count, height, width, 1), np.uint8)
+        np.savez(path, x=noise)
+        return str(path)
+
+    return write
+
+
+def advice(path, fraction):
+    images = data.load("images", path=path, test_fraction=fraction)
+    seen = inspection.inspect(images, batch_size=4)
+    return [line for line in seen.advice if "test_fraction" in line]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.04])
+@pytest.mark.parametrize("count", [41, 60, 199, 300])
+def test_a_fraction_that_is_advised_is_enough(count, fraction, pictures):
+    path = pictures(count)
+    (line,) = advice(path, fraction)
+    advised = float(re.search(r"test_fraction=([\d.]+)", line)[1])
+    assert advised > fraction and not advice(path, advised)
+
+
+def test_images_that_are_too_few_are_called_so(pictures):
+    path = pictures(24)
+    (line,) = advice(path, 0.1)
+    assert "24 images are too few to hold out 20: collect more" in line
+
+
+@pytest.mark.parametrize(("height", "width"), [(180, 320), (64, 114), (30, 30), (6, 100)])
+def test_a_size_that_is_advised_fits_the_network(height, width, pictures):
+    settings = tiny.config(
+        data__name="images",
+        data__path=pictures(12, height, width),
+        data__fit="keep",
+        data__train_size=None,
+        model__channel_mult=(1, 1, 1, 1),
+    )
+    images = loop.load_data(settings)
+    with pytest.raises(UserError, match="multiples of 8") as refused:
+        build.parts(settings, images.train.images.shape[1:])
+    settings.data.resolution = int(re.search(r"data\.resolution=(\d+)", str(refused.value))[1])
+    fit = re.search(r"data\.fit=(\w+)", str(refused.value))
+    settings.data.fit = fit[1] if fit else settings.data.fit
+    build.parts(settings, loop.load_data(settings).train.images.shape[1:])
+
+
+def test_a_resolution_that_is_advised_for_memory_is_enough(pictures):
+    settings = tiny.config(
+        data__name="images",
+        data__path=pictures(12, 300, 520),
+        data__train_size=None,
+        model__channels=64,
+        model__channel_mult=(1, 1, 1),
+        train__batch_size=96,
+    )
+    (line,) = (line for line in loop.describe(settings) if "GiB a device, more than" in line)
+    settings.data.resolution = int(re.search(r"data\.resolution=(\d+)", line)[1])
+    settings.data.fit = re.search(r"data\.fit=(\w+)", line)[1]
+    assert not [line for line in loop.describe(settings) if "more than the" in line]
