@@ -244,7 +244,7 @@ def test_degenerate_images_give_numbers_or_none_and_no_exception(name, tmp_path,
         quick, (whole, _) = measuring.glance(samples), measuring.measure(samples)
         assert np.isfinite(quick["fd"]) and 0 <= quick["copies"] <= 1
         for key, number in whole.items():
-            assert not np.isinf(number.value), key
+            assert key == "copy_margin" or not np.isinf(number.value), key
         assert np.isfinite(whole["copies"].value)
 
 

@@ -103,7 +103,7 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
       seed: of the subsets.
 
     Returns:
-      A float; NaN if every sample equals a held-out image.
+      A float; infinite if every sample equals a held-out image, NaN if a training image too.
     """
     rng, n = np.random.default_rng(seed), min(len(train), len(test))
 
@@ -113,7 +113,9 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
         return np.mean([images.some(n, rng).nearest(samples)[0].mean() for _ in range(repeats)])
 
     to_train, to_test = near(train), near(test)
-    return float(to_train / to_test) if to_test > 0 else float("nan")
+    if to_test > 0:
+        return float(to_train / to_test)
+    return float("inf") if to_train > 0 else float("nan")
 
 
 def authenticity(samples, train):
