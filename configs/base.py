@@ -267,7 +267,7 @@ def get_config(method="tada"):
     c.log.keep_checkpoints = 2  # latest checkpoints that are kept
     # The best checkpoint is kept too, by "test_mse", "train_mse", "fd", "leak", "copies" (each the
     # smaller the better) or "copy_margin" (the larger); "": none is
-    c.log.best_metric = "test_mse"
+    c.log.best_metric = "test_mse"  # why: docs/measuring.md
     c.log.metrics_every = 0  # steps between quick metrics of samples; 0: never
     c.log.metrics_count = 256  # samples that they are taken of
 
