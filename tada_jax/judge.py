@@ -14,6 +14,8 @@ import numpy as np
 
 from tada_jax import build, limits, logs, methods, sampling, training
 from tada_jax.data import inspection
+from tada_jax.data.base import Joined
+from tada_jax.data.cache import digest
 from tada_jax.errors import UserError
 from tada_jax.methods import METHODS
 from tada_jax.metrics import (
@@ -33,6 +35,8 @@ FEWEST_HELD_OUT = 10  # images
 FEWEST_DIFFERENT = 6  # training images
 FOLDS = 2  # of the held-out images, for the leak classifiers
 NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
+MOST_IN_CELLS = 10_000  # training images for C_T, as long as they fit `MOST_BYTES` in float64
+MOST_BYTES = 2**29  # of what is drawn from a set
 GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
 
 
@@ -99,6 +103,11 @@ class TooFewImages(UserError):
 class Judge:
     """Measures samples of one data set.
 
+    Training images that stay on disk are read in pieces. What is held of them is what neighbours
+    are looked for among, uint8 [N,H,W,C] or float32 averaged down to at most 64 pixels a side,
+    once, whether mirrored or not; their features; and at most 512 MiB at a time of what is drawn
+    from them. Held-out images are held whole.
+
     Args:
       config: of the run; the augmentation that may leak is ScoreAug's own if that is its method,
         else that of its section `augment`, whatever its method.
@@ -118,9 +127,9 @@ class Judge:
         self.config = config
         self._say = say or (lambda text: None)
         self._mesh = mesh or features.local_mesh()
-        train, held_out = np.asarray(dataset.train.images), np.asarray(dataset.test.images)
+        train, held_out = dataset.train.images, np.asarray(dataset.test.images)
         check(dataset)
-        everything = np.concatenate([np.asarray(pool.train.images), held_out])
+        everything = Joined(pool.train.images, held_out)
         self.images = {"train": train, "held_out": held_out}
         if len(everything) > len(train) + len(held_out):
             self.images["all"] = everything
@@ -187,7 +196,7 @@ class Judge:
 
     def _galleried(self, images, alike=()):
         """The `memorisation.Gallery` of images uint8 [N,H,W,C], large ones averaged down."""
-        images = features.small(images, NEIGHBOUR_SIDE)
+        images = features.reduced(images, NEIGHBOUR_SIDE)
         return memorisation.gallery(images, mirrored=self._flips, alike=alike)
 
     @property
@@ -201,12 +210,13 @@ class Judge:
         Returns:
           uint8 [N,k,H,W,C]; averaged down and enlarged again where they are large.
         """
-        _, version = self._gallery.nearest(features.small(samples, NEIGHBOUR_SIDE), k)
-        shown = np.round(self._gallery.points[version]).astype(np.uint8)
+        small = features.small(samples, NEIGHBOUR_SIDE)
+        _, versions = self._gallery.nearest(small, k)
+        shown = np.round(self._gallery.shown(small, versions)).astype(np.uint8)
         h, w = samples.shape[1:3]
         rows, columns = (
-            np.minimum(np.arange(side) * small // side, small - 1)
-            for side, small in zip((h, w), shown.shape[2:4])
+            np.minimum(np.arange(side) * reduced // side, reduced - 1)
+            for side, reduced in zip((h, w), shown.shape[2:4])
         )
         return shown[:, :, rows][:, :, :, columns]
 
@@ -364,12 +374,14 @@ class Judge:
             return Number(value, n, reference, "pixels", best, interval, note)
 
         margin = memorisation.copy_margin(images, train, held_out)
-        copying = memorisation.data_copying(images, train.points, real)
+        most = max(1000, min(MOST_IN_CELLS, MOST_BYTES // (8 * images[0].size)))
+        in_cells = train.versions(most)
+        copying = memorisation.data_copying(images, in_cells, real)
         return {
             "copies": share(memorisation.copies),
             "copy_margin": Number(margin, n, both, "pixels", 1.0, note=note),
             "authentic": share(memorisation.authenticity),
-            "c_t": Number(copying, n, both, "pixels", 0.0),
+            "c_t": Number(copying, n, both, "pixels", 0.0, note=_drawn(len(in_cells), most)),
         }
 
     def leakage(self, samples):
@@ -480,6 +492,10 @@ def _copies_grow(lines):
     )
 
 
+def _drawn(count, most):
+    return f"{count:,} training images, drawn" if count == most else ""
+
+
 def _quality(drawn, reference):
     """All of `metrics.quality` of features, and the deviation of KID's subsets."""
     kid, deviation = quality.kernel_distance(drawn, reference)
@@ -568,8 +584,13 @@ def _frechet_interval(drawn, reference, value, resamples=30, most_features=256, 
 
 
 def _in_order_of_content(images, labels, most=20_000):
-    """The examples in an order that does not depend on how they were split; at most so many."""
-    from tada_jax.data.cache import digest
+    """The examples in an order that does not depend on how they were split.
 
-    order = np.array(sorted(range(len(images)), key=lambda i: digest(images[i].tobytes())))[:most]
+    At most so many, and fewer where they would take more than `MOST_BYTES`.
+    """
+    most = min(most, MOST_BYTES // int(np.prod(images.shape[1:])))
+    digests = []
+    for start in range(0, len(images), 256):
+        digests += [digest(image.tobytes()) for image in images[start : start + 256]]
+    order = np.argsort(np.array(digests), kind="stable")[:most]
     return images[order], None if labels is None else labels[order]

@@ -12,7 +12,7 @@ from PIL import Image
 
 import tada_jax
 from tada_jax import backend, data, evaluation, generate, judge, logs, loop
-from tada_jax.data.base import Split
+from tada_jax.data.base import Rows, Split
 from tada_jax.errors import UserError
 from tada_jax.metrics import features, memorisation
 from tests import tiny
@@ -222,6 +222,30 @@ def test_pictures_that_cannot_be_measured_are_trained_on(best, tmp_path, monkeyp
 def a_set(train, held_out):
     train, held_out = (Split(np.asarray(x, np.uint8), None) for x in (train, held_out))
     return data.Dataset("degenerate", train, held_out, 0, "degenerate images")
+
+
+def test_a_set_on_disk_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    shape = (2200, 128, 128, 1)  # 36 MB
+    on_disk = np.memmap(tmp_path / "images", np.uint8, "w+", shape=shape)
+    on_disk[:] = np.random.default_rng(0).integers(0, 256, (shape[0], 1, 1, 1), np.uint8)
+    on_disk[:, ::2, ::3] += np.random.default_rng(1).integers(0, 99, (2200, 64, 43, 1), np.uint8)
+    read = []
+
+    class Counting(Rows):
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            read.append(found.nbytes)
+            return found
+
+    train = Counting(on_disk, np.arange(2150))
+    held_out = Split(np.asarray(on_disk[2150:]), None)
+    images = data.Dataset("on disk", Split(train, None), held_out, 0, "on disk")
+    settings = config(evaluate__extractor="pixels", augment__ops=(), augment__xflip_p=0.5)
+    measuring = judge.Judge(settings, images, images)
+    measuring.glance(np.asarray(on_disk[:60]))
+    assert sum(read) > 2 * on_disk.nbytes and max(read) <= 2**25
+    assert measuring._gallery.points.nbytes == 2150 * 64 * 64 * 4
 
 
 NOISE = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 1))

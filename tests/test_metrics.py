@@ -236,7 +236,27 @@ def symmetric():
 def test_an_image_and_its_mirror_image_are_one(symmetric):
     images, copied = symmetric
     flipped = memorisation.gallery(images, mirrored=True)
-    assert len(flipped) == 60 and len(flipped.points) == 120
+    assert len(flipped) == len(flipped.points) == 60  # mirror images take no memory
+    twice = memorisation.gallery(
+        np.concatenate([images, images[:, :, ::-1]]), alike=[(i, 60 + i) for i in range(60)]
+    )
+    for queries in (
+        copied,
+        copied[:, :, ::-1],
+        255 * np.random.default_rng(1).random((9, 12, 12, 1)),
+    ):
+        for k in (1, 2):
+            np.testing.assert_allclose(
+                flipped.nearest(queries, k)[0], twice.nearest(queries, k)[0], rtol=1e-6
+            )
+        index = flipped.nearest(queries, 2)[1]
+        near = flipped.shown(queries, index) - queries[:, None]
+        np.testing.assert_allclose(
+            np.sqrt(np.square(near).sum((2, 3, 4))), flipped.nearest(queries, 2)[0], rtol=1e-6
+        )
+    versions = flipped.versions(1000)
+    assert len(versions) == 120 and len(flipped.versions(50)) == 50
+    np.testing.assert_array_equal(versions[60:], versions[:60, :, ::-1])
     assert memorisation.copies(copied, flipped).all()
     assert memorisation.copies(copied[:, :, ::-1], flipped).all()
     assert not memorisation.authenticity(copied, flipped).any()

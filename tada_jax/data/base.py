@@ -63,6 +63,28 @@ class Rows:
         return Rows(self._base, self._indices[indices])
 
 
+class Joined:
+    """The rows of two arrays or `Rows` of one shape, one after the other; read when indexed."""
+
+    def __init__(self, first, second):
+        self._parts = first, second
+        self.shape = (len(first) + len(second), *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        first, second = self._parts
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        index = np.asarray(index)
+        rows = np.empty((*index.shape, *self.shape[1:]), self.dtype)
+        inside = index < len(first)
+        rows[inside], rows[~inside] = first[index[inside]], second[index[~inside] - len(first)]
+        return rows
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Images, uint8 [N,H,W,C], and their labels, int32 [N], or None where there are none.

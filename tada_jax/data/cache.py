@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+
 from tada_jax.errors import UserError
 from tada_jax.paths import cache_dir
 
@@ -28,6 +30,15 @@ def digest_of_file(path: pathlib.Path) -> str:
     """`digest` of the content of a file that need not fit into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def digest_of_rows(images, chunk_bytes: int = 2**25) -> str:
+    """`digest` of an array or `Rows` uint8 [N, ...] with its shape, read in pieces."""
+    total = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
+    chunk = max(1, chunk_bytes // max(1, int(np.prod(images.shape[1:]))))
+    for start in range(0, len(images), chunk):
+        total.update(np.ascontiguousarray(images[start : start + chunk]))
+    return total.hexdigest()
 
 
 def cached(key: str, make: Callable[[pathlib.Path], None], *, kind: str = "images") -> pathlib.Path:

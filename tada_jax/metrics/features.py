@@ -16,7 +16,7 @@ import numpy as np
 import PIL
 
 from tada_jax import backend
-from tada_jax.data.cache import digest, load_cached
+from tada_jax.data.cache import digest, digest_of_rows, load_cached
 from tada_jax.errors import UserError
 from tada_jax.paths import expanded
 
@@ -58,13 +58,12 @@ class Extractor:
         """The same, kept on disk by the hash of the images and the extractor."""
         if self.digest is None:
             return self(images, mesh)
-        images = np.ascontiguousarray(images)
 
         def make(folder):
             np.save(folder / "features.npy", self(images, mesh))
 
         numbers = (jax.__version__, jax.default_backend(), PIL.__version__)  # who computes them
-        key = digest("features 2", self.digest, *numbers, str(images.shape), images.tobytes())
+        key = digest("features 3", self.digest, *numbers, digest_of_rows(images))
         return load_cached(key, make, lambda at: np.load(at / "features.npy"), kind="features")
 
 
@@ -94,6 +93,19 @@ def small(images, side):
     h, w = h // factor, w // factor
     blocks = images[:, : h * factor, : w * factor].reshape(n, h, factor, w, factor, c)
     return blocks.mean((2, 4), dtype=np.float32)
+
+
+def reduced(images, side, *, chunk_bytes=2**25):
+    """The same as `small` of an array or `Rows`, read in pieces: nothing but the result is held.
+
+    Images that stay as they are stay uint8.
+    """
+    h, w, c = images.shape[1:]
+    if max(h, w) <= side:
+        return np.asarray(images)
+    chunk = max(1, chunk_bytes // (h * w * c))
+    parts = [small(images[i : i + chunk], side) for i in range(0, len(images), chunk)]
+    return np.concatenate(parts)
 
 
 def pixels(side=16):

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from tada_jax.data.cache import digest
 from tada_jax.metrics import intervals
 from tada_jax.metrics.neighbours import nearest, nearest_sets, rows
 
@@ -20,12 +21,14 @@ class Gallery:
     """Real images among which neighbours are looked for, all versions of an image being one.
 
     Attributes:
-      points: [M, ...], every version; those of an image one after the other.
+      points: [M, ...], every version but for mirror images; those of an image one after the other.
       starts: int [G], the first version of each image.
+      mirrored: whether the mirror image of a version is one too; it is not kept.
     """
 
     points: np.ndarray
     starts: np.ndarray
+    mirrored: bool = False
 
     def __len__(self):
         """How many different images."""
@@ -33,7 +36,28 @@ class Gallery:
 
     def nearest(self, queries, k=1):
         """(distances float64 [N,k] to the k nearest images, indices [N,k] of their versions)."""
-        return nearest_sets(queries, self.points, self.starts, k)
+        return nearest_sets(queries, self.points, self.starts, k, mirrored=self.mirrored)
+
+    def shown(self, queries, versions):
+        """The versions [N,k] as [N,k, ...], each the way round in which it is nearer a query."""
+        points = self.points[versions]
+        if not self.mirrored:
+            return points
+        turned, queries = points[:, :, :, ::-1], np.asarray(queries, np.float64)[:, None]
+        apart = [np.square(each - queries).sum((2, 3, 4)) for each in (points, turned)]
+        return np.where((apart[1] < apart[0])[:, :, None, None, None], turned, points)
+
+    def versions(self, most, seed=0):
+        """At most so many of the versions, drawn from all, mirror images among them; [V, ...]."""
+        count = len(self.points) * (2 if self.mirrored else 1)
+        chosen = np.arange(count)
+        if count > most:
+            chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+        straight, turned = (chosen[chosen < len(self.points)], chosen[chosen >= len(self.points)])
+        if not self.mirrored:
+            return self.points[straight]
+        mirrored = self.points[turned - len(self.points)][:, :, ::-1]
+        return np.concatenate([self.points[straight], mirrored])
 
     def some(self, n, rng):
         """The `Gallery` of n of the images, drawn without replacement by a numpy generator."""
@@ -41,7 +65,7 @@ class Gallery:
         chosen = np.sort(rng.choice(len(self), n, replace=False))
         versions = [np.arange(self.starts[i], ends[i]) for i in chosen]
         starts = np.cumsum([0, *map(len, versions[:-1])])
-        return Gallery(self.points[np.concatenate(versions)], starts)
+        return Gallery(self.points[np.concatenate(versions)], starts, self.mirrored)
 
 
 def gallery(images, *, mirrored=False, alike=()):
@@ -58,18 +82,15 @@ def gallery(images, *, mirrored=False, alike=()):
 
     images = np.asarray(images)
     n, first = len(images), {}
-    equal = [(first.setdefault(x.tobytes(), i), i) for i, x in enumerate(images)]
+    equal = [(first.setdefault(digest(x.tobytes()), i), i) for i, x in enumerate(images)]
     pairs = np.array([*equal, *np.asarray(alike, int).reshape(-1, 2).tolist()])
     _, image = connected_components(
         coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n, n)), directed=False
     )
     once = np.array(sorted(set(first.values())), int)  # an equal version adds nothing
-    points, image = images[once], image[once]
-    if mirrored:
-        points, image = np.concatenate([points, points[:, :, ::-1]]), np.concatenate([image, image])
-    order = np.argsort(image, kind="stable")
-    _, starts = np.unique(image[order], return_index=True)
-    return Gallery(points[order], starts)
+    order = np.argsort(image[once], kind="stable")
+    _, starts = np.unique(image[once][order], return_index=True)
+    return Gallery(images[once[order]], starts, mirrored)
 
 
 def copies(samples, train, *, ratio=RATIO):
@@ -159,7 +180,7 @@ def data_copying(samples, train, test, *, cells=None, seed=0):
     from sklearn.cluster import KMeans
 
     samples, train, test = rows(samples), rows(train), rows(test)
-    different = len(np.unique(train, axis=0))
+    different = len({row.tobytes() for row in train})
     cells = min(cells or int(np.clip(len(train) // 50, 1, 10)), different)
     means = KMeans(cells, n_init=4, random_state=seed).fit(train)
     total = weight = 0.0

@@ -65,7 +65,7 @@ def nearest(queries, points, k=1, *, among_themselves=False):
     return distances, indices
 
 
-def nearest_sets(queries, points, starts, k=1):
+def nearest_sets(queries, points, starts, k=1, *, mirrored=False):
     """The k nearest *sets* of points of each query: a set is as near as its nearest member.
 
     Args:
@@ -73,6 +73,7 @@ def nearest_sets(queries, points, starts, k=1):
       points: [M, ...], the members of a set one after the other.
       starts: int [G], the first member of each set; ascending, from 0.
       k: how many sets.
+      mirrored: whether a point is as near as its mirror image if that is nearer; for [N,H,W,C].
 
     Returns:
       (distances float64 [N,k], ascending; indices int64 [N,k] of the nearest member in each).
@@ -87,6 +88,9 @@ def nearest_sets(queries, points, starts, k=1):
     member = np.arange(sizes.max())
     distances, indices = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
     for part, block in distance_blocks(queries, points):
+        if mirrored:  # as far from a mirrored query as its mirror image is from the query
+            ((_, turned),) = distance_blocks(np.asarray(queries[part])[:, :, ::-1], points)
+            np.minimum(block, turned, out=block)
         of_sets = np.minimum.reduceat(block, starts, axis=1)
         chosen = np.argpartition(of_sets, k - 1, axis=1)[:, :k]
         order = np.argsort(np.take_along_axis(of_sets, chosen, 1), axis=1, kind="stable")

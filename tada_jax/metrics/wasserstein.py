@@ -65,8 +65,11 @@ def sliced_wasserstein(a, b, *, patch=7, patches=128, projections=512, min_side=
     patches = max(1, min(patches, _MAX_PATCHES // n))
     rng = np.random.default_rng(seed)
     distances = []
-    some = lambda x: x if len(x) == n else x[np.sort(rng.choice(len(x), n, replace=False))]  # noqa: E731
-    pyramids = [laplacian_pyramid(some(np.asarray(x)), min_side) for x in (a, b)]
+    chosen = [
+        np.arange(n) if len(x) == n else np.sort(rng.choice(len(x), n, replace=False))
+        for x in (a, b)
+    ]
+    pyramids = [laplacian_pyramid(x[i], min_side) for x, i in zip((a, b), chosen)]
     for pair in zip(*pyramids):
         side = min(patch, *pair[0].shape[1:3])
         channels = pair[0].shape[3]
