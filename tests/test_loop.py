@@ -446,6 +446,17 @@ def test_xlas_normal_optimisation_computes_the_same(finished, tmp_path):
 # Fine-tuning
 
 
+def test_a_network_that_was_told_of_other_operations_is_no_start(finished, tmp_path, monkeypatch):
+    theirs = tiny.config("ar", augment__ops=("rotate_int",))
+    other = dataclasses.replace(load_run(finished[1]), config=theirs)
+    monkeypatch.setattr(loop, "load_run", lambda *arguments, **options: other)
+    mine = tiny.config("ar", augment__ops=("brightness",), init__workdir=str(finished[1]))
+    with pytest.raises(
+        UserError, match="told of \\('rotate_int',\\) by its labels.*make them equal"
+    ):
+        loop.train(mine, tmp_path)
+
+
 @pytest.mark.parametrize("use_ema", [True, False])
 def test_fine_tuning_starts_from_another_run_with_a_fresh_optimiser(use_ema, finished, tmp_path):
     _, folder, whole = finished

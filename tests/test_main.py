@@ -43,6 +43,10 @@ def test_trains_and_samples(tmp_path):
         assert picture.size == (2 * 48 + 6, 2 * 48 + 6)  # 2 x 2 images and the gaps, enlarged 6x
     assert np.load(npz)["arr_0"].shape == (4, 8, 8, 1)
     assert len(list(pathlib.Path(folder).glob("00000?.png"))) == 4
+    again = ("--config.sample.seed=5", "--mode=sample", "--workdir", tmp_path)  # and no --config
+    code, out, err = main(*again)
+    assert code == 0, err
+    assert out.split() == [folder, grid, npz] and "4 of 4 images are there already" in err
     code, out, err = main("--dry_run", *args)
     assert code == 0, err
     assert "train.batch_size = 8" in out and "GiB a device" in out

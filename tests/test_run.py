@@ -34,6 +34,8 @@ def test_samples_of_a_run_with_other_options(finished):
         ({"sampler": "euler"}, "sample.sampler"),
         ({"steps": "many"}, "steps"),
         ({"seed": -1}, "seed"),
+        ({"checkpoint": "best"}, r"load_run\(.*checkpoint='best'\) takes another"),
+        ({"ema_width": 0.1}, "has no snapshots for a post-hoc EMA"),  # asked for, and not ignored
     ):
         with pytest.raises(tada_jax.UserError, match=message):
             run.sample(3, **wrong)

@@ -120,14 +120,14 @@ def test_losses_of_a_run_do_not_depend_on_the_devices():
         np.testing.assert_allclose(other.mse, found[0].mse, rtol=1e-4)
 
 
-def test_a_run_on_some_devices_is_evaluated_and_continued_on_others(tmp_path, capsys, monkeypatch):
-    fields = {"train__batch_size": 12, "train__microbatch": 6, "evaluate__fit_steps": 2}
-    config = tiny.config(train__total_steps=2, evaluate__count=50, **fields)
+def test_a_run_on_some_devices_is_sampled_and_continued_on_others(tmp_path, capsys, monkeypatch):
+    """Its last step evaluates the losses on the six of them."""
+    config = tiny.config(train__total_steps=2, train__batch_size=12, train__microbatch=6)
     loop.train(config, tmp_path)
     assert "warning: 6 of 8 devices are used, since config.train.microbatch=6" in (
         capsys.readouterr().err
     )
-    tada_jax.evaluate(config, tmp_path)
+    assert tada_jax.load_run(tmp_path).sample(2).shape == (2, 8, 8, 1)
     real = backend.data_mesh
 
     def on_five(size, devices=None, **options):
