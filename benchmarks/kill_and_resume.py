@@ -61,7 +61,10 @@ KINDS = {  # flags, and processes
     "two processes": ((), 2),
 }
 ENDS = ("SIGKILL", "SIGTERM", "SIGHUP", "terminal closed", "full disk")
-ON_A_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.executable, sys.argv[1:])"
+ON_A_TERMINAL = (
+    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # nohup ignores it
+    "os.login_tty(0); os.execv(sys.executable, sys.argv[1:])"
+)
 
 
 @dataclasses.dataclass
