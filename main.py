@@ -16,7 +16,7 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from tada_jax import interrupt, logs
+from tada_jax import interrupt, logs, quiet
 from tada_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -62,7 +62,7 @@ def tell(text):
     logs.say(text, sys.stdout)
 
 
-OF_RUN = pathlib.Path(__file__).with_name("configs") / "of_run.py"
+SAVED = pathlib.Path(__file__).with_name("configs") / "saved.py"
 
 
 def configuration_of_a_run():
@@ -77,7 +77,7 @@ def configuration_of_a_run():
         return []
     if given.get("mode", "train") not in OF_A_RUN or not (workdir / "config.json").is_file():
         return []
-    return [f"--config={OF_RUN}:{workdir}"]
+    return [f"--config={SAVED}:{workdir}"]
 
 
 def parse():
@@ -132,6 +132,7 @@ def main():
     """Does what the flags say."""
     open_streams()
     interrupt.end_by_exception()
+    quiet.orbax.enter()  # for good, since what it abandons may report after all is closed
     parse()
     workdir = WORKDIR.value or default_workdir()
 

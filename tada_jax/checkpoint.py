@@ -3,15 +3,11 @@
 import contextlib
 import dataclasses
 import errno
-import gc
 import json
-import logging
 import math
 import os
 import pathlib
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -19,55 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tada_jax import quiet
 from tada_jax.data.cache import digest
 from tada_jax.errors import UserError
 from tada_jax.paths import to_json
-
-
-class _Quiet:
-    """While a `Checkpoints` is open: what orbax has to say, in a line each, and no abandoned ends.
-
-    Its failures reach us as exceptions, and its log repeats them as pages of tracebacks; of that
-    one line remains. When one array cannot be read or written, it waits for none of the others:
-    their coroutines fail later, on their own, and say so on stderr.
-    """
-
-    def __init__(self):
-        self._users, self._hook = 0, None
-
-    def enter(self):
-        """To be called by everyone who opens; the first one changes the process."""
-        if self._users == 0:
-            self._hook = sys.unraisablehook
-            sys.unraisablehook = self._unraisable
-            logging.getLogger("absl").addFilter(self._shorten)
-        self._users += 1
-
-    def leave(self):
-        """The last one leaves everything as it was."""
-        self._users -= 1
-        if self._users == 0:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
-                gc.collect()  # what was abandoned reports now
-            sys.unraisablehook = self._hook
-            logging.getLogger("absl").removeFilter(self._shorten)
-
-    def _unraisable(self, event):
-        code = getattr(event.object, "cr_code", None)
-        abandoned = "orbax" in getattr(code, "co_filename", "")
-        if not abandoned and str(event.exc_value) != "Event loop is closed":
-            self._hook(event)
-
-    @staticmethod
-    def _shorten(record):
-        if "orbax" in record.pathname:
-            record.msg = " ".join(record.getMessage().split())[:300].replace("%", "%%")
-            record.args, record.exc_info, record.exc_text = (), None, None
-        return "orbax" not in record.pathname or record.levelno >= logging.WARNING
-
-
-_quiet = _Quiet()
 
 
 class Damaged(Exception):
@@ -124,8 +75,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
-        _quiet.enter()
-        self._open_for.callback(_quiet.leave)
+        quiet.orbax.enter()
+        self._open_for.callback(quiet.orbax.leave)
         self._ranks = {}
         self._open()
 

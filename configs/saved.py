@@ -1,4 +1,4 @@
-"""The configuration of a run that is there: --config=configs/of_run.py:runs/mine.
+"""The configuration of a run that is there: --config=configs/saved.py:runs/mine.
 
 `main.py --workdir=runs/mine` takes it by itself.
 """

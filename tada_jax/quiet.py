@@ -1,0 +1,53 @@
+"""What orbax says on its own account, in a line each."""
+
+import gc
+import logging
+import sys
+import warnings
+
+
+class Quiet:
+    """While a `Checkpoints` is open: what orbax has to say, in a line each, and no abandoned ends.
+
+    Its failures reach us as exceptions, and its log repeats them as pages of tracebacks; of that
+    one line remains. When one array cannot be read or written, it waits for none of the others:
+    their coroutines fail later, on their own, and say so on stderr, some of them after all is
+    closed. So `main.py` enters for good.
+    """
+
+    def __init__(self):
+        self._users, self._hook = 0, None
+
+    def enter(self):
+        """To be called by everyone who opens; the first one changes the process."""
+        if self._users == 0:
+            self._hook = sys.unraisablehook
+            sys.unraisablehook = self._unraisable
+            logging.getLogger("absl").addFilter(self._shorten)
+        self._users += 1
+
+    def leave(self):
+        """The last one leaves everything as it was."""
+        self._users -= 1
+        if self._users == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
+                gc.collect()  # what was abandoned reports now
+            sys.unraisablehook = self._hook
+            logging.getLogger("absl").removeFilter(self._shorten)
+
+    def _unraisable(self, event):
+        code = getattr(event.object, "cr_code", None)
+        abandoned = "orbax" in getattr(code, "co_filename", "")
+        if not abandoned and str(event.exc_value) != "Event loop is closed":
+            self._hook(event)
+
+    @staticmethod
+    def _shorten(record):
+        if "orbax" in record.pathname:
+            record.msg = " ".join(record.getMessage().split())[:300].replace("%", "%%")
+            record.args, record.exc_info, record.exc_text = (), None, None
+        return "orbax" not in record.pathname or record.levelno >= logging.WARNING
+
+
+orbax = Quiet()
