@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tada_jax import interrupt, logs, quiet
 from tada_jax.errors import UserError
+from tada_jax.paths import expanded
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file and variant, as configs/digits_tada.py:constant."
@@ -71,8 +72,8 @@ def configuration_of_a_run():
     for i, arg in enumerate(sys.argv):
         name, _, value = arg.lstrip("-").partition("=")
         if arg.startswith("-") and name in ("config", "workdir", "mode"):
-            given[name] = value or sys.argv[i + 1 : i + 2][0]
-    workdir = pathlib.Path(given.get("workdir", "")).expanduser()
+            given[name] = value or "".join(sys.argv[i + 1 : i + 2])
+    workdir = expanded(given.get("workdir", ""))
     if "config" in given or "workdir" not in given:
         return []
     if given.get("mode", "train") not in OF_A_RUN or not (workdir / "config.json").is_file():

@@ -958,3 +958,17 @@ def test_images_stay_on_disk(tmp_path):
 def test_progress_is_quiet_when_quick(tmp_path, capsys):
     load(write(tmp_path / "a", pngs("1.png", "2.png")))
     assert capsys.readouterr().err == ""
+
+
+def test_runs_among_the_images_are_left_out_and_named(tmp_path):
+    names = [f"{kind}/{n}.png" for kind in ("cat", "dog") for n in range(6)]
+    folder = write(tmp_path / "pictures", pngs(*names))
+    alone = load(folder)
+    run = write(folder / "runs" / "mine", pngs("real.png", "samples/grid.png"))
+    for name in ("config.json", "versions.json"):
+        (run / name).write_text("{}")
+    beside = load(folder)
+    assert beside.digest == alone.digest and beside.class_names == ("cat", "dog")
+    assert beside.source.endswith("left out, since they are runs: 'runs/mine'")
+    with pytest.raises(UserError, match="is the folder of a run.*samples"):
+        load(run)
