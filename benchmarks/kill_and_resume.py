@@ -7,7 +7,8 @@ is ended by one of: SIGKILL; SIGTERM; SIGHUP; its terminal being closed; a disk 
 no longer grow. Then the same command goes on, until the run is whole. It must end with the same
 parameters as one that was never interrupted, bit for bit, the same losses on training and held-out
 images, and no checkpoint moved aside. Prints how each kind was ended in which phase, and the count.
-Every third start finds no compiled programs, so that ends fall into compilation too.
+Every eighth start finds no compiled programs, so that ends fall into compilation too. Figures are
+drawn and samples measured, but XLA optimises as little as in the tests: it is not what is ended.
 """
 
 import argparse
@@ -36,7 +37,7 @@ import tada_jax  # noqa: E402
 from benchmarks.timing import machine  # noqa: E402
 from tada_jax import logs  # noqa: E402
 
-STEPS = 60
+STEPS = 24
 FLAGS = (
     "--config=configs/digits_tada.py",
     "--config.data.train_size=50",
@@ -49,22 +50,19 @@ FLAGS = (
     "--config.train.batch_size=16",
     f"--config.train.total_steps={STEPS}",
     "--config.log.every=2",
-    "--config.log.eval_every=6",
-    "--config.log.sample_every=9",
-    "--config.log.checkpoint_every=3",
+    "--config.log.eval_every=8",
+    "--config.log.sample_every=12",
+    "--config.log.checkpoint_every=4",
     "--config.sample.steps=5",
     "--config.sample.count=8",
 )
 KINDS = {  # flags, and processes
-    "resident": ((), 1),
-    "fed from the host": (("--config.data.device_gib=0.0",), 1),
-    "two processes": ((), 2),
+    "resident": (("--config.log.metrics_every=12",), 1),
+    "fed from the host": (("--config.log.metrics_every=0", "--config.data.device_gib=0.0"), 1),
+    "two processes": (("--config.log.metrics_every=0",), 2),
 }
 ENDS = ("SIGKILL", "SIGTERM", "SIGHUP", "terminal closed", "full disk")
-ON_A_TERMINAL = (
-    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # nohup ignores it
-    "os.login_tty(0); os.execv(sys.executable, sys.argv[1:])"
-)
+ON_A_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.executable, sys.argv[1:])"
 
 
 @dataclasses.dataclass
@@ -113,6 +111,7 @@ def start(workdir, cache, kind):
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     }
     if count > 1:
         with socket.socket() as free:
@@ -191,6 +190,7 @@ def main():
     parser.add_argument("--kills", type=int, default=30, help="ends, over the three kinds of run")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the runs inherit it, and nohup ignores it
     rng, ends, failed = random.Random(arguments.seed), collections.Counter(), []
     with tempfile.TemporaryDirectory() as temporary:
         folder, runs = pathlib.Path(temporary), 0
@@ -209,7 +209,7 @@ def main():
                 workdir = folder / f"ended-{runs}"
                 while not whole(workdir):
                     starts += 1
-                    if starts % 3 == 0:
+                    if starts % 8 == 0:
                         shutil.rmtree(cache, ignore_errors=True)
                     started = start(workdir, cache, kind)
                     if ends.total() >= wanted:

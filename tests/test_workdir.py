@@ -38,7 +38,15 @@ def config_of(run):
     )
 
 
-def test_a_run_of_an_earlier_version_goes_on_samples_and_is_loaded(earlier, capsys):
+def small_evaluation(config):
+    """Of as few samples as can be, by an extractor that is not fitted."""
+    config = config.copy_and_resolve_references()
+    c = config.evaluate
+    c.count, c.fit_steps, c.extractor = 50, 2, "pixels"
+    return config
+
+
+def test_a_run_of_an_earlier_version_goes_on_samples_and_is_evaluated(earlier, capsys):
     saved = json.loads((earlier / "config.json").read_text())
     del saved["train"]["deterministic"], saved["train"]["microbatch"]  # as if before those too
     (earlier / "config.json").write_text(json.dumps(saved))
@@ -48,6 +56,8 @@ def test_a_run_of_an_earlier_version_goes_on_samples_and_is_loaded(earlier, caps
     shown = capsys.readouterr().err
     assert "earlier version: taken as train.deterministic=False, train.microbatch=0" in shown
     assert run.sample(2).shape == (2, 8, 8, 1)
+    measured = tada_jax.evaluate(small_evaluation(run.config), earlier)
+    assert measured.protocol["step"] == 3 and np.isfinite(measured.numbers["fd/train"].value)
     state = loop.train(config_of(run), earlier)
     assert int(state.step) == 5
     assert (earlier / "sensitivity.json").read_text() == schedule  # its strength stays its own
