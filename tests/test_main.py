@@ -132,6 +132,7 @@ DIGITS = "--config=configs/digits_tada.py"
         ((DIGITS, "--train.batch_size=4"), "train.batch_size"),
         ((DIGITS, "--mode=fly"), "fly"),
         ((DIGITS, "--workdir=/proc/none"), "--workdir"),
+        ((DIGITS, "--workdir"), "Missing value for flag --workdir"),
         ((DIGITS, "--mode=sample", "--workdir=/nonexistent"), "train first"),
         ((DIGITS, "--config.data.path=/tmp"), "data.path"),
     ],
