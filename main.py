@@ -16,9 +16,9 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from tada_jax import interrupt, logs, quiet
-from tada_jax.errors import UserError
-from tada_jax.paths import expanded
+from tada_jax.system import interrupt, logs, quiet
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import expanded
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file and variant, as configs/digits_tada.py:constant."
@@ -138,7 +138,7 @@ def main():
     workdir = WORKDIR.value or default_workdir()
 
     import tada_jax  # after the flags: a typo fails at once
-    from tada_jax import backend
+    from tada_jax.system import backend
 
     backend.enable_compilation_cache()
     if CONFIG.value.train.deterministic:

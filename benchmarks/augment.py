@@ -21,8 +21,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import ours, timing
-from tada_jax import backend, build
 from tada_jax.augment import OPERATIONS, Policy, augment_batch
+from tada_jax.setup import build
+from tada_jax.system import backend
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/digits_tada.py")
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")

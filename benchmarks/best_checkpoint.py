@@ -18,10 +18,13 @@ import sys
 import numpy as np
 
 from benchmarks.timing import machine
-from tada_jax import backend, generate, limits, logs, loop
-from tada_jax.judge import MEASURES
-from tada_jax.paths import to_json, write_whole
-from tada_jax.run import load_run
+from tada_jax.metrics.judge import MEASURES
+from tada_jax.setup import limits
+from tada_jax.study.samples import make_sampler
+from tada_jax.system import backend, logs
+from tada_jax.system.paths import to_json, write_whole
+from tada_jax.training import loop
+from tada_jax.training.run import load_run
 
 PICKING = tuple(name for name in limits.CHOICES["log.best_metric"] if name)
 JUDGING = ("fd", "copies", "copy_margin", "leak")
@@ -50,7 +53,7 @@ def look(workdir):
             continue  # an interrupted run saves between two evaluations
         run = load_run(workdir, checkpoint=str(step))
         judge = judge or loop.plan(run.config, workdir).judge()
-        draw = generate.make_sampler(run.parts, run.mesh, batch_size=run.config.sample.batch_size)
+        draw = make_sampler(run.parts, run.mesh, batch_size=run.config.sample.batch_size)
         logged, judged = (
             judge.glance(draw(run.ema_params, range(count), seed=seed))
             for count, seed in (

@@ -18,8 +18,11 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from configs import ffhq64_tada  # noqa: E402
-from tada_jax import backend, build, memory, training  # noqa: E402
-from tada_jax.checkpoint import Checkpoints  # noqa: E402
+from tada_jax.setup import build
+from tada_jax.system import backend
+from tada_jax.training import memory
+from tada_jax.training.checkpoint import Checkpoints  # noqa: E402
+from tada_jax.training.step import init_state  # noqa: E402
 
 
 def main(repeats=5):
@@ -27,7 +30,7 @@ def main(repeats=5):
     parts = build.parts(ffhq64_tada.get_config("17m"), (64, 64, 3))
     mesh = backend.data_mesh(jax.device_count())
     whole = backend.replicated(mesh)
-    state = jax.jit(lambda: training.init_state(parts, 0), out_shardings=whole)()
+    state = jax.jit(lambda: init_state(parts, 0), out_shardings=whole)()
     jax.block_until_ready(state)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(folder)

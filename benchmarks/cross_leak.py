@@ -13,7 +13,10 @@ import pathlib
 import numpy as np
 
 from configs import digits_methods
-from tada_jax import backend, comparison, generate, loop
+from tada_jax.study import comparison
+from tada_jax.study.samples import read
+from tada_jax.system import backend
+from tada_jax.training import loop
 
 JUDGES = {"tada": "config.augment's operations", "scoreaug": "ScoreAug's"}  # by whose method
 
@@ -33,7 +36,7 @@ def main():
         judges = {name: loop.plan(configs[name, seed]).judge() for name in JUDGES}
         for cell in (cell for cell in cells if cell.seed == seed):
             (folder,) = (path for path in cell.workdir.glob("samples/*") if path.is_dir())
-            images = generate.read(sorted(folder.glob("[0-9]*.png")))
+            images = read(sorted(folder.glob("[0-9]*.png")))
             for name, judge in judges.items():
                 share = 100 * judge.leak(images).share
                 leaks.setdefault(cell.method, {}).setdefault(name, []).append(share)

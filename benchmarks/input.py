@@ -22,9 +22,11 @@ from ml_collections import config_flags
 from PIL import Image
 
 from benchmarks import timing
-from tada_jax import backend, loop, training
 from tada_jax.data import inspection, order
 from tada_jax.data.feed import Feed
+from tada_jax.system import backend
+from tada_jax.training import loop
+from tada_jax.training.step import resident_batches, step_keys
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/folder_tada.py")
 COUNT = flags.DEFINE_integer("count", 10_000, "PNGs to draw if the configuration names no path.")
@@ -54,7 +56,7 @@ def resident(config, split, mesh):
     """`act()` that gathers batches on the device."""
     images = backend.put_whole(split.images, mesh)
     made = order.shuffled(len(split.images))
-    fetch = training.resident_batches(config, made, backend.over_batch(mesh))
+    fetch = resident_batches(config, made, backend.over_batch(mesh))
     run, seed, step = jax.jit(fetch), np.uint32(config.seed), iter(range(2**31))
 
     def act():
@@ -66,7 +68,7 @@ def resident(config, split, mesh):
 
 def fed(config, split, mesh):
     """(`act()` that takes batches from a thread, close())."""
-    key, _ = training.step_keys(config.seed)
+    key, _ = step_keys(config.seed)
     made = order.shuffled(len(split.images))
     batches = order.HostBatches(key, batch_size=config.train.batch_size, order=made)
     feed = Feed(split, batches, backend.over_batch(mesh))

@@ -35,7 +35,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import tada_jax  # noqa: E402
 from benchmarks.timing import machine  # noqa: E402
-from tada_jax import logs  # noqa: E402
+from tada_jax.system import logs  # noqa: E402
 
 STEPS = 24
 FLAGS = (

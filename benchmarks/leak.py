@@ -16,7 +16,9 @@ import numpy as np
 
 from benchmarks.timing import machine
 from configs import digits_compare, folder_tada
-from tada_jax import backend, judge, loop
+from tada_jax.metrics import judge
+from tada_jax.system import backend
+from tada_jax.training import loop
 
 SHARES = (  # of real, augmented and bad ones
     (1.0, 0.0, 0.0),

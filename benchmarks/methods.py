@@ -15,7 +15,10 @@ import jax
 import numpy as np
 
 from configs import digits_tada, folder_tada
-from tada_jax import backend, build, loop, training
+from tada_jax.setup import build
+from tada_jax.system import backend
+from tada_jax.training import loop
+from tada_jax.training.step import empty_tally, init_state, make_steps, resident_batches
 
 
 def make_call(config, dataset):
@@ -23,12 +26,12 @@ def make_call(config, dataset):
     shape = dataset.train.images.shape[1:]
     parts, mesh = build.parts(config, shape), backend.data_mesh(config.train.batch_size)
     whole = backend.replicated(mesh)
-    init = jax.jit(lambda: training.init_state(parts, config.seed), out_shardings=whole)
+    init = jax.jit(lambda: init_state(parts, config.seed), out_shardings=whole)
     images = jax.device_put(dataset.train.images, whole)
     order = build.order(config, None, len(images))
-    fetch = training.resident_batches(config, order, backend.over_batch(mesh))
-    steps = training.make_steps(parts, config, mesh, fetch)
-    tally = jax.jit(lambda: training.empty_tally(parts), out_shardings=whole)
+    fetch = resident_batches(config, order, backend.over_batch(mesh))
+    steps = make_steps(parts, config, mesh, fetch)
+    tally = jax.jit(lambda: empty_tally(parts), out_shardings=whole)
     carry = [init(), tally()]
 
     def call():

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import digits_compare
-from tada_jax import backend, loop
-from tada_jax.judge import augmented_images
 from tada_jax.metrics import inception, leakage, memorisation, quality, wasserstein
 from tada_jax.metrics.features import Extractor, pixels
+from tada_jax.metrics.judge import augmented_images
+from tada_jax.system import backend
+from tada_jax.training import loop
 
 
 def seconds(function):

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from tada_jax import backend, build, training
 from tada_jax.data import order
+from tada_jax.setup import build
+from tada_jax.system import backend
+from tada_jax.training.step import empty_tally, init_state, make_steps, resident_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +38,14 @@ def train_step(config, shape, *, images=1024):
     parts = build.parts(config, shape)
     drawn = np.random.default_rng(0).integers(0, 256, (images, *shape), np.uint8)
     data = backend.put_whole(drawn, mesh)
-    fetch = training.resident_batches(config, order.shuffled(images), over_batch)
+    fetch = resident_batches(config, order.shuffled(images), over_batch)
     seed = np.uint32(config.seed)
     count = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
-    init = lambda s: training.init_state(parts, s, widths=config.ema.widths)  # noqa: E731
+    init = lambda s: init_state(parts, s, widths=config.ema.widths)  # noqa: E731
     state = jax.jit(init, out_shardings=everywhere)(seed)
-    tally = jax.jit(lambda: training.empty_tally(parts), out_shardings=everywhere)()
+    tally = jax.jit(lambda: empty_tally(parts), out_shardings=everywhere)()
     params = jax.device_get(state.params)
-    steps = training.make_steps(parts, config, mesh, fetch)
+    steps = make_steps(parts, config, mesh, fetch)
     compiled = steps.lower(state, tally, seed, data, None, count).compile()
     carry = [state, tally]
 

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import timing
-from tada_jax import backend
 from tada_jax import resample as rs
+from tada_jax.system import backend
 
 # Rejected methods, here so that the choice can be checked.
 

@@ -15,7 +15,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import timing
-from tada_jax import backend, build, generate, unet
+from tada_jax.model import unet
+from tada_jax.setup import build
+from tada_jax.study.samples import make_sampler
+from tada_jax.system import backend
 
 CONFIG = config_flags.DEFINE_config_file("config", "benchmarks/unet32.py")
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")
@@ -35,7 +38,7 @@ def main(_):
     mesh = backend.data_mesh(count)
     parts = build.parts(config, shape)
     params = jax.jit(parts.init_params, out_shardings=backend.replicated(mesh))(jax.random.key(0))
-    draw = generate.make_sampler(parts, mesh, batch_size=count)
+    draw = make_sampler(parts, mesh, batch_size=count)
     actions = {"tada_jax": lambda: draw(params, range(count), seed=0)}
     sizes = {"tada_jax": unet.count_parameters(params)}
     if AGAINST.value:

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.resampling import bilinear
-from tada_jax import backend, data, resample, sensitivity, transforms
+from tada_jax import data, resample, transforms
 from tada_jax.augment import Policy
-from tada_jax.profile import ALL
+from tada_jax.band import estimate
+from tada_jax.band.profile import ALL
+from tada_jax.system import backend
 
 LEVELS = (-9, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3)
 
@@ -64,7 +66,7 @@ def tables(images, args, ops):
         mark = time.monotonic()
         with resampler(args.resampler):
             found = [
-                sensitivity.profile(
+                estimate.profile(
                     images,
                     policy,
                     proxy=args.proxy,
@@ -106,7 +108,7 @@ def limits(proxy, queries):
         smooth = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
         images = smooth.repeat(side // 4, 1).repeat(side // 4, 2)
         mark = time.monotonic()
-        sensitivity.profile(
+        estimate.profile(
             images, Policy(), proxy=proxy, strengths=(1.0,), operations=False, queries=queries
         )
         print(
@@ -121,7 +123,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--path", help="folder, zip or array of images; digits by default")
     parser.add_argument("--ops", help="operations, as rotate_frac,brightness")
-    parser.add_argument("--proxy", default="exact", choices=sensitivity.PROXIES)
+    parser.add_argument("--proxy", default="exact", choices=estimate.PROXIES)
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--copies", type=int)
     parser.add_argument("--seeds", type=int, default=1)

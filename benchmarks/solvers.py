@@ -37,8 +37,8 @@ from scipy.integrate import solve_ivp
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from tada_jax import sampling, schedule  # noqa: E402
-from tada_jax.report import BLUE, GREEN, ORANGE  # noqa: E402
+from tada_jax.model import schedule, solvers  # noqa: E402
+from tada_jax.system.figures import BLUE, GREEN, ORANGE  # noqa: E402
 
 SHAPE = (8, 8, 1)
 EVALUATIONS = (5, 10, 15, 20, 30, 50, 100, 1000)
@@ -57,10 +57,10 @@ def karras(full, steps):
 
 
 SAMPLERS = {
-    "ddim": sampling.ddim,
-    "dpmpp_2m": sampling.dpmpp_2m,
-    "heun": sampling.heun,
-    "edm_heun": sampling.edm_heun,
+    "ddim": solvers.ddim,
+    "dpmpp_2m": solvers.dpmpp_2m,
+    "heun": solvers.heun,
+    "edm_heun": solvers.edm_heun,
 }
 STRIDES = ("even", "logsnr", "tapered")
 ROWS = [(sampler, stride) for stride in STRIDES for sampler in SAMPLERS]
@@ -297,14 +297,14 @@ def compare(count, seed):
             f"--against=diffusers needs torch and diffusers ({e}): pip install torch diffusers"
         )
     torch.set_num_threads(1)
-    keys = sampling.sample_keys(seed, jnp.arange(count))
-    z = np.asarray(sampling._noise(keys, 0, SHAPE), np.float64).reshape(count, -1)
+    keys = solvers.sample_keys(seed, jnp.arange(count))
+    z = np.asarray(solvers._noise(keys, 0, SHAPE), np.float64).reshape(count, -1)
     print(f"n = {count}, seed {seed}, jax {jax.__version__}, diffusers {diffusers.__version__}")
     data, chosen = digits(), []
     for name in ("cosine", "linear"):
         full = schedule.make(name, 1000)
         exact = data.flow(z, full)
-        rows = [(a, sampling.stride_for(a, "auto")) for a in ("ddim", "dpmpp_2m", "heun")]
+        rows = [(a, solvers.stride_for(a, "auto")) for a in ("ddim", "dpmpp_2m", "heun")]
         for wanted in COMPARED:
             ours = measure(name, data, full, exact, keys, rows, (wanted,))
             theirs = measure_peers(data, full, exact, z, name, wanted)
@@ -342,8 +342,8 @@ def main():
     if args.against:
         return compare(args.count, args.seed)
 
-    keys = sampling.sample_keys(args.seed, jnp.arange(args.count))
-    z = np.asarray(sampling._noise(keys, 0, SHAPE), np.float64).reshape(args.count, -1)
+    keys = solvers.sample_keys(args.seed, jnp.arange(args.count))
+    z = np.asarray(solvers._noise(keys, 0, SHAPE), np.float64).reshape(args.count, -1)
     print(
         f"n = {args.count}, seed {args.seed}, jax {jax.__version__}, {jax.devices()[0].device_kind}"
     )

@@ -16,7 +16,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import ours, timing
-from tada_jax import backend, unet
+from tada_jax.model import unet
+from tada_jax.system import backend
 
 CONFIG = config_flags.DEFINE_config_file("config", "benchmarks/unet32.py")
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")

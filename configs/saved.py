@@ -6,7 +6,7 @@
 from ml_collections import ConfigDict
 
 from configs import base
-from tada_jax import workdir as workdirs
+from tada_jax.training import workdir as workdirs
 
 
 def get_config(workdir):

@@ -15,15 +15,15 @@ import importlib
 
 # On demand: whoever wants the method alone does not load a training loop.
 _WHERE = {
-    "train": "loop",
-    "describe": "loop",
-    "sample": "generate",
-    "evaluate": "evaluation",
-    "compare": "comparison",
-    "analyze": "analysis",
-    "load_run": "run",
-    "Run": "run",
-    "UserError": "errors",
+    "train": "training.loop",
+    "describe": "training.loop",
+    "sample": "study.samples",
+    "evaluate": "study.evaluation",
+    "compare": "study.comparison",
+    "analyze": "study.analysis",
+    "load_run": "training.run",
+    "Run": "training.run",
+    "UserError": "system.errors",
 }
 __all__ = list(_WHERE)
 

@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A whole run of six steps: (config, workdir, final state). Not to be written to."""
-    from tada_jax import loop
+    from tada_jax.training import loop
     from tests import tiny
 
     workdir = tmp_path_factory.mktemp("run")

@@ -5,9 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from tada_jax import build, data, loop
+from tada_jax import data
 from tada_jax.data import inspection
-from tada_jax.errors import UserError
+from tada_jax.setup import build
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
 from tests import tiny
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tada_jax import data
 from tada_jax.data import classes, prepared
 from tada_jax.data.base import Rows
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 8, 6, 3), np.uint8)

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 import tada_jax
-from tada_jax import analysis, autoband, limits, loop, sensitivity
-from tada_jax.errors import UserError
-from tada_jax.profile import ALL, Check, Curve, Profile
+from tada_jax.band import estimate
+from tada_jax.band.profile import ALL, Check, Curve, Profile
+from tada_jax.setup import limits
+from tada_jax.setup import strength as strengths
+from tada_jax.study import analysis
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
 from tests import tiny
 
 SMALL = {"sensitivity__proxy": "exact", "sensitivity__queries": 16, "sensitivity__copies": 1}
@@ -32,7 +36,7 @@ def test_an_automatic_band_is_that_of_the_profile():
     for fields in ({"tada__band": "auto"}, {"tada__schedule": "fitted"}):
         planned = loop.plan(config(**fields))
         found = planned.schedule.schedule
-        profile = autoband.profile_of(planned.config, planned.dataset)
+        profile = strengths.profile_of(planned.config, planned.dataset)
         assert profile.about["queries"] == 16
         band = profile.band(planned.config.sensitivity.thresholds)
         assert [found["r_rough"], found["r_fine"]] == pytest.approx(band, abs=1e-3)
@@ -44,15 +48,15 @@ def test_an_automatic_band_is_that_of_the_profile():
 def test_schedules_of_the_profile_and_of_each_operation():
     free = loop.plan(config(tada__schedule="freeform"))
     apart = loop.plan(config(tada__schedule="per_operation"))
-    profile = autoband.profile_of(apart.config, apart.dataset)
+    profile = strengths.profile_of(apart.config, apart.dataset)
     thresholds, r = apart.config.sensitivity.thresholds, profile.logsnr
     np.testing.assert_allclose(
         _strength(free, r),
-        autoband.profile_of(free.config, free.dataset).freeform(thresholds),
+        strengths.profile_of(free.config, free.dataset).freeform(thresholds),
         atol=1e-3,
     )
     weighted = loop.plan(config(tada__schedule="weighted", tada__budget=4.0))
-    whole = autoband.profile_of(weighted.config, weighted.dataset)
+    whole = strengths.profile_of(weighted.config, weighted.dataset)
     np.testing.assert_allclose(_strength(weighted, r), whole.weighted(thresholds, 4.0), atol=1e-3)
     w = _strength(apart, r)
     assert w.shape == (len(r), 3)
@@ -71,9 +75,9 @@ def test_a_larger_budget_is_a_stronger_schedule():
 
 
 def test_the_profile_is_computed_once_for_the_same_images_and_settings(monkeypatch):
-    calls, real = [], sensitivity.profile
+    calls, real = [], estimate.profile
     monkeypatch.setattr(
-        sensitivity, "profile", lambda *a, **k: calls.append(k["proxy"]) or real(*a, **k)
+        estimate, "profile", lambda *a, **k: calls.append(k["proxy"]) or real(*a, **k)
     )
     loop.plan(config(tada__band="auto"))
     loop.plan(config(tada__band="auto", sensitivity__thresholds=(0.1, 0.1)))
@@ -86,10 +90,10 @@ def test_the_profile_is_computed_once_for_the_same_images_and_settings(monkeypat
 def test_a_run_trains_keeps_its_schedule_and_is_loaded(tmp_path, monkeypatch):
     c = config(tada__schedule="per_operation", train__total_steps=3)
     first = loop.train(c, tmp_path / "run")
-    kept = json.loads((tmp_path / "run" / autoband.FILE).read_text())
+    kept = json.loads((tmp_path / "run" / strengths.FILE).read_text())
     assert len(kept["schedule"]["levels"]) == len(kept["schedule"]["strengths"])
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(sensitivity, "profile", None)  # nothing is computed again
+    monkeypatch.setattr(estimate, "profile", None)  # nothing is computed again
     more = tiny.config(**SMALL | {"tada__schedule": "per_operation", "train__total_steps": 4})
     assert int(loop.train(more, tmp_path / "run").step) == int(first.step) + 1
     planned = loop.plan(more, tmp_path / "run")  # as an evaluation looks at it
@@ -136,11 +140,11 @@ def test_what_cannot_be_is_refused_with_the_field(fields, message, tmp_path):
 
 
 def test_the_proxy_goes_by_the_size_of_the_images():
-    chosen = [sensitivity.proxy_for("auto", (side, side, 3)) for side in (8, 31, 32, 256)]
+    chosen = [estimate.proxy_for("auto", (side, side, 3)) for side in (8, 31, 32, 256)]
     assert chosen == ["local", "local", "wiener", "wiener"]
-    assert sensitivity.proxy_for("exact", (64, 64, 3)) == "exact"
+    assert estimate.proxy_for("exact", (64, 64, 3)) == "exact"
     planned = loop.plan(config(tada__band="auto", sensitivity__proxy="auto"))
-    assert autoband.profile_of(planned.config, planned.dataset).proxy == "local"
+    assert strengths.profile_of(planned.config, planned.dataset).proxy == "local"
 
 
 def test_only_a_method_that_follows_the_profile_computes_one():
@@ -165,11 +169,11 @@ def test_where_the_self_check_fails_there_is_no_band(integral, divergence, error
     check = Check(integral, divergence, 1.61, error, 0.0, 1.0)
     about = {"images": 2, "queries": 2, "copies": 1, "seed": 0, "seconds": 1.0}
     profile = Profile(np.arange(3.0), (1.0,), curves, "exact", check, about=about)
-    assert ("self-check fails" in autoband.summary(profile)) != holds
+    assert ("self-check fails" in strengths.summary(profile)) != holds
     flags = analysis.config_line(profile, settings.sensitivity.thresholds)
     if holds:
-        assert autoband.schedule_of(profile, settings)["r_fine"] == 2.0 and flags
+        assert strengths.schedule_of(profile, settings)["r_fine"] == 2.0 and flags
     else:
         assert flags is None and profile.band((0.1, 0.1)) is None
         with pytest.raises(UserError, match="self-check fails.*0.72.*1.61.*more images"):
-            autoband.schedule_of(profile, settings)
+            strengths.schedule_of(profile, settings)

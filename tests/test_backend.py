@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tada_jax import backend
+from tada_jax.system import backend
 
 
 @pytest.mark.parametrize(

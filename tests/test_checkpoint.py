@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import checkpoint
-from tada_jax.checkpoint import Checkpoints, Damaged, restore_one
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
+from tada_jax.training import checkpoint
+from tada_jax.training.checkpoint import Checkpoints, Damaged, restore_one
 from tests import tiny
 
 STATE = {"a": jnp.arange(5.0), "b": jnp.ones((2, 3))}

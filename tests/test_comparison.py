@@ -9,10 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 
 import tada_jax
-from tada_jax import comparison, comparison_report, evaluation, loop
-from tada_jax.errors import UserError
-from tada_jax.evaluation import Result
-from tada_jax.judge import Number
+from tada_jax.metrics.judge import Number
+from tada_jax.study import comparison, comparison_report, evaluation
+from tada_jax.study.evaluation import Result
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
 from tests import tiny
 
 

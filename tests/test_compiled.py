@@ -6,7 +6,7 @@ import zlib
 import jax
 import pytest
 
-from tada_jax import backend, compiled
+from tada_jax.system import backend, cache
 
 PROGRAM = bytes(range(256)) * 400
 
@@ -24,7 +24,7 @@ def test_an_entry_that_was_cut_short_is_deleted_before_it_is_met(keep, tmp_path)
     whole = entry(tmp_path, "whole", zlib.compress(PROGRAM))
     cut = entry(tmp_path, "cut", zlib.compress(PROGRAM)[:keep])
     lines = []
-    compiled.tend(tmp_path, say=lines.append)
+    cache.tend(tmp_path, say=lines.append)
     assert whole.exists() and not cut.exists()
     assert len(lines) == 1 and str(tmp_path) in lines[0] and "cut short" in lines[0]
 
@@ -32,11 +32,11 @@ def test_an_entry_that_was_cut_short_is_deleted_before_it_is_met(keep, tmp_path)
 def test_only_new_entries_are_read_again(tmp_path, monkeypatch):
     for name in "ab":
         entry(tmp_path, name, zlib.compress(PROGRAM), used=1e9)
-    compiled.tend(tmp_path)
+    cache.tend(tmp_path)
     new = entry(tmp_path, "new", zlib.compress(PROGRAM))
     looked_at = []
-    monkeypatch.setattr(compiled, "_is_whole", lambda path: looked_at.append(path) or True)
-    compiled.tend(tmp_path)
+    monkeypatch.setattr(cache, "_is_whole", lambda path: looked_at.append(path) or True)
+    cache.tend(tmp_path)
     assert looked_at == [new]
 
 
@@ -44,9 +44,9 @@ def test_what_has_not_been_used_for_longest_makes_room(tmp_path):
     entries = [
         entry(tmp_path, i, zlib.compress(os.urandom(10_000)), used=1e9 + i) for i in range(5)
     ]
-    compiled.tend(tmp_path, most_bytes=25_000)
+    cache.tend(tmp_path, most_bytes=25_000)
     assert [path.exists() for path in entries] == [False, False, False, True, True]
-    compiled.tend(tmp_path / "nowhere")  # nothing there is nothing to do
+    cache.tend(tmp_path / "nowhere")  # nothing there is nothing to do
 
 
 def test_a_truncated_program_is_compiled_and_kept_again(tmp_path, monkeypatch):
@@ -55,12 +55,12 @@ def test_a_truncated_program_is_compiled_and_kept_again(tmp_path, monkeypatch):
         jax.config.jax_compilation_cache_dir,
         jax.config.jax_persistent_cache_min_compile_time_secs,
     )
-    from jax.experimental.compilation_cache import compilation_cache as cache
+    from jax.experimental.compilation_cache import compilation_cache
 
     try:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        cache.reset_cache()
+        compilation_cache.reset_cache()
 
         def start():
             jax.clear_caches()
@@ -77,4 +77,4 @@ def test_a_truncated_program_is_compiled_and_kept_again(tmp_path, monkeypatch):
     finally:
         jax.config.update("jax_compilation_cache_dir", before[0])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-        cache.reset_cache()
+        compilation_cache.reset_cache()

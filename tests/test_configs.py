@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from configs import base, ffhq64_tada
-from tada_jax import build, continuous, memory, schedule, training
+from tada_jax.model import continuous, schedule
+from tada_jax.setup import build
+from tada_jax.training import memory
+from tada_jax.training.step import init_state
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*_*.py"))
 
@@ -73,7 +76,7 @@ def test_the_memory_estimate_counts_what_it_says():
     config = get_config("digits_tada")
     parts = build.parts(config, (8, 8, 1), 10)
     found = memory.estimate(parts, config, 1, 1000)
-    state = jax.eval_shape(lambda: training.init_state(parts, 0))
+    state = jax.eval_shape(lambda: init_state(parts, 0))
     assert found.state == memory.size(state)
     assert found.gradients == 2 * memory.size(state.params)
     assert found.images == 1000 and found.total == found.state + found.gradients + 1000 + (

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import tada_jax
-from tada_jax import interrupt, logs
+from tada_jax.system import interrupt, logs
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import build, continuous, diffusion, sampling, schedule, training, unet
+from tada_jax.model import continuous, diffusion, schedule, solvers, unet
+from tada_jax.setup import build
+from tada_jax.training.step import loss_fn
 from tests import tiny
 
 PROCESSES = {
@@ -235,7 +237,7 @@ def test_every_formulations_sampler_recovers_a_mixture(
         return diffusion.target(parameterisation, x0, eps, process.alpha(t), process.sigma(t))
 
     def run(keys):
-        return sampling.SAMPLERS[sampler](
+        return solvers.SAMPLERS[sampler](
             predict,
             keys,
             schedule=process.walk(steps, stride=stride),
@@ -245,7 +247,7 @@ def test_every_formulations_sampler_recovers_a_mixture(
             clip_x0=False,
         )
 
-    x = np.asarray(jax.jit(run)(sampling.sample_keys(0, jnp.arange(800))))
+    x = np.asarray(jax.jit(run)(solvers.sample_keys(0, jnp.arange(800))))
     upper = x.mean((1, 2, 3)) > -0.125
     assert upper.mean() == pytest.approx(0.75, abs=0.05)
     for mode, mean in ((x[upper], 0.25), (x[~upper], -0.5)):
@@ -256,17 +258,17 @@ def test_every_formulations_sampler_recovers_a_mixture(
 def test_edms_heun_is_its_algorithm_1():
     process, target = continuous.Edm(), continuous.Edm().walk(9)
     sigma = np.append(target.timesteps[::-1].astype(np.float64), 0.0)
-    keys = sampling.sample_keys(0, jnp.arange(3))
+    keys = solvers.sample_keys(0, jnp.arange(3))
     denoise = lambda y, s: 0.3 + 0.04 / (0.04 + s**2) * (y - 0.3)  # noqa: E731
 
     def predict(z, t):
         scale = jnp.sqrt(1.0 + t**2)[:, None, None, None]
         return denoise(scale * z, t[:, None, None, None])
 
-    found = sampling.edm_heun(
+    found = solvers.edm_heun(
         predict, keys, schedule=target, shape=(2, 2, 1), parameterisation="x0", clip_x0=False
     )
-    y = np.asarray(sampling._noise(keys, 0, (2, 2, 1)), np.float64) * sigma[0]
+    y = np.asarray(solvers._noise(keys, 0, (2, 2, 1)), np.float64) * sigma[0]
     for here, there in zip(sigma[:-1], sigma[1:]):
         slope = (y - denoise(y, here)) / here
         ahead = y + (there - here) * slope
@@ -284,9 +286,9 @@ def test_edms_heun_is_its_algorithm_1():
         jax.debug.callback(lambda z: seen.append(np.asarray(z)), z, ordered=True)
         return z
 
-    jax.block_until_ready(sampling.edm_heun(tell, keys, **options))
+    jax.block_until_ready(solvers.edm_heun(tell, keys, **options))
     jax.effects_barrier()
-    n = np.asarray(sampling._noise(keys, 0, (2, 2, 1)))
+    n = np.asarray(solvers._noise(keys, 0, (2, 2, 1)))
     np.testing.assert_allclose(seen[0], n * 1.0 / np.sqrt(1 + 1.0**2), rtol=1e-6)
     assert process.ends == pytest.approx((-2 * np.log(80), -2 * np.log(0.002)))
 
@@ -304,7 +306,7 @@ def test_the_network_of_a_run_sees_what_its_paper_says(name, monkeypatch):
 
     monkeypatch.setattr(unet.UNet, "apply", network)
     rng, x0 = jax.random.key(3), jnp.full((64, 8, 8, 1), 0.3)
-    terms = training.loss_fn(None, rng, x0, None, parts)
+    terms = loss_fn(None, rng, x0, None, parts)
     rng_t, _, rng_noise, *_ = jax.random.split(rng, 5)
     t, n = parts.schedule.draw(rng_t, 64), jax.random.normal(rng_noise, x0.shape)
     time = t[:, None, None, None]

@@ -24,7 +24,7 @@ from PIL import Image
 from tada_jax import data
 from tada_jax.data import cifar10, classes, download, order
 from tada_jax.data.base import hold_out
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
 
 SIZES = {"data_batch_1": 7, "data_batch_2": 5, "data_batch_10": 3, "test_batch": 4}
 TRAIN = ["data_batch_1", "data_batch_2", "data_batch_10"]

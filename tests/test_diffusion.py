@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import diffusion, schedule
+from tada_jax.model import diffusion, schedule
 
 SHAPE = (6, 5, 7, 3)
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import ema, loop
-from tada_jax.errors import UserError
-from tada_jax.run import load_run
+from tada_jax.model import ema
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
+from tada_jax.training.run import load_run
 from tests import tiny
 
 

@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 import tada_jax
-from tada_jax import backend, data, evaluation, generate, judge, logs, loop
+from tada_jax import data
 from tada_jax.data.base import Rows, Split
-from tada_jax.errors import UserError
-from tada_jax.metrics import features, memorisation
+from tada_jax.metrics import features, judge, memorisation
+from tada_jax.study import evaluation
+from tada_jax.study import samples as sample_files
+from tada_jax.system import backend, logs
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
 from tests import tiny
 
 
@@ -81,7 +85,7 @@ def test_the_files_say_how_every_number_came_about(measured):
 def test_an_evaluation_repeated_is_the_same_and_draws_nothing_again(measured, monkeypatch):
     settings, workdir, result = measured
     drawn = []
-    monkeypatch.setattr(generate, "make_sampler", lambda *a, **k: drawn.append(1))
+    monkeypatch.setattr(sample_files, "make_sampler", lambda *a, **k: drawn.append(1))
     again = tada_jax.evaluate(settings, workdir)
     assert not drawn
     assert again.to_json().partition('"seconds"')[0] == result.to_json().partition('"seconds"')[0]
@@ -135,7 +139,7 @@ def test_samples_that_are_not_finite_are_refused(finished):
     settings, _, state = finished
     parts = loop.plan(settings).parts
     mesh = backend.data_mesh(8)
-    draw = generate.make_sampler(parts, mesh, batch_size=8)
+    draw = sample_files.make_sampler(parts, mesh, batch_size=8)
     broken = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), state.params)
     with pytest.raises(UserError, match="sample 3 is not finite"):
         draw(broken, range(3, 9), seed=0)
@@ -336,10 +340,10 @@ def test_a_warning_in_plain_words_when_the_model_begins_to_copy():
 
 
 def test_the_images_that_losses_are_taken_on_are_spread_over_ordered_sets():
-    from tada_jax import training
+    from tada_jax.training.step import spread
 
-    np.testing.assert_array_equal(training.spread(10, 4), [0, 2, 5, 7])
-    np.testing.assert_array_equal(training.spread(3, 8), [0, 1, 2])
+    np.testing.assert_array_equal(spread(10, 4), [0, 2, 5, 7])
+    np.testing.assert_array_equal(spread(3, 8), [0, 1, 2])
 
 
 def test_the_features_of_a_data_set_do_not_depend_on_its_split():

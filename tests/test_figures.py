@@ -8,8 +8,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tada_jax import comparison, comparison_report, evaluation, report
-from tada_jax.judge import Number
+from tada_jax.metrics.judge import Number
+from tada_jax.study import comparison, comparison_report, evaluation
+from tada_jax.system import figures
 from tests import tiny
 
 TEN = (
@@ -78,9 +79,9 @@ def run_lines(points, span):
 
 def run_figures(lines, title=TITLE):
     """Those that a run has."""
-    yield report._training(lines, title)
-    yield report._quality(lines, title, 1000)
-    yield report._noise_levels(lines, title, (1437, 360), 0)
+    yield figures._training(lines, title)
+    yield figures._quality(lines, title, 1000)
+    yield figures._noise_levels(lines, title, (1437, 360), 0)
 
 
 def faults(figure):
@@ -156,7 +157,7 @@ def test_long_labels_of_narrow_panels_are_broken():
         axes.set(
             xlabel="native log SNR [nats], noise to image", ylabel="K [nats per nat of it all]"
         )
-    assert faults(report.finish(figure, "four panels")) == []
+    assert faults(figures.finish(figure, "four panels")) == []
     FigureCanvasAgg(figure).draw()
     boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

@@ -17,9 +17,14 @@ from ml_collections import config_flags
 from PIL import Image
 
 import tada_jax
-from tada_jax import backend, build, data, generate, loop, report, training
+from tada_jax import data
 from tada_jax.data import classes
-from tada_jax.errors import UserError
+from tada_jax.setup import build
+from tada_jax.study import samples as sample_files
+from tada_jax.system import backend, figures
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
+from tada_jax.training import step as training_step
 from tests import tiny
 
 
@@ -27,7 +32,7 @@ def test_sampling_leaves_a_save_in_progress_alone(finished):
     _, workdir, _ = finished
     saving = workdir / "checkpoints" / "99.orbax-checkpoint-tmp"
     saving.mkdir()
-    generate.sample(tiny.config(sample__count=2), workdir)
+    sample_files.sample(tiny.config(sample__count=2), workdir)
     assert saving.exists()
     saving.rmdir()
 
@@ -43,7 +48,7 @@ def copied(finished, tmp_path):
 def test_sampling_writes_single_pictures_a_grid_and_an_npz(copied):
     config, workdir = copied
     options = {"sample__count": 5, "sample__seed": 3}
-    folder, grid, npz = generate.sample(tiny.config(**options), workdir)
+    folder, grid, npz = sample_files.sample(tiny.config(**options), workdir)
     images = np.load(npz)["arr_0"]
     assert images.shape == (5, 8, 8, 1) and images.dtype == np.uint8
     assert Image.open(grid).size[0] > 90
@@ -54,7 +59,7 @@ def test_sampling_writes_single_pictures_a_grid_and_an_npz(copied):
     (folder / "000002.png").unlink()
     kept = (folder / "000001.png").stat().st_mtime_ns
     more = {"sample__count": 20, "sample__seed": 3, "sample__batch_size": 8}
-    _, _, npz = generate.sample(tiny.config(**more), workdir)
+    _, _, npz = sample_files.sample(tiny.config(**more), workdir)
     more = np.load(npz)["arr_0"].astype(int)
     assert len(more) == 20
     assert np.abs(more[:5] - images).max() <= 1
@@ -65,7 +70,7 @@ def test_sampling_writes_single_pictures_a_grid_and_an_npz(copied):
 def test_an_interrupted_call_continues(copied, monkeypatch):
     _, workdir = copied
     config = tiny.config(sample__count=24, sample__batch_size=8)
-    real, drawn = report.save_png, []
+    real, drawn = figures.save_png, []
 
     def save_png(path, image):
         if len(drawn) == 11:
@@ -73,12 +78,12 @@ def test_an_interrupted_call_continues(copied, monkeypatch):
         drawn.append(path)
         real(path, image)
 
-    monkeypatch.setattr(report, "save_png", save_png)
+    monkeypatch.setattr(figures, "save_png", save_png)
     with pytest.raises(KeyboardInterrupt):
-        generate.sample(config, workdir)
+        sample_files.sample(config, workdir)
     monkeypatch.undo()
     times = {path: path.stat().st_mtime_ns for path in drawn}
-    _, _, npz = generate.sample(config, workdir)
+    _, _, npz = sample_files.sample(config, workdir)
     assert {path: path.stat().st_mtime_ns for path in drawn} == times
     assert np.load(npz)["arr_0"].shape == (24, 8, 8, 1)
 
@@ -86,16 +91,16 @@ def test_an_interrupted_call_continues(copied, monkeypatch):
 def test_samples_of_other_parameters_are_drawn_again(copied):
     _, workdir = copied
     config = tiny.config(sample__count=6)
-    folder, _, npz = generate.sample(config, workdir)
+    folder, _, npz = sample_files.sample(config, workdir)
     first = np.load(npz)["arr_0"]
     (folder / "000001.png").write_bytes((folder / "000001.png").read_bytes()[:-20])  # torn
-    _, _, npz = generate.sample(config, workdir)
+    _, _, npz = sample_files.sample(config, workdir)
     np.testing.assert_array_equal(np.load(npz)["arr_0"], first)
     # The same folder, step and seed, but another run.
     shutil.rmtree(workdir / "checkpoints")
     other = tiny.config(method="none", sample__count=6, seed=5)
     loop.train(other, workdir)
-    _, _, npz = generate.sample(other, workdir)
+    _, _, npz = sample_files.sample(other, workdir)
     assert (np.load(npz)["arr_0"] != first).any((1, 2, 3)).all()
 
 
@@ -106,7 +111,7 @@ def test_a_sample_does_not_depend_on_the_device_count(finished):
     drawn = []
     for devices in (jax.devices()[:1], jax.devices()[:8]):
         mesh = backend.data_mesh(8, devices)
-        sample = generate.make_sampler(parts, mesh, batch_size=5)
+        sample = sample_files.make_sampler(parts, mesh, batch_size=5)
         placed = jax.device_put(params, backend.replicated(mesh))
         drawn.append(sample(placed, range(9), seed=1).astype(int))
     assert drawn[0].shape == drawn[1].shape == (9, 8, 8, 1)
@@ -122,7 +127,7 @@ def test_any_number_of_samples_is_drawn_by_one_program(finished):
         return parts.apply(*args)
 
     mesh = backend.data_mesh(2, jax.devices()[:2])
-    sample = generate.make_sampler(parts, mesh, batch_size=5, apply=apply)
+    sample = sample_files.make_sampler(parts, mesh, batch_size=5, apply=apply)
     params = jax.device_put(jax.device_get(state.ema_params), backend.replicated(mesh))
     whole, once = sample(params, range(9), seed=1), len(traced)
     assert once
@@ -133,7 +138,7 @@ def test_any_number_of_samples_is_drawn_by_one_program(finished):
 
 def test_sampling_needs_a_run(tmp_path):
     with pytest.raises(UserError, match="no run"):
-        generate.sample(tiny.config(), tmp_path)
+        sample_files.sample(tiny.config(), tmp_path)
 
 
 # Classes
@@ -162,7 +167,7 @@ def of_classes(tmp_path_factory):
         sample__label="2",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "init_state", with_random_parameters(training.init_state))
+        patch.setattr(training_step, "init_state", with_random_parameters(training_step.init_state))
         loop.train(config, folder / "run")
     (folder / "set.npz").unlink()  # nothing below reads it again
     return config, folder / "run"
@@ -223,7 +228,7 @@ def test_the_class_is_said_and_names_the_folder(of_classes, capsys):
     config, workdir = of_classes
     drawn = {}
     for label in ("2", 10):
-        folder, _, npz = generate.sample(labelled(config, label), workdir)
+        folder, _, npz = sample_files.sample(labelled(config, label), workdir)
         assert f"_class-{label}_" in folder.name
         drawn[str(label)] = np.load(npz)["arr_0"], capsys.readouterr().err
     assert "class 1: '2'" in drawn["2"][1] and "warning" not in drawn["2"][1]
@@ -239,7 +244,7 @@ def test_the_class_is_said_and_names_the_folder(of_classes, capsys):
 
 def test_names_of_classes_become_names_of_folders():
     names = ["a/b", "a_b", "..", "A b", "é", "x" * 300, "x" * 299 + "y", "\udcff", "%2f"]
-    safe = [generate._safe(name) for name in names]
+    safe = [sample_files._safe(name) for name in names]
     assert len(set(safe)) == len(names)
     assert all("/" not in s and len(s) <= 60 and s.encode() for s in safe)
 
@@ -260,7 +265,7 @@ def test_runs_from_before_classes_had_names_are_drawn_from(of_classes_copied, ca
     assert run.parts.label == 1
     np.testing.assert_array_equal(run.sample(2), run.sample(2, label="2"))
     run.sample(2, label=10)
-    generate.sample(labelled(config, "10"), workdir)
+    sample_files.sample(labelled(config, "10"), workdir)
     assert "warning" not in capsys.readouterr().err  # numbers of images are not known
 
 
@@ -268,7 +273,7 @@ def test_damaged_classes_are_a_line(of_classes_copied):
     config, workdir = of_classes_copied
     (workdir / "classes.json").write_text("[")
     with pytest.raises(UserError, match="classes.json is damaged.*delete it"):
-        generate.sample(labelled(config, "2"), workdir)
+        sample_files.sample(labelled(config, "2"), workdir)
 
 
 def test_a_run_whose_classes_were_numbered_otherwise_is_refused_by_that_reason(

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from tada_jax import data
 from tada_jax.data import folder, images
 from tada_jax.data.base import Options, Rows
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
 
 RNG = np.random.default_rng(0)
 WHITE = (255, 255, 255)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tada_jax.errors import UserError
 from tada_jax.metrics import inception
 from tada_jax.metrics.torch_file import read_state_dict
+from tada_jax.system.errors import UserError
 from tests.make_torch_data import DATA, pictures, random_weights
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import layers, winograd
+from tada_jax.model import layers, winograd
 
 
 def normal(seed, *shape):

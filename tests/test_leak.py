@@ -15,7 +15,12 @@ METHODS = ("tada", "constant")
 _MEAN_LUMAS = """
 import json, sys
 import jax, numpy as np
-from tada_jax import backend, build, generate, judge, loop, methods, training
+from tada_jax import methods
+from tada_jax.metrics import judge
+from tada_jax.setup import build
+from tada_jax.study import samples as generate
+from tada_jax.system import backend
+from tada_jax.training import loop, step as training
 from tests import tiny
 
 def mean_lumas(images):

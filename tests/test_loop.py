@@ -17,22 +17,16 @@ import pytest
 from PIL import Image
 
 import tada_jax
-from tada_jax import (
-    backend,
-    build,
-    checkpoint,
-    data,
-    logs,
-    loop,
-    report,
-    training,
-    unet,
-    workdir,
-)
+from tada_jax import data
 from tada_jax.data import feed
 from tada_jax.data.order import HostBatches
-from tada_jax.errors import UserError
-from tada_jax.run import load_run
+from tada_jax.model import unet
+from tada_jax.setup import build
+from tada_jax.system import backend, figures, logs
+from tada_jax.system.errors import UserError
+from tada_jax.training import checkpoint, loop, workdir
+from tada_jax.training import step as training_step
+from tada_jax.training.run import load_run
 from tests import tiny
 from tests.test_run import damage
 
@@ -176,14 +170,14 @@ def test_refuses_in_one_line_that_names_the_field(fields, message, tmp_path):
 
 
 def test_single_bad_steps_are_skipped_however_often_is_logged(tmp_path, monkeypatch):
-    real = training.loss_fn
+    real = training_step.loss_fn
 
     def loss_fn(params, rng, x0, labels, parts):
         terms = real(params, rng, x0, labels, parts)
         bad = jax.random.uniform(rng) < 0.4  # by the step's key: some steps are bad, some good
         return terms | {"loss": jnp.where(bad, jnp.nan, terms["loss"])}
 
-    monkeypatch.setattr(training, "loss_fn", loss_fn)
+    monkeypatch.setattr(training_step, "loss_fn", loss_fn)
     config = tiny.config(train__nonfinite="skip", log__every=1)
     state = loop.train(config, tmp_path)
     lines = logs.read(tmp_path)
@@ -227,7 +221,7 @@ def test_too_little_memory_on_the_device_is_one_line(tmp_path, monkeypatch):
     def make_steps(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
-    monkeypatch.setattr(training, "make_steps", make_steps)
+    monkeypatch.setattr(training_step, "make_steps", make_steps)
     with pytest.raises(UserError, match="too little memory.*batch_size"):
         loop.train(tiny.config(), tmp_path)
 
@@ -311,7 +305,7 @@ def test_a_folder_belongs_to_one_process(finished, tmp_path):
 @pytest.mark.parametrize("call", ["fingerprints", "write", "save_png"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(call, finished, tmp_path, monkeypatch):
     config, _, whole = finished
-    module = {"fingerprints": checkpoint, "write": logs.Log, "save_png": report}[call]
+    module = {"fingerprints": checkpoint, "write": logs.Log, "save_png": figures}[call]
     real, calls = getattr(module, call), []
 
     def full(*args):
@@ -331,7 +325,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(call, finished, tmp_p
 def test_the_best_checkpoint_outlives_the_latest_ones(tmp_path, monkeypatch):
     scores = iter([3.0, 1.0, 2.0, 4.0, 5.0])
 
-    class Fake(training.Evaluation):
+    class Fake(training_step.Evaluation):
         mean = property(lambda self: self.mse)
 
         def by_logsnr(self):
@@ -342,7 +336,7 @@ def test_the_best_checkpoint_outlives_the_latest_ones(tmp_path, monkeypatch):
         evaluate.examples = 16
         return evaluate
 
-    monkeypatch.setattr(training, "make_evaluation", make_evaluation)
+    monkeypatch.setattr(training_step, "make_evaluation", make_evaluation)
     config = tiny.config(
         train__total_steps=5,
         log__checkpoint_every=1,
@@ -384,7 +378,7 @@ def test_a_balanced_order_shows_every_class_equally_often(finished, tmp_path):
     seen = {}
     for name in ("shuffled", "balanced"):
         planned = loop.plan(tiny.config(data__order=name))
-        key, _ = training.step_keys(planned.config.seed)
+        key, _ = training_step.step_keys(planned.config.seed)
         batches = HostBatches(key, batch_size=16, order=planned.order)
         labels = planned.dataset.train.labels
         shown = np.concatenate([labels[batches(step)] for step in range(50)])
@@ -424,7 +418,8 @@ def test_bfloat16_trains_like_float32_with_a_state_of_float32(finished, tmp_path
 
 _LOSSES = """
 import pathlib, sys
-from tada_jax import logs, loop
+from tada_jax.system import logs
+from tada_jax.training import loop
 from tests import tiny
 
 loop.train(tiny.config(), pathlib.Path(sys.argv[1]))

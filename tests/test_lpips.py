@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tada_jax.errors import UserError
 from tada_jax.metrics import lpips
+from tada_jax.system.errors import UserError
 from tests.make_torch_data import random_weights
 
 # What lpips.LPIPS(net="alex") gives for the weights and the images below.

@@ -164,7 +164,7 @@ def test_a_platform_that_is_not_installed_is_one_line(tmp_path):
 )
 def test_devices_on_a_cpu(batch, environment, devices):
     program = (
-        "from tada_jax import backend; import jax, os;"
+        "from tada_jax.system import backend; import jax, os;"
         "os.sched_getaffinity = lambda _: {0, 1};"
         f"backend.use_cpu_well({batch}, pixels=64, channels=8); print(jax.device_count())"
     )

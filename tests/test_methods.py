@@ -9,17 +9,14 @@ import pytest
 from PIL import Image
 
 from configs import base
-from tada_jax import (
-    augment,
-    build,
-    diffusion,
-    generate,
-    loop,
-    methods,
-    report,
-    scoreaug,
-    training,
-)
+from tada_jax import augment, methods
+from tada_jax.methods import scoreaug
+from tada_jax.model import diffusion
+from tada_jax.setup import build
+from tada_jax.study import samples as sample_files
+from tada_jax.system import figures
+from tada_jax.training import loop
+from tada_jax.training.step import drop_labels, loss_fn, to_float
 from tests import tiny
 
 SIDE = 12
@@ -220,7 +217,7 @@ def test_scoreaugs_loss_of_an_equivariant_oracle_is_the_plain_loss(parameterisat
     monkeypatch.setattr(build.Parts, "apply", oracle)
     x0 = template + jax.random.normal(jax.random.key(8), (200, 8, 8, 1))
     theirs, plain = (
-        training.loss_fn(None, jax.random.key(9), x0, None, built(name, **fields))
+        loss_fn(None, jax.random.key(9), x0, None, built(name, **fields))
         for name in ("scoreaug", "none")
     )
     assert 0.5 < float(jnp.any(told[0] > 0, 1).mean()) < 0.9  # quarter turns: nothing is lost
@@ -261,12 +258,12 @@ def test_sda_without_its_second_path_is_none():
     none = tiny.config("none")
     sda = tiny.config("sda", sda__mu=0.0, sda__weight=0.0)
     data = loop.load_data(none).train.images[:16]
-    x0 = training.to_float(data)
+    x0 = to_float(data)
     losses = []
     for config in (none, sda):
         parts = build.parts(config, (8, 8, 1))
         params = parts.init_params(jax.random.key(0))
-        losses.append(training.loss_fn(params, jax.random.key(1), x0, None, parts)["loss"])
+        losses.append(loss_fn(params, jax.random.key(1), x0, None, parts)["loss"])
     np.testing.assert_array_equal(*losses)
 
 
@@ -294,7 +291,7 @@ def test_sdas_shift_is_in_z_and_not_in_the_target(monkeypatch):
         return z / self.schedule.sigma(t)[:, None, None, None]
 
     monkeypatch.setattr(build.Parts, "apply", output)
-    terms = training.loss_fn(None, jax.random.key(0), jnp.zeros((500, 8, 8, 1)), None, parts)
+    terms = loss_fn(None, jax.random.key(0), jnp.zeros((500, 8, 8, 1)), None, parts)
     assert float(seen["mean"]) == pytest.approx(0.5, abs=0.03)
     np.testing.assert_allclose(terms["mse"], 0.25, rtol=1e-4)
 
@@ -315,7 +312,7 @@ def test_sdas_shift_leaves_the_bound_of_a_perfect_network_alone(monkeypatch):
 
         monkeypatch.setattr(build.Parts, "apply", perfect)
         x0 = jnp.full((400, 8, 8, 1), 0.2)
-        terms = training.loss_fn(None, jax.random.key(0), x0, None, parts)
+        terms = loss_fn(None, jax.random.key(0), x0, None, parts)
         t = parts.schedule.draw(jax.random.split(jax.random.key(0), 5)[0], 400)
         bounds.append(np.asarray(terms["vlb"])[np.asarray(t) > 0])
     np.testing.assert_allclose(bounds[1], bounds[0], atol=2e-3)
@@ -326,10 +323,10 @@ def test_sdas_shift_leaves_the_bound_of_a_perfect_network_alone(monkeypatch):
 def test_the_figure_shows_what_the_method_does(name, tmp_path):
     parts = built(name)
     images = loop.load_data(tiny.config()).train.images
-    report.strength_figure(tmp_path / "w.png", parts, images, title=name, seed=0)
+    figures.strength_figure(tmp_path / "w.png", parts, images, title=name, seed=0)
     with Image.open(tmp_path / "w.png") as picture:
         assert picture.width > 1000
-    always, x0 = parts.method.always(), training.to_float(jnp.asarray(images[:40]))
+    always, x0 = parts.method.always(), to_float(jnp.asarray(images[:40]))
     moved = methods.augmented(always, jax.random.key(0), x0, jnp.ones(40))
     assert np.any(moved != x0, (1, 2, 3)).mean() > 0.75
 
@@ -339,11 +336,11 @@ def test_the_figure_shows_what_the_method_does(name, tmp_path):
 
 def test_classes_are_concealed_as_often_as_asked():
     labels = jnp.arange(5000) % 10
-    kept = training.drop_labels(jax.random.key(0), labels, 0.3)
+    kept = drop_labels(jax.random.key(0), labels, 0.3)
     assert float((kept == -1).mean()) == pytest.approx(0.3, abs=0.03)
     assert bool(((kept == labels) | (kept == -1)).all())
-    assert training.drop_labels(jax.random.key(0), labels, 0.0) is labels
-    assert training.drop_labels(jax.random.key(0), None, 0.3) is None
+    assert drop_labels(jax.random.key(0), labels, 0.0) is labels
+    assert drop_labels(jax.random.key(0), None, 0.3) is None
 
 
 def test_no_class_adds_nothing_to_the_embedding():
@@ -379,7 +376,7 @@ def test_guidance_extrapolates_from_the_network_without_a_class():
             eps = (z - alpha * mean(labels)[:, None, None, None]) / sigma
             return jnp.concatenate([eps, jnp.zeros_like(eps)], -1)
 
-        draw = generate.make_sampler(parts, mesh(), batch_size=8, apply=apply)
+        draw = sample_files.make_sampler(parts, mesh(), batch_size=8, apply=apply)
         drawn[guidance] = draw(None, range(6), seed=0)[:, 0, 0, 0] / 127.5 - 1.0
     np.testing.assert_allclose(drawn[0.0], 0.2, atol=0.01)
     np.testing.assert_allclose(drawn[1.0], np.arange(6) / 10, atol=0.01)
@@ -388,7 +385,7 @@ def test_guidance_extrapolates_from_the_network_without_a_class():
 
 
 def mesh():
-    from tada_jax import backend
+    from tada_jax.system import backend
 
     return backend.data_mesh(8, jax.devices()[:1])
 
@@ -401,6 +398,6 @@ def test_samples_of_one_class():
         jax.debug.callback(lambda a: asked.append(np.asarray(a)), labels)
         return jnp.zeros((*z.shape[:3], 2))
 
-    generate.make_sampler(parts, mesh(), batch_size=4, apply=apply)(None, range(4), seed=0)
+    sample_files.make_sampler(parts, mesh(), batch_size=4, apply=apply)(None, range(4), seed=0)
     jax.effects_barrier()
     assert asked and all((a == 7).all() for a in asked)

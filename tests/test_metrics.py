@@ -10,14 +10,14 @@ import scipy.integrate
 import scipy.linalg
 import scipy.stats
 
-from tada_jax import backend, judge, methods
+from tada_jax import methods
 from tada_jax.augment import Policy
 from tada_jax.data import inspection, load
-from tada_jax.errors import UserError
 from tada_jax.metrics import (
     classifier,
     features,
     intervals,
+    judge,
     leakage,
     memorisation,
     neighbours,
@@ -25,7 +25,9 @@ from tada_jax.metrics import (
     quality,
     wasserstein,
 )
-from tada_jax.training import Evaluation
+from tada_jax.system import backend
+from tada_jax.system.errors import UserError
+from tada_jax.training.step import Evaluation
 
 
 @pytest.fixture(scope="module")

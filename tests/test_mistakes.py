@@ -29,8 +29,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 HARNESS = """
 import json, os, runpy, sys, warnings
 warnings.filterwarnings("ignore", message=".*fork.*")
-import tada_jax.loop, tada_jax.generate, tada_jax.data.folder, tada_jax.data.arrays
-import tada_jax.evaluation, tada_jax.comparison
+import tada_jax.training.loop, tada_jax.study.samples, tada_jax.data.folder, tada_jax.data.arrays
+import tada_jax.study.evaluation, tada_jax.study.comparison
 for line in sys.stdin:
     case = json.loads(line)
     child = os.fork()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tada_jax import backend
 from tada_jax.data import Split
 from tada_jax.data.base import Rows
 from tada_jax.data.feed import Feed
@@ -21,6 +20,7 @@ from tada_jax.data.order import (
     permuted,
     shuffled,
 )
+from tada_jax.system import backend
 
 KEY = jax.random.key(7)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import tada_jax
-from tada_jax import logs
-from tada_jax.paths import replacing, to_json, write_whole
-from tada_jax.profile import ALL, Check, Curve, Profile, from_json
+from tada_jax.band.profile import ALL, Check, Curve, Profile, from_json
+from tada_jax.system import logs
+from tada_jax.system.paths import replacing, to_json, write_whole
 
 
 def test_an_interrupted_write_leaves_what_was_there(tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import posterior
+from tada_jax.band import posterior
 
 
 def _direct(z, points, prior, snr):

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import tada_jax
-from tada_jax import backend
-from tada_jax.errors import UserError
+from tada_jax.system import backend
+from tada_jax.system.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = """
 import sys
 import tada_jax
-from tada_jax import backend
+from tada_jax.system import backend
 from tests import tiny
 
 backend.join_processes()

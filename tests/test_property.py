@@ -17,11 +17,20 @@ import pytest
 from hypothesis import strategies as st
 
 from configs import base
-from tada_jax import backend, build, generate, training
 from tada_jax.augment import OPERATIONS
-from tada_jax.checkpoint import Checkpoints
-from tada_jax.errors import UserError
-from tada_jax.limits import CHOICES
+from tada_jax.setup import build
+from tada_jax.setup.limits import CHOICES
+from tada_jax.study import samples as sample_files
+from tada_jax.system import backend
+from tada_jax.system.errors import UserError
+from tada_jax.training.checkpoint import Checkpoints
+from tada_jax.training.step import (
+    empty_tally,
+    init_state,
+    make_steps,
+    resident_batches,
+    state_sharding,
+)
 from tests import tiny
 
 EXAMPLES = int(os.environ.get("TADA_JAX_EXAMPLES", 0))
@@ -128,8 +137,8 @@ def run(config, channels, size):
     parts = build.parts(config, images.shape[1:], CLASSES)
     order = build.order(config, labels, len(images))
     mesh = backend.data_mesh(config.train.microbatch or config.train.batch_size, jax.devices()[:2])
-    where = training.state_sharding(parts, config, mesh)
-    shapes = jax.eval_shape(lambda: training.init_state(parts, 0, widths=config.ema.widths))
+    where = state_sharding(parts, config, mesh)
+    shapes = jax.eval_shape(lambda: init_state(parts, 0, widths=config.ema.widths))
 
     def random(a):
         return (0.1 * rng.standard_normal(a.shape)).astype(a.dtype)
@@ -141,9 +150,9 @@ def run(config, channels, size):
     )
     state = dataclasses.replace(state, params=params, ema_params=ema_params, power_emas=power_emas)
     state = jax.device_put(state, where)
-    tally = jax.device_put(training.empty_tally(parts), backend.replicated(mesh))
-    fetch = training.resident_batches(config, order, backend.over_batch(mesh))
-    steps = training.make_steps(parts, config, mesh, fetch)
+    tally = jax.device_put(empty_tally(parts), backend.replicated(mesh))
+    fetch = resident_batches(config, order, backend.over_batch(mesh))
+    steps = make_steps(parts, config, mesh, fetch)
     told = backend.put_whole(labels if parts.network.num_classes else None, mesh)
     count = config.train.steps_per_call
     state, tally = steps(state, tally, np.uint32(0), backend.put_whole(images, mesh), told, count)
@@ -151,7 +160,7 @@ def run(config, channels, size):
     for leaf in jax.tree.leaves(jax.device_get((state, tally))):
         assert np.isfinite(leaf).all()
 
-    draw = generate.make_sampler(parts, mesh, batch_size=2)
+    draw = sample_files.make_sampler(parts, mesh, batch_size=2)
     assert draw(state.ema_params, range(2), seed=0).shape == (2, *images.shape[1:])
 
     with tempfile.TemporaryDirectory() as folder:

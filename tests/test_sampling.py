@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import continuous, sampling, schedule
+from tada_jax.model import continuous, schedule, solvers
 
 MEAN, STD = 0.3, 0.2  # of the pixels of the data
 SHAPE = (4, 3, 1)
@@ -54,7 +54,7 @@ def draw(
 ):
     full = schedule.make("cosine", total)
     short = schedule.respace(full, steps, stride=stride) if steps else full
-    keys = sampling.sample_keys(0, jnp.arange(count))
+    keys = solvers.sample_keys(0, jnp.arange(count))
     predict = network(full, x0_hat or gaussian(), parameterisation)
     run = lambda keys: sampler(  # noqa: E731
         predict,
@@ -71,14 +71,14 @@ def draw(
 @pytest.mark.parametrize(
     ("sampler", "options"),
     [
-        (sampling.ddpm, {"variance": "fixed_small"}),
-        (sampling.ddpm, {"variance": "fixed_large"}),
-        (sampling.ddim, {}),
-        (sampling.ddim, {"eta": 0.5}),
-        (sampling.ddim, {"steps": 40}),
-        (sampling.dpmpp_2m, {"steps": 40}),
-        (sampling.dpmpp_2m, {"steps": 15, "stride": "logsnr"}),
-        (sampling.heun, {"steps": 40}),
+        (solvers.ddpm, {"variance": "fixed_small"}),
+        (solvers.ddpm, {"variance": "fixed_large"}),
+        (solvers.ddim, {}),
+        (solvers.ddim, {"eta": 0.5}),
+        (solvers.ddim, {"steps": 40}),
+        (solvers.dpmpp_2m, {"steps": 40}),
+        (solvers.dpmpp_2m, {"steps": 15, "stride": "logsnr"}),
+        (solvers.heun, {"steps": 40}),
     ],
 )
 def test_recovers_a_gaussian_whose_score_is_known(sampler, options, parameterisation):
@@ -91,8 +91,8 @@ def test_recovers_a_gaussian_whose_score_is_known(sampler, options, parameterisa
 
 def test_ddim_with_eta_1_on_the_full_grid_is_ancestral_with_the_small_variance():
     for clip_x0 in (False, True):
-        ddim = draw(sampling.ddim, eta=1.0, clip_x0=clip_x0)
-        ddpm = draw(sampling.ddpm, variance="fixed_small", clip_x0=clip_x0)
+        ddim = draw(solvers.ddim, eta=1.0, clip_x0=clip_x0)
+        ddpm = draw(solvers.ddpm, variance="fixed_small", clip_x0=clip_x0)
         np.testing.assert_allclose(ddim, ddpm, atol=2e-5)
 
 
@@ -101,10 +101,10 @@ def test_ddim_converges_to_the_exact_flow_at_first_order():
 
     def largest_error(total):
         full = schedule.make("cosine", total)
-        z = sampling._noise(sampling.sample_keys(0, jnp.arange(8)), 0, SHAPE)
+        z = solvers._noise(solvers.sample_keys(0, jnp.arange(8)), 0, SHAPE)
         a, s = float(full.alpha(total - 1)), float(full.sigma(total - 1))
         exact = MEAN + STD * (z - a * MEAN) / np.sqrt(a**2 * STD**2 + s**2)
-        return np.abs(draw(sampling.ddim, total=total, count=8) - exact).max()
+        return np.abs(draw(solvers.ddim, total=total, count=8) - exact).max()
 
     coarse, fine = largest_error(250), largest_error(1000)
     assert fine < 3e-3
@@ -128,14 +128,14 @@ def test_order_of_convergence_to_the_exact_flow(name, order, grid):
     """So many timesteps that rounding to them, and the step to sigma = 0, hardly matter."""
     full = schedule.make("linear", 20_000)
     mean, std = np.linspace(-0.5, 0.5, 12).reshape(SHAPE), np.linspace(1, 0.3, 12).reshape(SHAPE)
-    keys = sampling.sample_keys(0, jnp.arange(8))
+    keys = solvers.sample_keys(0, jnp.arange(8))
     a, s = np.sqrt(full.alpha_bar[-1]), np.sqrt(1 - full.alpha_bar[-1])
-    z = np.asarray(sampling._noise(keys, 0, SHAPE), np.float64)
+    z = np.asarray(solvers._noise(keys, 0, SHAPE), np.float64)
     exact = mean + std * (z - a * mean) / np.sqrt(a**2 * std**2 + s**2)
 
     def error(steps):
         predict = network(full, gaussian(mean, std), "v")
-        run = lambda keys: sampling.SAMPLERS[name](  # noqa: E731
+        run = lambda keys: solvers.SAMPLERS[name](  # noqa: E731
             predict,
             keys,
             schedule=grid(full, steps),
@@ -189,9 +189,9 @@ def test_solvers_are_the_papers_on_uneven_steps(name, first):
     kept = np.array([0, first, 20, 25, 80, 110, 120, 180, 199])
     short = schedule.Schedule(full.alpha_bar[kept], full.timesteps[kept], 200)
     alpha, sigma = np.sqrt(short.alpha_bar[::-1]), np.sqrt(1 - short.alpha_bar[::-1])
-    keys = sampling.sample_keys(0, jnp.arange(4))
-    z = np.asarray(sampling._noise(keys, 0, SHAPE), np.float64)
-    got = sampling.SAMPLERS[name](
+    keys = solvers.sample_keys(0, jnp.arange(4))
+    z = np.asarray(solvers._noise(keys, 0, SHAPE), np.float64)
+    got = solvers.SAMPLERS[name](
         network(full, gaussian(), "x0"),
         keys,
         schedule=short,
@@ -210,12 +210,12 @@ SPREAD = np.geomspace(2.0, 0.03, 12)  # standard deviations along the principal 
 
 def rows_of(sampler, short):
     if sampler == "dpmpp_2m":
-        return sampling._dpmpp_2m_rows(short)
+        return solvers._dpmpp_2m_rows(short)
     if sampler == "heun":
-        return sampling._heun_rows(short, sampling._exponential)
-    keep, new = sampling._first_order(short)
+        return solvers._heun_rows(short, solvers._exponential)
+    keep, new = solvers._first_order(short)
     t = np.arange(len(short))[::-1]
-    return sampling._Rows(t, keep[t], new[t], 0 * keep)
+    return solvers._Rows(t, keep[t], new[t], 0 * keep)
 
 
 def rms_error(rows, short, start):
@@ -237,7 +237,7 @@ def test_dpmpp_2m_does_not_extrapolate_over_the_leap_of_even_timesteps_to_0(name
     rows = rows_of("dpmpp_2m", short)
     row = list(rows.t).index(1)  # the step to t = 0
     assert rows.last[row] == 0 and rows.last[row - 1] != 0
-    h = sampling._step_lengths(short)
+    h = solvers._step_lengths(short)
     assert h[0] > 2 * h[1]
     new, last = rows.new.copy(), rows.last.copy()
     ahead = h[0] / (2 * h[1])
@@ -254,7 +254,7 @@ def test_auto_is_the_best_stride_of_a_sampler(sampler, name):
     """From 20 evaluations (`heun`: 50); ddim's is kept where another is better by less than .4."""
     full = {"edm": continuous.Edm, "flow": continuous.Flow}.get(name)
     full = full() if full else schedule.make(name, 1000)
-    best = sampling.stride_for(sampler, "auto")
+    best = solvers.stride_for(sampler, "auto")
     for steps in (50,) if sampler == "heun" else (20, 50):
         error = {}
         for stride in ("even", "logsnr", "tapered"):
@@ -265,19 +265,19 @@ def test_auto_is_the_best_stride_of_a_sampler(sampler, name):
 
 
 def test_strides_that_are_named_mean_themselves():
-    for sampler in sampling.SAMPLERS:
-        assert sampling.stride_for(sampler, "auto") in schedule.STRIDES
+    for sampler in solvers.SAMPLERS:
+        assert solvers.stride_for(sampler, "auto") in schedule.STRIDES
         for stride in schedule.STRIDES:
-            assert sampling.stride_for(sampler, stride) == stride
-    assert sampling.stride_for("ddim", "auto") == "even"  # what it meant before there was "auto"
+            assert solvers.stride_for(sampler, stride) == stride
+    assert solvers.stride_for("ddim", "auto") == "even"  # what it meant before there was "auto"
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers_agree_with_a_long_ddim_on_two_modes(name):
     draw_mixture = functools.partial(draw, total=1000, count=200, x0_hat=mixture)
-    long = np.asarray(draw_mixture(sampling.ddim))
-    short = np.asarray(draw_mixture(sampling.SAMPLERS[name], steps=40, stride="logsnr"))
-    ddim = np.asarray(draw_mixture(sampling.ddim, steps=40, stride="logsnr"))
+    long = np.asarray(draw_mixture(solvers.ddim))
+    short = np.asarray(draw_mixture(solvers.SAMPLERS[name], steps=40, stride="logsnr"))
+    ddim = np.asarray(draw_mixture(solvers.ddim, steps=40, stride="logsnr"))
     mode = long.mean((1, 2, 3)) > 0
     assert 70 < mode.sum() < 130
     error = np.abs(short - long).max((1, 2, 3))
@@ -292,7 +292,7 @@ def test_parameterisations_of_the_same_denoiser_give_the_same_samples(name):
     for clip_x0 in (False, True):
         eps, x0, v = (
             draw(
-                sampling.SAMPLERS[name],
+                solvers.SAMPLERS[name],
                 steps=12,
                 count=8,
                 parameterisation=parameterisation,
@@ -314,9 +314,9 @@ def test_a_learned_variance_is_ignored(name):
     def learned(z, t):
         return jnp.concatenate([plain(z, t), jnp.full_like(z, jnp.nan)], axis=-1)
 
-    keys, options = sampling.sample_keys(0, jnp.arange(3)), {"schedule": full, "shape": SHAPE}
-    one = sampling.SAMPLERS[name](plain, keys, **options)
-    two = sampling.SAMPLERS[name](learned, keys, **options, variance="learned_range")
+    keys, options = solvers.sample_keys(0, jnp.arange(3)), {"schedule": full, "shape": SHAPE}
+    one = solvers.SAMPLERS[name](plain, keys, **options)
+    two = solvers.SAMPLERS[name](learned, keys, **options, variance="learned_range")
     np.testing.assert_array_equal(one, two)
 
 
@@ -332,9 +332,9 @@ def test_one_scan_and_so_many_network_evaluations(name, evaluations):
         return plain(z, t)
 
     def run(keys):
-        return sampling.SAMPLERS[name](predict, keys, schedule=short, shape=SHAPE)
+        return solvers.SAMPLERS[name](predict, keys, schedule=short, shape=SHAPE)
 
-    keys = sampling.sample_keys(0, jnp.arange(2))
+    keys = solvers.sample_keys(0, jnp.arange(2))
     assert str(jax.make_jaxpr(run)(keys)).count(" scan[") == 1
     assert not asked
     jax.block_until_ready(jax.jit(run)(keys))
@@ -356,9 +356,9 @@ def test_no_step_throws_z_out_of_the_range_of_noise(name, stride):
         jax.debug.callback(lambda a: seen.append(float(a)), jnp.abs(z).max())
         return jnp.broadcast_to(sign[t][:, None, None, None], z.shape)
 
-    keys = sampling.sample_keys(0, jnp.arange(16))
+    keys = solvers.sample_keys(0, jnp.arange(16))
     options = {"schedule": short, "shape": SHAPE, "parameterisation": "x0"}
-    x = sampling.SAMPLERS[name](predict, keys, **options)
+    x = solvers.SAMPLERS[name](predict, keys, **options)
     jax.effects_barrier()
     np.testing.assert_array_equal(x, 1)
     assert len(seen) >= 6
@@ -369,36 +369,36 @@ def test_no_step_throws_z_out_of_the_range_of_noise(name, stride):
     ("name", "options"), [("ddpm", {"variance": "fixed_large"}), *((n, {}) for n in DETERMINISTIC)]
 )
 def test_a_sample_depends_on_its_own_key_only(name, options):
-    many = draw(sampling.SAMPLERS[name], count=12, steps=30, **options)
-    few = draw(sampling.SAMPLERS[name], count=5, steps=30, **options)
+    many = draw(solvers.SAMPLERS[name], count=12, steps=30, **options)
+    few = draw(solvers.SAMPLERS[name], count=5, steps=30, **options)
     np.testing.assert_allclose(few, many[:5], atol=1e-6)
     assert len(np.unique(np.asarray(many).round(4), axis=0)) == 12
 
 
 def test_keys_of_samples_do_not_depend_on_where_a_batch_begins():
     np.testing.assert_array_equal(
-        jax.random.key_data(sampling.sample_keys(3, jnp.arange(7, 9))),
-        jax.random.key_data(sampling.sample_keys(3, jnp.arange(9)))[7:],
+        jax.random.key_data(solvers.sample_keys(3, jnp.arange(7, 9))),
+        jax.random.key_data(solvers.sample_keys(3, jnp.arange(9)))[7:],
     )
 
 
 def test_samplers_start_from_the_same_noise_whatever_their_steps():
     """So that grids by different samplers show the same pictures, where they agree."""
-    long, short = draw(sampling.ddim, count=8), draw(sampling.ddim, steps=50, count=8)
+    long, short = draw(solvers.ddim, count=8), draw(solvers.ddim, steps=50, count=8)
     assert np.corrcoef(np.ravel(long), np.ravel(short))[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_clipping_keeps_x0_in_range_at_the_last_step(name):
     """Of an untrained network too, whose x0_hat at T-1 is of the order of 1 / alpha."""
-    keys, full = sampling.sample_keys(0, jnp.arange(20)), schedule.make("cosine", 1000)
+    keys, full = solvers.sample_keys(0, jnp.arange(20)), schedule.make("cosine", 1000)
     assert 1 / float(full.alpha(999)) > 1e4
     for steps in (2, 3, 20):
         short = schedule.respace(full, steps)
-        x = sampling.SAMPLERS[name](lambda z, t: -9 * z, keys, schedule=short, shape=SHAPE)
+        x = solvers.SAMPLERS[name](lambda z, t: -9 * z, keys, schedule=short, shape=SHAPE)
         assert float(jnp.abs(x).max()) <= 1
 
 
 def test_uint8_rounds_and_clips():
     x = jnp.array([-3.0, -1.0, 0.0, 1.0, 3.0, 17 / 127.5 - 1])
-    np.testing.assert_array_equal(sampling.to_uint8(x), [0, 0, 128, 255, 255, 17])
+    np.testing.assert_array_equal(solvers.to_uint8(x), [0, 0, 128, 255, 255, 17])

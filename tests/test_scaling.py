@@ -10,9 +10,21 @@ import numpy as np
 import pytest
 
 import tada_jax
-from tada_jax import backend, build, loop, resample, training
+from tada_jax import resample
 from tada_jax.data.order import shuffled
-from tada_jax.errors import UserError
+from tada_jax.setup import build
+from tada_jax.system import backend
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
+from tada_jax.training.step import (
+    empty_tally,
+    gradient,
+    init_state,
+    make_evaluation,
+    make_steps,
+    resident_batches,
+    state_sharding,
+)
 from tests import tiny
 
 COLLECTIVES = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
@@ -24,12 +36,12 @@ def make(devices, **fields):
     mesh = backend.data_mesh(config.train.batch_size, jax.devices()[:devices])
     parts = build.parts(config, (8, 8, 1))
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
-    where = training.state_sharding(parts, config, mesh)
+    where = state_sharding(parts, config, mesh)
     seed = np.uint32(0)
-    state = jax.jit(lambda s: training.init_state(parts, s), out_shardings=where)(seed)
-    tally = jax.device_put(training.empty_tally(parts), backend.replicated(mesh))
-    fetch = training.resident_batches(config, shuffled(50), backend.over_batch(mesh))
-    steps = training.make_steps(parts, config, mesh, fetch)
+    state = jax.jit(lambda s: init_state(parts, s), out_shardings=where)(seed)
+    tally = jax.device_put(empty_tally(parts), backend.replicated(mesh))
+    fetch = resident_batches(config, shuffled(50), backend.over_batch(mesh))
+    steps = make_steps(parts, config, mesh, fetch)
     args = state, tally, seed, backend.put_whole(images, mesh), None
     return steps.lower(*args, 1).compile(), args
 
@@ -112,7 +124,7 @@ def test_losses_of_a_run_do_not_depend_on_the_devices():
     found = []
     for devices in (1, 6, 8):
         mesh = backend.data_mesh(devices, jax.devices()[:devices])
-        evaluate = training.make_evaluation(parts, config, mesh, 30)
+        evaluate = make_evaluation(parts, config, mesh, 30)
         here = jax.device_put(params, backend.replicated(mesh))
         found.append(evaluate(here, backend.put_whole(images, mesh), None))
     for other in found[1:]:
@@ -157,9 +169,7 @@ def test_a_batch_in_pieces_has_the_same_gradient():
     x0, labels = jax.random.uniform(jax.random.key(1), (8, 8, 8, 1)), np.arange(8)
     at_once, in_pieces = (
         jax.jit(
-            lambda p, pieces=n: training.gradient(
-                p, jax.random.key(2), x0, labels, parts, pieces=pieces
-            )
+            lambda p, pieces=n: gradient(p, jax.random.key(2), x0, labels, parts, pieces=pieces)
         )(params)
         for n in (1, 4)
     )
@@ -177,7 +187,7 @@ def test_pieces_take_less_memory(on_cpu, monkeypatch):
     x0 = jax.ShapeDtypeStruct((64, 8, 8, 1), np.float32)
 
     def temporary(pieces):
-        grad = lambda p, x0: training.gradient(  # noqa: E731
+        grad = lambda p, x0: gradient(  # noqa: E731
             p, jax.random.key(0), x0, None, parts, pieces=pieces
         )
         return jax.jit(grad).lower(params, x0).compile().memory_analysis().temp_size_in_bytes

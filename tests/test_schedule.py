@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import schedule
+from tada_jax.model import schedule
 
 NAMES = ("linear", "cosine")
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tada_jax import profile as profiles
-from tada_jax import queries
-from tada_jax import sensitivity as s
 from tada_jax.augment import Policy
-from tada_jax.errors import UserError
+from tada_jax.band import estimate as s
+from tada_jax.band import evidence
+from tada_jax.band import profile as profiles
+from tada_jax.system.errors import UserError
 
 TAU = 0.25  # standard deviation of the Gaussian images
 SHIFT = 0.6  # of what brightness adds
@@ -61,7 +61,7 @@ def test_the_curves_of_gaussian_images_are_those_of_the_closed_form(p):
     snr = np.exp(found.logsnr)
     np.testing.assert_allclose(
         curve.visible,
-        2 * curve.detectable / snr / queries.moments(_gaussian_images())[1].sum(),
+        2 * curve.detectable / snr / evidence.moments(_gaussian_images())[1].sum(),
         rtol=1e-6,
     )
 
@@ -111,10 +111,10 @@ def test_nothing_is_detectable_in_noise_and_nothing_visible_without(profile):
 
 
 def test_an_operation_apart_fires_as_often_as_in_the_policy():
-    kinds = queries.kinds(POLICY)
+    kinds = evidence.kinds(POLICY)
     assert [kind.name for kind in kinds] == [profiles.ALL, "scale", "rotate_frac", "yflip"]
     assert [kind.p for kind in kinds] == pytest.approx([0.8, 0.4, 0.4, 0.4])  # 1.5 of 3 on average
-    each = queries.kinds(dataclasses.replace(POLICY, max_ops=None, p=0.3))
+    each = evidence.kinds(dataclasses.replace(POLICY, max_ops=None, p=0.3))
     assert [kind.p for kind in each] == pytest.approx([1.0, 0.3, 0.3, 0.3])
 
 

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import schedule, tada
+from tada_jax import tada
+from tada_jax.model import schedule
 
 
 def curve(name, **options):

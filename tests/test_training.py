@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import backend, build, loop, training
+from tada_jax.setup import build
+from tada_jax.system import backend
+from tada_jax.training import loop
+from tada_jax.training import step as training_step
 from tests import tiny
 
 
@@ -15,13 +18,13 @@ def run_steps(config, count, devices, steps_per_call=1):
     parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
     mesh = backend.data_mesh(config.train.batch_size, devices)
     whole = backend.replicated(mesh)
-    state = jax.jit(lambda: training.init_state(parts, config.seed), out_shardings=whole)()
+    state = jax.jit(lambda: training_step.init_state(parts, config.seed), out_shardings=whole)()
     labels = dataset.train.labels if parts.network.num_classes else None
     images, labels = jax.device_put((dataset.train.images, labels), whole)
     order = build.order(config, dataset.train.labels, len(images))
-    fetch = training.resident_batches(config, order, backend.over_batch(mesh))
-    steps = training.make_steps(parts, config, mesh, fetch)
-    empty = jax.jit(lambda: training.empty_tally(parts), out_shardings=whole)
+    fetch = training_step.resident_batches(config, order, backend.over_batch(mesh))
+    steps = training_step.make_steps(parts, config, mesh, fetch)
+    empty = jax.jit(lambda: training_step.empty_tally(parts), out_shardings=whole)
     losses = []
     for _ in range(0, count, steps_per_call):
         state, tally = steps(state, empty(), np.uint32(config.seed), images, labels, steps_per_call)
@@ -92,7 +95,7 @@ def test_methods_are_what_they_say(method, strength, changed):
     """Share of images that augmentation changes at a noise level far from the band."""
     config = tiny.config(method, constant_strength=0.7)
     parts = build.parts(config, (8, 8, 1))
-    x = training.to_float(
+    x = training_step.to_float(
         jnp.asarray(loop.load_data(tiny.config(data__train_size=1000)).train.images)
     )
     w = parts.strength(jnp.full(len(x), -15.0))
@@ -106,16 +109,16 @@ def test_methods_are_what_they_say(method, strength, changed):
 
 
 def test_ema_follows_its_decay_after_a_warmup():
-    assert float(training.ema_decay(0, 0.999, warmup=True)) == pytest.approx(0.1)
-    assert float(training.ema_decay(89, 0.999, warmup=True)) == pytest.approx(90 / 99)
-    assert float(training.ema_decay(10**6, 0.999, warmup=True)) == pytest.approx(0.999)
-    assert training.ema_decay(0, 0.999, warmup=False) == 0.999
+    assert float(training_step.ema_decay(0, 0.999, warmup=True)) == pytest.approx(0.1)
+    assert float(training_step.ema_decay(89, 0.999, warmup=True)) == pytest.approx(90 / 99)
+    assert float(training_step.ema_decay(10**6, 0.999, warmup=True)) == pytest.approx(0.999)
+    assert training_step.ema_decay(0, 0.999, warmup=False) == 0.999
 
 
 def finite_but(step, monkeypatch):
     """Makes the loss of one step a NaN."""
-    real = training.loss_fn
-    _, key_step = training.step_keys(0)
+    real = training_step.loss_fn
+    _, key_step = training_step.step_keys(0)
     bad = jax.random.key_data(jax.random.fold_in(key_step, step))
 
     def loss_fn(params, rng, *args):
@@ -123,7 +126,7 @@ def finite_but(step, monkeypatch):
         poison = jnp.where((jax.random.key_data(rng) == bad).all(), jnp.nan, 1.0)
         return terms | {"loss": terms["loss"] * poison}
 
-    monkeypatch.setattr(training, "loss_fn", loss_fn)
+    monkeypatch.setattr(training_step, "loss_fn", loss_fn)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
@@ -132,12 +135,12 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
     parts = build.parts(config, (8, 8, 1))
     finite_but(1, monkeypatch)
     step = jax.jit(
-        lambda state, tally: training.train_step(
+        lambda state, tally: training_step.train_step(
             state, tally, dataset.train.images[:16], None, seed=0, parts=parts, config=config
         )
     )
-    states = [training.init_state(parts, 0)]
-    tally = training.empty_tally(parts)
+    states = [training_step.init_state(parts, 0)]
+    tally = training_step.empty_tally(parts)
     losses = []
     for _ in range(3):
         state, tally = step(states[-1], tally)
@@ -160,9 +163,9 @@ def test_evaluation_sees_every_noise_level_and_sorts_by_it():
     dataset = loop.load_data(config)
     parts = build.parts(config, (8, 8, 1))
     mesh = backend.data_mesh(16)
-    evaluate = training.make_evaluation(parts, config, mesh, examples=1000)
+    evaluate = training_step.make_evaluation(parts, config, mesh, examples=1000)
     assert evaluate.examples == 1008
-    state = training.init_state(parts, 0)
+    state = training_step.init_state(parts, 0)
     found = evaluate(state.params, dataset.train.images, None)
     assert found.mse.shape == found.logsnr.shape == (1008,)
     levels = np.unique(found.logsnr)

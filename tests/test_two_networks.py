@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 import tada_jax
-from tada_jax import build, generate, loop, two_networks
-from tada_jax.errors import UserError
+from tada_jax.setup import build
+from tada_jax.study import samples as sample_files
+from tada_jax.study import two_networks
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop
 from tests import tiny
 
 
@@ -58,7 +61,7 @@ def test_more_images_than_a_batch_change_nothing(runs, images):
 def test_who_draws_everything_or_nothing_is_who_draws(runs):
     pair = two_networks.Pair(*runs)
     draw = two_networks.make_exchange(pair, runs[0].mesh, batch_size=8)
-    sampler = generate.make_sampler(pair.parts, runs[0].mesh, batch_size=8)
+    sampler = sample_files.make_sampler(pair.parts, runs[0].mesh, batch_size=8)
     base, other = (sampler(p, range(5), seed=2) for p in pair.params)
     assert (base != other).any()
     np.testing.assert_array_equal(draw("base", 0.0, 0.0, 5, 2), base)

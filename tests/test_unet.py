@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tada_jax import unet
+from tada_jax.model import unet
 
 
 def tiny(**options):

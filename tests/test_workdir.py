@@ -9,8 +9,8 @@ import pytest
 
 import tada_jax
 from configs import base
-from tada_jax import loop, workdir
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
+from tada_jax.training import loop, workdir
 from tests import tiny
 
 DATA = pathlib.Path(__file__).parent / "data"

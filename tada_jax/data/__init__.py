@@ -9,16 +9,8 @@ import importlib
 
 import numpy as np
 
-from tada_jax.data.base import (
-    FITS,
-    MAX_PIXELS,
-    UNREADABLE,
-    Dataset,
-    Options,
-    Reading,
-    Split,
-)
-from tada_jax.errors import UserError
+from tada_jax.data.base import FITS, MAX_PIXELS, UNREADABLE, Dataset, Options, Reading, Split
+from tada_jax.system.errors import UserError
 
 __all__ = ["FITS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest
-from tada_jax.errors import UserError
-from tada_jax.logs import Progress
-from tada_jax.paths import expanded
+from tada_jax.system.errors import UserError
+from tada_jax.system.logs import Progress
+from tada_jax.system.paths import expanded
 
 IMAGES = ("images", "x_train", "train_images", "x", "arr_0")
 LABELS = ("labels", "y_train", "train_labels", "y", "label", "arr_1")

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from tada_jax.errors import UserError
-from tada_jax.paths import cache_dir
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import cache_dir
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from absl import logging
 
 from tada_jax.data import cifar10_files, download, prepared
 from tada_jax.data.base import Dataset, Options, Split
-from tada_jax.errors import UserError
-from tada_jax.paths import cache_dir, expanded
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import cache_dir, expanded
 
 # The binary format: the same images as the Python one, and no pickles.
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

@@ -8,8 +8,8 @@ import re
 import numpy as np
 
 from tada_jax.data.base import Dataset
-from tada_jax.errors import UserError
-from tada_jax.paths import to_json, write_whole
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import to_json, write_whole
 
 FILE = "classes.json"  # in the folder of a run
 _SHOWN = 8  # names in an error or a piece of advice

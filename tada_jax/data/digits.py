@@ -6,7 +6,7 @@ import numpy as np
 
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
 
 _FILE = "digits.npz"
 _FORMAT_VERSION = "1"  # of the kept file

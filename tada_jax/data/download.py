@@ -12,7 +12,7 @@ import urllib.request
 
 from absl import logging
 
-from tada_jax.paths import cache_dir
+from tada_jax.system.paths import cache_dir
 
 _REACH_SECONDS = 5
 _STALL_SECONDS = 30

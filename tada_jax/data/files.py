@@ -4,7 +4,7 @@ import pathlib
 
 from tada_jax.data import arrays, folder
 from tada_jax.data.base import Dataset, Options
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
 
 
 def load(options: Options) -> Dataset:

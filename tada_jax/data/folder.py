@@ -26,9 +26,9 @@ import PIL
 from tada_jax.data import classes, images
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
-from tada_jax.errors import UserError
-from tada_jax.logs import Progress
-from tada_jax.paths import expanded, to_json
+from tada_jax.system.errors import UserError
+from tada_jax.system.logs import Progress
+from tada_jax.system.paths import expanded, to_json
 
 MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
 

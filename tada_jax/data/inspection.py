@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from tada_jax import logs
 from tada_jax.data import classes
 from tada_jax.data.base import Dataset, Split
 from tada_jax.data.cache import digest
+from tada_jax.system import logs
 
 CHUNK = 1024  # images that are looked at together, ...
 CHUNK_BYTES = 2**24  # ... if they are small enough

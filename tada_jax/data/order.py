@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax.errors import UserError
+from tada_jax.system.errors import UserError
 
 ORDERS = ("shuffled", "balanced")
 

@@ -9,8 +9,8 @@ import pathlib
 import numpy as np
 
 from tada_jax.data.base import Split
-from tada_jax.errors import UserError
-from tada_jax.paths import expanded
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import expanded
 
 
 def data_dir() -> pathlib.Path:

@@ -9,8 +9,8 @@ import numpy as np
 from tada_jax.data import arrays, prepared
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest, digest_of_file
-from tada_jax.errors import UserError
-from tada_jax.paths import expanded, to_json
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import expanded, to_json
 
 
 def load(options: Options) -> Dataset:

@@ -18,10 +18,11 @@ import optax
 from flax import linen as nn
 from flax import serialization
 
-from tada_jax import methods, sampling
+from tada_jax import methods
 from tada_jax.augment import augment_batch
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.metrics import neither
+from tada_jax.model import solvers
 
 WIDTH = 128  # of the features
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1000, 128, 2e-3, 0.05, 0.2
@@ -135,7 +136,7 @@ def leak_view(rng, x, kind, method):
     So the judge looks at shapes and colours, and not at the texture of a resampling or a network.
     """
     rng_view, rng_noise = jax.random.split(rng)
-    x = sampling.to_uint8(unnoised_view(rng_view, x, kind, method))
+    x = solvers.to_uint8(unnoised_view(rng_view, x, kind, method))
     return noisy(rng_noise, x.astype(jnp.float32) / 127.5 - 1.0)
 
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import PIL
 
-from tada_jax import backend
 from tada_jax.data.cache import digest, digest_of_rows, load_cached
-from tada_jax.errors import UserError
-from tada_jax.paths import expanded
+from tada_jax.system import backend
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -208,7 +208,7 @@ def denoising_gap(train, test, width=2.0, fewest=10):
     """Held-out minus training loss by log SNR: what the network knows of its images alone.
 
     Args:
-      train, test: `training.Evaluation`s under the same noise levels.
+      train, test: `step.Evaluation`s under the same noise levels.
       width: of the bins, nats.
       fewest: images on either side; bins with fewer are left out.
 

@@ -15,8 +15,8 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from tada_jax.errors import UserError
-from tada_jax.paths import expanded
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import expanded
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how the older layout begins
 _DTYPES = {

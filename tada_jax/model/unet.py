@@ -1,0 +1,360 @@
+"""The ADM U-Net (Dhariwal & Nichol 2021, "Diffusion Models Beat GANs"), in flax.linen.
+
+The only file that knows flax.linen; everything else sees `network.apply(params, z, t)`.
+Parameters are float32. Computation may be bfloat16, but normalisation and softmax are float32.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tada_jax.model import layers
+
+# PyTorch's default for convolutions and linear layers, which ADM inherits (its biases, drawn from
+# the same interval there, start at zero here).
+fan_in_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def timestep_embedding(t, dim):
+    """Sinusoidal embedding [B] -> float32 [B, dim], cosines first, periods from 2 pi to 2e4 pi.
+
+    Of an odd `dim` it has dim - 1 entries.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-np.log(1e4) / half * jnp.arange(half, dtype=jnp.float32))
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class Conv(nn.Module):
+    """A convolution padded to keep the size (at stride 1); `zero` starts it at zero.
+
+    With `upsample` it is that of the image enlarged twice by nearest neighbour; only for size 3.
+    """
+
+    features: int
+    size: int
+    dtype: Any
+    zero: bool = False
+    strides: int = 1
+    upsample: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        init = nn.initializers.zeros if self.zero else fan_in_uniform
+        kernel = self.param("kernel", init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.upsample and layers.on_cpu():
+            return layers.upsampled_convolution(x, kernel) + bias
+        x = layers.upsample(x) if self.upsample else x
+        return layers.convolution(x, kernel, strides=self.strides) + bias
+
+
+class Dense(nn.Module):
+    """A linear layer; `zero` starts it at zero."""
+
+    features: int
+    dtype: Any
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.zeros if self.zero else fan_in_uniform
+        kernel = self.param("kernel", init, (x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return layers.linear(x.astype(self.dtype), kernel) + bias
+
+
+class Norm(nn.Module):
+    """GroupNorm in float32 and perhaps SiLU, returned in the type of the input.
+
+    The scale and shift of `modulation` [B,2C] come on top of those that are learnt.
+    """
+
+    groups: int
+    silu: bool = True
+
+    @nn.compact
+    def __call__(self, x, modulation=None):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        shift = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        if modulation is not None:
+            more, offset = jnp.split(modulation, 2, axis=-1)
+            scale, shift = scale * (1.0 + more), shift * (1.0 + more) + offset
+        return layers.group_norm(x, scale, shift, groups=self.groups, silu=self.silu)
+
+
+class ResBlock(nn.Module):
+    """Residual block with scale-shift conditioning, optionally resampling both of its paths."""
+
+    features: int
+    groups: int
+    dropout: float
+    dtype: Any
+    resample: str = "none"  # "none", "down" or "up"
+
+    @nn.compact
+    def __call__(self, x, emb, deterministic):
+        h = Norm(self.groups, name="norm_in")(x)
+        up, down = self.resample == "up", self.resample == "down"
+        h = layers.downsample(h) if down else h
+        h = Conv(self.features, 3, self.dtype, upsample=up, name="conv_in")(h)
+        x = layers.downsample(x) if down else layers.upsample(x) if up else x
+
+        scale_shift = Dense(2 * self.features, jnp.float32, name="emb")(nn.silu(emb))
+        h = Norm(self.groups, name="norm_out")(h, scale_shift)
+        if self.dropout and not deterministic:
+            h = layers.dropout(self.make_rng("dropout"), h, self.dropout)
+        h = Conv(self.features, 3, self.dtype, zero=True, name="conv_out")(h)
+
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, self.dtype, name="skip")(x)
+        return x + h
+
+
+class Heads(nn.Module):
+    """The projection to q, k and v, and their attention: tokens [B,T,C] -> [B,T,C]."""
+
+    head_channels: int
+    order: str
+
+    @nn.compact
+    def __call__(self, tokens):
+        c = tokens.shape[-1]
+        kernel = self.param("kernel", fan_in_uniform, (c, 3 * c))
+        bias = self.param("bias", nn.initializers.zeros, (3 * c,))
+        return layers.self_attention(
+            tokens, kernel, bias, head_channels=self.head_channels, order=self.order
+        )
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, with heads of `head_channels` channels."""
+
+    head_channels: int
+    groups: int
+    order: str  # channel order of qkv: "legacy" (heads, qkv, ch) or "new" (qkv, heads, ch)
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        b, h, w, c = x.shape
+        tokens = Norm(self.groups, silu=False, name="norm")(x).reshape(b, h * w, c)
+        y = Heads(self.head_channels, self.order, name="qkv")(tokens)
+        y = Dense(c, self.dtype, zero=True, name="proj")(y)
+        return x + y.reshape(b, h, w, c)
+
+
+class Downsample(nn.Module):
+    """Plain downsampling by a strided convolution, for `resblock_updown=False`."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, emb, deterministic):
+        del emb, deterministic
+        return Conv(self.features, 3, self.dtype, strides=2, name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Plain upsampling: nearest neighbour, then a convolution."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, emb, deterministic):
+        del emb, deterministic
+        return Conv(self.features, 3, self.dtype, upsample=True, name="conv")(x)
+
+
+class UNet(nn.Module):
+    """ADM: z_t [B,H,W,C], t [B] -> [B,H,W,out_channels], float32.
+
+    Attributes:
+      out_channels: C, or 2C for a learned variance.
+      channels: unit of the widths; the embedding of t has four times as many.
+      channel_mult: width of each level in units of `channels`, 0.5 too; one level halves the size.
+      num_res_blocks: residual blocks a level (one more on the way up).
+      attention_resolutions: sides in pixels (the larger one, for images that are not square) of
+        the levels with self-attention; the middle block always has one.
+      head_channels: channels of one attention head.
+      resblock_updown: resample inside residual blocks rather than by plain layers.
+      attention_order: channel order of qkv, "legacy" (ADM's default) or "new".
+      norm_groups: groups of every GroupNorm.
+      dropout: rate in the residual blocks.
+      num_classes: 0 for an unconditional network.
+      condition_size: length of a vector that it is told besides, as how an image was augmented; 0
+        for none. It enters as in EDM (Karras et al. 2022, appendix F.2), by a layer without bias
+        that starts at zero, so that zeros say nothing.
+      dtype: of the computation, "float32" or "bfloat16".
+      remat: recompute the activations of every block in the backward pass, to save memory.
+    """
+
+    out_channels: int
+    channels: int = 64
+    channel_mult: Sequence[int] = (1, 2, 3, 4)
+    num_res_blocks: int = 1
+    attention_resolutions: Sequence[int] = (16,)
+    head_channels: int = 64
+    resblock_updown: bool = True
+    attention_order: str = "legacy"
+    norm_groups: int = 32
+    dropout: float = 0.0
+    num_classes: int = 0
+    condition_size: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, z, t, labels=None, condition=None, *, deterministic=True):
+        """Predicts from z_t.
+
+        Args:
+          z: noisy images [B,H,W,C].
+          t: timesteps [B], or whatever else tells the noise level.
+          labels: classes, int [B], if and only if `num_classes` > 0; -1 for no class.
+          condition: float [B,condition_size]; None for zeros.
+          deterministic: False to drop units out (needs the rng "dropout").
+
+        Raises:
+          ValueError: if a level cannot halve H or W, or widths do not divide by groups or heads.
+        """
+        self.check(z.shape[1:3])
+        if (labels is not None) != (self.num_classes > 0):
+            raise ValueError("labels must be given if and only if num_classes > 0")
+        if condition is not None and condition.shape[-1] != self.condition_size:
+            raise ValueError(f"condition has {condition.shape[-1]} entries, not condition_size")
+        dtype = jnp.dtype(self.dtype)
+        block, attention = ResBlock, Attention
+        if self.remat:
+            block = nn.remat(ResBlock, static_argnums=(3,))
+            attention = nn.remat(Attention)
+
+        def res(h, features, name, resample="none"):
+            layer = block(features, self.norm_groups, self.dropout, dtype, resample, name=name)
+            return layer(h, emb, deterministic)
+
+        def attend(h, name):
+            order = self.attention_order
+            return attention(self.head_channels, self.norm_groups, order, dtype, name=name)(h)
+
+        def change_size(h, features, direction, name):
+            if self.resblock_updown:
+                return res(h, features, name, direction)
+            layer = {"down": Downsample, "up": Upsample}[direction]
+            return layer(features, dtype, name=name)(h, emb, deterministic)
+
+        def has_attention(h):
+            return max(h.shape[1:3]) in self.attention_resolutions
+
+        # As in ADM, the embedding and the output stay float32: an 8-bit eps_hat would be amplified
+        # by 1/alpha at the noisy end.
+        emb = timestep_embedding(t, self.channels)
+        if self.condition_size:
+            told = jnp.zeros((len(z), self.condition_size)) if condition is None else condition
+            zeros = nn.initializers.zeros
+            width = emb.shape[-1]  # one less than odd `channels`
+            told_in = nn.Dense(width, use_bias=False, kernel_init=zeros, name="condition_in")
+            emb = emb + told_in(told)
+        emb = nn.silu(Dense(4 * self.channels, jnp.float32, name="time_in")(emb))
+        emb = Dense(4 * self.channels, jnp.float32, name="time_out")(emb)
+        if self.num_classes:
+            normal = nn.initializers.normal(1.0)
+            embed = nn.Embed(self.num_classes, 4 * self.channels, embedding_init=normal)
+            known = (labels >= 0)[:, None]
+            emb = emb + jnp.where(known, embed(jnp.maximum(labels, 0)), 0.0)
+
+        h = Conv(self.width(0), 3, dtype, name="conv_in")(z.astype(dtype))
+        skips = [h]
+        last = len(self.channel_mult) - 1
+        for level in range(last + 1):
+            features = self.width(level)
+            for i in range(self.num_res_blocks):
+                h = res(h, features, f"down{level}_res{i}")
+                if has_attention(h):
+                    h = attend(h, f"down{level}_attn{i}")
+                skips.append(h)
+            if level != last:
+                h = change_size(h, features, "down", f"down{level}_down")
+                skips.append(h)
+
+        h = res(h, features, "mid_res0")
+        h = attend(h, "mid_attn")
+        h = res(h, features, "mid_res1")
+
+        for level in reversed(range(last + 1)):
+            features = self.width(level)
+            for i in range(self.num_res_blocks + 1):
+                h = res(jnp.concatenate([h, skips.pop()], -1), features, f"up{level}_res{i}")
+                if has_attention(h):
+                    h = attend(h, f"up{level}_attn{i}")
+            if level:
+                h = change_size(h, features, "up", f"up{level}_up")
+
+        h = Norm(self.norm_groups, name="norm_out")(h.astype(jnp.float32))
+        return Conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")(h)
+
+    def width(self, level):
+        """Channels of a level; those of the first are the stem's too, as in ADM.
+
+        Raises:
+          ValueError: if they are no whole number.
+        """
+        width = self.channel_mult[level] * self.channels
+        if width != int(width) or width < 1:
+            raise ValueError(
+                f"channel_mult={tuple(self.channel_mult)} gives a level of {width:g} channels with "
+                f"channels={self.channels}: choose factors that give whole widths"
+            )
+        return int(width)
+
+    def check(self, size):
+        """Raises ValueError if images of `size` (H, W) or these widths cannot be processed."""
+        factor = 2 ** (len(self.channel_mult) - 1)
+        if any(side % factor for side in size):
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} pixels do not fit channel_mult="
+                f"{tuple(self.channel_mult)}: with {len(self.channel_mult)} levels, height and "
+                f"width must be multiples of {factor}; use fewer levels or another size"
+            )
+        sides = [max(size) // 2**level for level in range(len(self.channel_mult))]
+        last = len(sides) - 1
+        for level, side in enumerate(sides):
+            width = self.width(level)
+            must_divide = ["norm_groups"]
+            if side in self.attention_resolutions or level == last:
+                must_divide.append("head_channels")
+            for name in must_divide:
+                if width % getattr(self, name):
+                    raise ValueError(
+                        f"a level of {width} channels does not divide by {name}="
+                        f"{getattr(self, name)}; change channels={self.channels} or {name}"
+                    )
+
+
+def with_condition(params, like):
+    """The same network for another length of its `condition`, which then says nothing.
+
+    Args:
+      params: of a `UNet`.
+      like: a pytree of arrays or shapes as of the network that is wanted, for its `condition_in`;
+        None for a network without one.
+    """
+    own = {name: value for name, value in params["params"].items() if name != "condition_in"}
+    if like is not None and "condition_in" in like["params"]:
+        wanted = like["params"]["condition_in"]
+        own["condition_in"] = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), wanted)
+    return {**params, "params": own}
+
+
+def count_parameters(params):
+    """Total number of parameters in a pytree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

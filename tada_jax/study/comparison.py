@@ -1,0 +1,470 @@
+"""`--mode=compare`: methods x numbers of training images x seeds, each an ordinary run, measured.
+
+Every cell of the grid is a folder `<workdir>/<method>-n<images>-seed<seed>` that `--mode=train` and
+`--mode=evaluate` would have made alike. Cells that are finished are not run again, so the same
+command continues a grid, or adds methods, sizes and seeds to it. The result: `table.md`,
+`comparison.json`, and `figures.html`, one file with everything that is needed to trust it.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from tada_jax.metrics import intervals, judge
+from tada_jax.metrics.judge import MEASURES
+from tada_jax.setup import build, limits
+from tada_jax.study import evaluation
+from tada_jax.system import backend, logs
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import to_json, write_whole
+from tada_jax.training import loop
+from tada_jax.training import workdir as workdirs
+
+IMAGES = ("train_digest", "held_out_digest", "pool_digest")  # of a protocol
+
+# What the tables show; the JSON and the report's appendix have everything.
+HEADLINES = (
+    "fd/held_out",
+    "kid/held_out",
+    "precision/held_out",
+    "recall/held_out",
+    "leak",
+    "neither",
+    "copies",
+    "copy_margin",
+    "authentic",
+    "c_t",
+    "gap",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+      method: as the user wrote it, as "tada" or "constant:0.3".
+      size: number of training images; None for all.
+      seed: of everything random but the samples.
+      config: the run's.
+      workdir: its folder.
+    """
+
+    method: str
+    size: int | None
+    seed: int
+    config: Any
+    workdir: pathlib.Path
+
+    @property
+    def title(self):
+        """In words."""
+        images = "all images" if self.size is None else f"{self.size:,} images"
+        return f"{self.method}, {images}, seed {self.seed}"
+
+
+def grid(config, workdir):
+    """The cells that a configuration asks for, all methods and sizes of one seed after the other.
+
+    Raises:
+      UserError: for a method, size or seed that cannot be.
+    """
+    c, path, cells = config.compare, workdirs.absolute(workdir), []
+    if not (c.methods and c.seeds):
+        raise UserError("config.compare: needs at least one of methods and one of seeds")
+    kinds = {"methods": str, "train_sizes": int, "seeds": int}
+    for field, kind in kinds.items():
+        for value in c[field]:
+            if not isinstance(value, kind):
+                what = "names" if kind is str else "whole numbers"
+                raise UserError(f"config.compare.{field}: {value!r} cannot be, they are {what}")
+    sizes = tuple(c.train_sizes) or (config.data.train_size,)
+    for seed, size, method in itertools.product(c.seeds, sizes, c.methods):
+        own = _of_method(config, method)
+        own.seed, own.data.train_size = seed, size
+        limits.check(own)
+        images = "all" if size is None else size
+        folder = f"{method.replace(':', '')}-n{images}-seed{seed}"
+        cells.append(Cell(method, size, seed, own.lock(), path / folder))
+    if len({cell.workdir for cell in cells}) < len(cells):
+        raise UserError("config.compare: a method, size or seed is listed twice")
+    return cells
+
+
+def _of_method(config, method):
+    """The configuration of the runs that `config.compare.methods` calls so, unlocked."""
+    own = config.copy_and_resolve_references()
+    if method in config.compare.variants:
+        own.lock()  # so that a mistyped field is an error, and not a new one
+        try:
+            own.update(config.compare.variants[method].to_dict())
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            reason = " ".join(str(e.args[0] if e.args else e).split())
+            raise UserError(f"config.compare.variants.{method}: {reason}") from e
+        return own.unlock()
+    name, _, strength = method.partition(":")
+    if name not in build.METHODS or (strength and name != "constant"):
+        known = ", ".join((*build.METHODS, *config.compare.variants))
+        raise UserError(
+            f"config.compare.methods: {method!r} is unknown, choose of {known}, or constant:0.3 "
+            "for that strength"
+        )
+    own = own.unlock()
+    own.method = name
+    try:
+        own.constant_strength = float(strength) if strength else own.constant_strength
+    except ValueError as e:
+        raise UserError(f"config.compare.methods: {method!r} has no number after :") from e
+    return own
+
+
+def compare(config, workdir, *, extractor=None, say=print):
+    """Runs what is missing of a grid, and writes the tables and the report.
+
+    Args:
+      config: of the runs; its section `compare` spans the grid.
+      workdir: folder of the grid.
+      extractor: as of `evaluation.evaluate`.
+      say: called with lines of text about the progress.
+
+    Returns:
+      The path of report.html.
+
+    Raises:
+      UserError: for a grid that cannot be; or, after all the others have been run, if a cell
+        failed.
+      KeyboardInterrupt: if it was told to stop; the same call continues.
+    """
+    from tada_jax.study import comparison_report
+
+    cells, path = grid(config, workdir), workdirs.absolute(workdir)
+    digests = digests_of(cells)
+    _check_images(cells, digests)
+    results, failures = {}, {}
+    for number, cell in enumerate(cells, 1):
+        found = finished(cell, digests[cell], extractor, say)
+        if found is None:
+            say(f"cell {number} of {len(cells)}: {cell.title}")
+            try:
+                found = _run(cell, extractor, say)
+            except UserError as e:
+                if not results:
+                    raise  # most likely all would fail
+                failures[cell.title] = str(e)
+                say(f"failed: {e}")
+                continue
+            say(_in_a_line(found))
+        results[cell] = found
+        if cells[number:] and cells[number].seed != cell.seed and backend.is_first():
+            comparison_report.write(path, config, results, failures)
+    if backend.is_first():
+        comparison_report.write(path, config, results, failures)
+    say(f"\n{markdown(results)}")
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(cells)} cells failed ({'; '.join(failures)}), see "
+            f"{path / 'report.html'}: the same command tries them again"
+        )
+    return path / "report.html"
+
+
+def digests_of(cells):
+    """{cell: digests of its images, and their shape}; every data set is read once.
+
+    Raises:
+      UserError: if one cannot be had, or has too few held-out images.
+    """
+    found, known = {}, {}
+    for cell in cells:
+        key = to_json((cell.config.data.to_dict(), cell.seed), sort_keys=True)
+        if key not in known:
+            dataset = loop.load_data(cell.config)
+            judge.check(dataset)
+            pool = loop.pool_of(cell.config, dataset)
+            shape = dataset.train.images.shape[1:]
+            known[key] = evaluation.data_digests(dataset, pool) | {"shape": shape}
+        found[cell] = known[key]
+    return found
+
+
+def _check_images(cells, digests):
+    """Refuses a grid whose cells do not compare, and folders with results of other images.
+
+    Raises:
+      UserError: naming the cells.
+    """
+    first = {}
+    for cell in cells:
+        mine, other = digests[cell], first.setdefault((cell.size, cell.seed), cell)
+        theirs = digests[other]
+        if mine["shape"] != theirs["shape"]:
+            shapes = [" x ".join(map(str, each["shape"])) for each in (theirs, mine)]
+            raise UserError(
+                f"config.compare: {other.title} has images of {shapes[0]} and {cell.title} of "
+                f"{shapes[1]}: their distances have other scales, compare them in grids of their "
+                "own"
+            )
+        if mine != theirs:
+            raise UserError(
+                f"config.compare: {other.title} and {cell.title} are of different images, so that "
+                "their numbers do not compare: use grids of their own"
+            )
+    for cell in cells:
+        for file in sorted(cell.workdir.glob("evaluation/*/metrics.json")):
+            result = evaluation.read_result(file.parent)
+            if result is None or "train_digest" not in result.protocol:
+                continue
+            if any(result.protocol.get(key) != digests[cell][key] for key in IMAGES):
+                raise UserError(
+                    f"{cell.workdir} holds results of other images than those that the "
+                    "configuration names: restore them, or choose another --workdir"
+                )
+
+
+def finished(cell, digests, extractor=None, say=print):
+    """The `evaluation.Result` of a cell, if it was trained to its end and measured as asked.
+
+    Args:
+      cell: a `Cell`.
+      digests: of its images, as of `evaluation.data_digests`.
+      extractor: as of `evaluation.evaluate`.
+      say: called with a line of text where numbers that are there do not count.
+
+    Returns:
+      None unless the images, the step, the settings, the extractor and the code are the same.
+    """
+    files = sorted(cell.workdir.glob("evaluation/*/metrics.json"))
+    if not files:
+        return None
+    named = evaluation.extractor_digest(cell.config, extractor)
+    wanted = {
+        **{key: digests[key] for key in IMAGES},
+        "step": cell.config.train.total_steps,
+        "settings": evaluation.settings(cell.config),
+        "extractor_digest": named,
+        "measured_by": evaluation.measured_by(),
+    }
+    for file in files:
+        result = evaluation.read_result(file.parent)
+        if result is None:
+            continue
+        same = {key for key, value in wanted.items() if result.protocol.get(key) == value}
+        if len(same) == len(wanted) and named is not None:
+            workdirs.check_same(cell.config, cell.workdir)
+            return result
+        if {"step", "settings"} <= same:
+            why = "of another version, or say not of which images"
+            if named is None:
+                why = "by an extractor that states no version"
+            say(f"{cell.title}: its numbers are {why}, and are measured again; it is not retrained")
+    return None
+
+
+def _run(cell, extractor, say):
+    """Trains a cell to its end, measures it, and adds up the time that it took."""
+    mark, clock = time.monotonic(), cell.workdir / "seconds.json"
+    try:
+        state = loop.train(cell.config, cell.workdir)
+        if int(state.step) < cell.config.train.total_steps:
+            raise KeyboardInterrupt
+        return evaluation.evaluate(cell.config, cell.workdir, extractor=extractor, say=say)
+    finally:
+        jax.clear_caches()  # every run compiles anew, from the cache on disk
+        if backend.is_first() and cell.workdir.is_dir():
+            write_whole(clock, to_json(seconds_spent(cell) + time.monotonic() - mark) + "\n")
+
+
+def seconds_spent(cell):
+    """On a cell, over all its sessions."""
+    try:
+        return float(json.loads((cell.workdir / "seconds.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return 0.0
+
+
+def _in_a_line(result):
+    shown = [key for key in ("fd/held_out", "leak", "copies") if key in result.numbers]
+    return ", ".join(
+        f"{MEASURES[key.partition('/')[0]].title} "
+        f"{evaluation.printed(key, result.numbers[key].value)}"
+        for key in shown
+    )
+
+
+# The tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A measure over the seeds of a method and size.
+
+    Attributes:
+      values: float64 [seeds], in the order of the seeds.
+      seeds: of them.
+    """
+
+    values: np.ndarray
+    seeds: tuple[int, ...]
+
+    @property
+    def mean(self):
+        """Over the seeds."""
+        return float(self.values.mean())
+
+    @property
+    def deviation(self):
+        """Standard deviation over the seeds (ddof 1); NaN with one."""
+        return float(self.values.std(ddof=1)) if len(self.values) > 1 else float("nan")
+
+
+def summaries(results, key):
+    """{(method, size): Summary} of a measure, leaving out what has no finite value."""
+    grouped = {}
+    for cell, result in results.items():
+        number = result.numbers.get(key)
+        if number is not None and np.isfinite(number.value):
+            grouped.setdefault((cell.method, cell.size), []).append((cell.seed, number.value))
+    return {
+        group: Summary(np.array([v for _, v in pairs]), tuple(s for s, _ in pairs))
+        for group, pairs in grouped.items()
+    }
+
+
+def paired_differences(results, key, method, other, size):
+    """Differences method - other at equal seeds, which share data, initialisation and noise.
+
+    Returns:
+      (differences float64 [seeds], 95% bootstrap interval of their mean, over the seeds, or None
+      with a single one); None where no seed has both.
+    """
+    found = summaries(results, key)
+    if (method, size) not in found or (other, size) not in found:
+        return None
+    a, b = (dict(zip(found[m, size].seeds, found[m, size].values)) for m in (method, other))
+    images = {
+        (cell.method, cell.seed): [result.protocol.get(key) for key in IMAGES]
+        for cell, result in results.items()
+        if cell.size == size
+    }
+    both = [s for s in a if s in b and images[method, s] == images[other, s]]
+    if not both:
+        return None
+    differences = np.array([a[seed] - b[seed] for seed in both])
+    interval = intervals.resampled(np.mean, differences) if len(both) > 1 else None
+    return differences, interval
+
+
+def methods_and_sizes(results):
+    """The methods and the sizes of results, in their order."""
+    unique = lambda values: list(dict.fromkeys(values))  # noqa: E731
+    return unique(cell.method for cell in results), unique(cell.size for cell in results)
+
+
+def headlines(results):
+    """Those of `HEADLINES` that were measured."""
+    return [key for key in HEADLINES if summaries(results, key)]
+
+
+def cell_text(key, summary):
+    """Mean and standard deviation over the seeds as text."""
+    mean = evaluation.printed(key, summary.mean)
+    deviation = summary.deviation
+    return mean if np.isnan(deviation) else f"{mean} ± {evaluation.printed(key, deviation)}"
+
+
+def title_of(key):
+    """A measure's title with its reference, and which values are better."""
+    name, _, reference = key.partition("/")
+    against = {"held_out": ", held out", "train": ", train", "all": ", all"}.get(reference, "")
+    return f"{MEASURES[name].title}{against}"
+
+
+def reference_method(methods):
+    """The method that the others are compared with."""
+    return "tada" if "tada" in methods else methods[-1]
+
+
+def markdown(results):
+    """Tables of means ± standard deviations, and of paired differences."""
+    methods, sizes = methods_and_sizes(results)
+    keys, lines = headlines(results), []
+    seeds = sorted({cell.seed for cell in results})
+    for size in sizes:
+        images = "all" if size is None else f"{size:,}"
+        lines += [
+            f"**{images} training images**, mean ± standard deviation over the seeds "
+            f"{', '.join(map(str, seeds))}",
+            "",
+            "| | " + " | ".join(methods) + " | real images | better |",
+            "|---" * (len(methods) + 3) + "|",
+        ]
+        for key in keys:
+            found = summaries(results, key)
+            cells = [cell_text(key, found[m, size]) if (m, size) in found else "" for m in methods]
+            real = real_images(results, key, size)
+            shown = "" if real is None else evaluation.printed(key, real)
+            better = MEASURES[key.partition("/")[0]].better
+            lines.append(f"| {title_of(key)} | {' | '.join(cells)} | {shown} | {better} |")
+        lines.append("")
+    return "\n".join(lines + _markdown_differences(results, methods, sizes, keys))
+
+
+def real_images(results, key, size):
+    """What real images score, averaged over the seeds; None where that makes no sense."""
+    values = {
+        cell.seed: result.numbers[key].real
+        for cell, result in results.items()
+        if cell.size == size and key in result.numbers and result.numbers[key].real is not None
+    }
+    return float(np.mean(list(values.values()))) if values else None
+
+
+def _markdown_differences(results, methods, sizes, keys):
+    base = reference_method(methods)
+    others = [method for method in methods if method != base]
+    if not others:
+        return []
+    lines = [
+        f"**Paired differences**, {base} minus the other at equal seeds, with a 95% bootstrap "
+        "interval over the seeds (with three of them, hardly more than their range)",
+        "",
+        "| images | | " + " | ".join(f"{base} - {other}" for other in others) + " |",
+        "|---" * (len(others) + 2) + "|",
+    ]
+    for size, key in itertools.product(sizes, keys):
+        cells = [difference_text(results, key, base, other, size) for other in others]
+        images = "all" if size is None else f"{size:,}"
+        lines.append(f"| {images} | {title_of(key)} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def difference_text(results, key, method, other, size):
+    """A paired difference as text, as "-1.2 [-2.0, -0.5]"."""
+    found = paired_differences(results, key, method, other, size)
+    if found is None:
+        return ""
+    differences, interval = found
+    show = lambda value: evaluation.printed(key, value)  # noqa: E731
+    text = show(differences.mean())
+    return text if interval is None else f"{text} [{show(interval[0])}, {show(interval[1])}]"
+
+
+def curves(results, key):
+    """{(method, size): (steps, float64 [seeds, steps])} of a scalar of metrics.jsonl."""
+    grouped = {}
+    for cell in results:
+        points = {line["step"]: line[key] for line in logs.read(cell.workdir) if key in line}
+        if points:
+            grouped.setdefault((cell.method, cell.size), []).append(points)
+    found = {}
+    for group, runs in grouped.items():
+        steps = sorted(set.intersection(*(set(points) for points in runs)))
+        values = np.array([[points[step] for step in steps] for points in runs])
+        found[group] = (np.array(steps), values)
+    return found

@@ -1,0 +1,479 @@
+"""Checkpoints of a run; the only file that knows orbax."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tada_jax.data.cache import digest
+from tada_jax.system import quiet
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import to_json
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or does not hold what was saved; says why in a line."""
+
+
+@jax.jit
+def fingerprints(tree):
+    """A sum over the bits of every leaf, uint32 [leaves], in the order of `jax.tree.leaves`.
+
+    The words of an array are multiplied by odd numbers that depend on their place, and added modulo
+    2^32: exact in whatever order, so equal on any number of devices. Any single changed word, and
+    almost any other change, gives another sum.
+    """
+
+    def of(leaf):
+        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        words = jax.lax.bitcast_convert_type(leaf, unsigned).reshape(-1).astype(jnp.uint32)
+        places = jnp.arange(words.size, dtype=jnp.uint32)
+        return jnp.sum(words * (2 * places + 1), dtype=jnp.uint32)
+
+    return jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def fingerprint(array, block=2**22):
+    """The same of one array on the host, a number."""
+    array = np.ascontiguousarray(array)
+    words, total = array.reshape(-1).view(f"u{array.dtype.itemsize}"), 0
+    for start in range(0, words.size, block):
+        some = words[start : start + block].astype(np.uint32)
+        places = np.arange(start, start + some.size, dtype=np.uint32)
+        total += int(np.sum(some * (2 * places + 1), dtype=np.uint32))
+    return total % 2**32
+
+
+def _names(tree):
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+class Checkpoints:
+    """Saves and restores train states under `<workdir>/<folder>`, asynchronously.
+
+    The newest `keep` of them are kept (None: all), and the best. The state is any pytree of arrays;
+    `meta` is a small dict that goes with it as JSON. A save that was interrupted leaves no
+    checkpoint; one that was damaged later is found out when it is read.
+    """
+
+    def __init__(self, workdir, *, keep=2, metric="", read_only=False, folder="checkpoints"):
+        self.path = pathlib.Path(workdir).resolve() / folder
+        self._metric, self._open_for = metric, contextlib.ExitStack()
+        # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Preserved(keep, self._best_of),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+        )
+        quiet.orbax.enter()
+        self._open_for.callback(quiet.orbax.leave)
+        self._ranks = {}
+        self._open()
+
+    def _open(self):
+        path = self.path
+        if any(c in str(path) for c in _PATTERN):
+            if not self._options.create and not path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            path.mkdir(parents=True, exist_ok=True)
+            path = _alias(path, self._open_for)
+        self._manager = ocp.CheckpointManager(path, options=self._options)
+        self._ranks = {step: self._rank_of(step) for step in self._manager.all_steps()}
+
+    def reload(self):
+        """Looks again for checkpoints: another process may have saved some and deleted others."""
+        self._manager.reload()
+        self._ranks = {step: self._rank_of(step) for step in self._manager.all_steps()}
+
+    def _rank_of(self, step):
+        """{metric: number} of a checkpoint; {} where there is none, or it cannot be read."""
+        try:
+            return dict(self._described(step).get("rank") or self._rank_in_a_file(step))
+        except (Damaged, UserError, OSError, ValueError, TypeError):
+            return {}  # whoever restores the checkpoint will hear of it
+
+    def _rank_in_a_file(self, step):
+        """The same, of a checkpoint from before the ranks were saved with its description."""
+        file = self.path / str(step) / "metrics" / "metrics"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def steps(self):
+        """Steps of all checkpoints, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def latest_step(self):
+        """Step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def best_step(self):
+        """Step of the checkpoint with the smallest metric, the newest of equals; None without."""
+        return self._best_of(self._manager.all_steps())
+
+    def _best_of(self, steps):
+        """The same of some of the steps."""
+        ranks = {step: self._ranks.get(step, {}).get(self._metric) for step in steps}
+        ranks = {step: number for step, number in ranks.items() if number is not None}
+        return min(ranks, key=lambda step: (ranks[step], -step)) if ranks else None
+
+    def save(self, step, state, meta, metric=None):
+        """Starts saving in the background; the arrays may be donated right away.
+
+        Args:
+          step: names the checkpoint; one that exists is left as it is.
+          state: pytree of arrays.
+          meta: dict for JSON.
+          metric: the number by which the best checkpoint is chosen, the smaller the better.
+
+        Raises:
+          OSError: if this save, or the one before it, could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        sums = np.asarray(fingerprints(state)).tolist()
+        leaves = jax.tree.leaves(state)
+        table = {
+            name: [list(leaf.shape), leaf.dtype.name, number]
+            for name, leaf, number in zip(_names(state), leaves, sums)
+        }
+        usable = metric is not None and math.isfinite(metric)
+        rank = {self._metric: float(metric)} if usable else {}
+        whole = {"meta": meta, "leaves": table, "rank": rank}
+        self._ranks[step] = rank
+        with _disk_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave({**whole, "digest": _digest(whole)}),
+                ),
+                force=True,
+            )
+
+    def meta(self, step):
+        """The `meta` of a checkpoint.
+
+        Raises:
+          Damaged: if it cannot be read.
+        """
+        return self._described(step)["meta"]
+
+    def _described(self, step):
+        """What was saved beside the arrays.
+
+        Raises:
+          Damaged: if it cannot be read, or is not what was saved.
+        """
+        only = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        with _damage():
+            whole = dict(self._manager.restore(step, args=only).meta)
+            if whole.pop("digest", None) != _digest(whole):
+                raise ValueError("its description is not what was saved")
+            return whole
+
+    def restore(self, step, like, sharding):
+        """Reads the state of a checkpoint.
+
+        Args:
+          step: of the checkpoint.
+          like: a pytree of arrays or shapes with the structure of the state.
+          sharding: where the restored arrays are put, one for all or a pytree of them.
+
+        Raises:
+          Damaged: if it cannot be read, or is not what was saved.
+          UserError: if the state was that of another network or optimiser.
+        """
+        saved = self._described(step)["leaves"]
+        shapes = {name: (tuple(shape), dtype) for name, (shape, dtype, _) in saved.items()}
+        wanted = {n: (a.shape, a.dtype.name) for n, a in zip(_names(like), jax.tree.leaves(like))}
+        if shapes != wanted:
+            raise UserError(
+                f"the checkpoint of step {step} in {self.path} does not fit this configuration: "
+                f"{_difference(shapes, wanted)}; choose another --workdir, or the old configuration"
+            )
+        one = isinstance(sharding, jax.sharding.Sharding)
+        abstract = jax.tree.map(
+            lambda a, at: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=at),
+            like,
+            jax.tree.map(lambda _: sharding, like) if one else sharding,
+        )
+        with _damage():
+            only = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            state = self._manager.restore(step, args=only).state
+        for name, number in zip(_names(state), np.asarray(fingerprints(state)).tolist()):
+            if number != saved[name][2]:
+                raise Damaged(f"{name} is not what was saved")
+        return state
+
+    def verify(self, step, state):
+        """Waits for a save, reads it back to the host, and compares it bit for bit.
+
+        Args:
+          step: of the checkpoint.
+          state: what was saved, or the shapes of it.
+
+        Raises:
+          Damaged: if it is not there, or is not what was saved.
+          OSError: if it could not be written.
+        """
+        self.wait()
+        if not (self.path / str(step)).is_dir():
+            raise Damaged("nothing is there")
+        saved = self._described(step)["leaves"]
+        shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), state)
+        with _damage():
+            only = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+            read = self._manager.restore(step, args=only).state
+        for name, array in zip(_names(read), jax.tree.leaves(read)):
+            if fingerprint(array) != saved[name][2]:
+                raise Damaged(f"{name} is not what was saved")
+
+    def set_aside(self, step):
+        """Moves a checkpoint out of the way, to `<workdir>/damaged/<step>`; returns where.
+
+        In a run of several processes all of them call this.
+        """
+        self._manager.close()
+        target = self.path.parent / "damaged" / str(step)
+        if jax.process_index() == 0:
+            target = move_aside(self.path / str(step), self.path.parent)
+        ocp.multihost.sync_global_processes("set aside")
+        self._open()
+        return target
+
+    def wait(self):
+        """Waits until the last save is on disk.
+
+        Raises:
+          OSError: if it could not be written.
+        """
+        with _disk_errors():
+            self._manager.wait_until_finished()
+
+    def close(self):
+        """Frees the manager; waits for the last save, and keeps quiet if it fails."""
+        with contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
+        self._manager.close()
+        self._open_for.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preserved:
+    """Orbax's policy of what is kept: the newest `keep` (None: all), and the best."""
+
+    keep: int | None
+    best_of: Callable[[list[int]], int | None]
+
+    def should_preserve(self, checkpoints, *, context):
+        """Which of the checkpoints, the oldest first, are kept; a list of bool."""
+        oldest = 0 if self.keep is None else len(checkpoints) - self.keep
+        best = self.best_of([each.step for each in checkpoints])
+        return [i >= oldest or each.step == best for i, each in enumerate(checkpoints)]
+
+
+# Orbax looks for the parts of a save with the folder's path as a pattern of the shell.
+_PATTERN = "[]*?\\"
+
+
+def _alias(path, stack):
+    """Another path of a folder, without characters that mean something in a pattern.
+
+    Args:
+      path: of the folder, which exists.
+      stack: a `contextlib.ExitStack`, at whose end the alias goes.
+
+    Raises:
+      UserError: if there is no place for it.
+    """
+    try:
+        place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tada_jax.")))
+        (place / "checkpoints").symlink_to(path, target_is_directory=True)
+    except OSError as e:
+        raise UserError(
+            f"{path}: checkpoints cannot be saved under a name with one of {_PATTERN}, and a link "
+            f"to it in {tempfile.gettempdir()} cannot be made ({e.strerror}): choose another "
+            "--workdir"
+        ) from e
+    return place / "checkpoints"
+
+
+def _digest(tree):
+    """Of what is saved as JSON."""
+    return digest(to_json(tree, sort_keys=True))
+
+
+# What stands in the way of reading today and may be gone tomorrow; the checkpoint may be whole.
+# Tensorstore hands on the system's words, or a code of gRPC, after the path.
+_PASSING_ERRORS = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+    errno.ETIMEDOUT,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOSPC,
+    errno.EDQUOT,
+)
+_PASSING_WORDS = (
+    *map(os.strerror, _PASSING_ERRORS),
+    "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "CANCELLED",
+)
+
+
+def _may_pass(error):
+    """Whether an exception, or one that led to it, says nothing about the files themselves."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if isinstance(error, MemoryError | PermissionError | TimeoutError | ConnectionError):
+            return True
+        if number in _PASSING_ERRORS or any(word in str(error) for word in _PASSING_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _in_a_line(error, most=200):
+    """What an exception goes back to, in words; of a long message the beginning and the end."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def move_aside(folder, workdir=None):
+    """Moves a folder of a run to `<workdir>/damaged/`, keeping what lies there; returns where."""
+    target = (workdir or folder.parent) / "damaged" / folder.name
+    target.parent.mkdir(exist_ok=True)
+    while target.exists():
+        target = target.with_name(target.name + "-again")
+    folder.rename(target)
+    return target
+
+
+@contextlib.contextmanager
+def _damage():
+    """Turns whatever orbax and tensorstore raise for damaged files into `Damaged`.
+
+    Raises:
+      UserError: instead, where something other than the files is at fault.
+    """
+    try:
+        yield
+    except Exception as e:
+        reason = _in_a_line(e)
+        if _may_pass(e):
+            raise UserError(
+                f"a checkpoint cannot be read now ({reason}): make it readable, and the same "
+                "command continues; or move it away, to go on from the one before"
+            ) from e
+        raise Damaged(reason) from e
+
+
+@contextlib.contextmanager
+def _disk_errors():
+    """Turns whatever tensorstore raises about a full or failing disk into an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as e:
+        reason = " ".join(str(e).split())
+        raise OSError(None, reason[:300]) from e
+
+
+def _difference(saved, wanted):
+    """The first thing in which two tables of leaves differ, in words."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            words = lambda leaf: "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"  # noqa: E731
+            return f"{name} was saved as {words(saved.get(name))}, is {words(wanted.get(name))}"
+
+
+_MOST_RELOADS = 10
+
+
+def _candidates(checkpoints, which):
+    """The steps to try, the first that can be read being the one; see `restore_one`."""
+    steps = checkpoints.steps()
+    if which == "latest":
+        return steps
+    if which == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise UserError(f"{checkpoints.path} holds no checkpoint with a metric: take latest")
+        return [best]
+    candidates = [s for s in steps if str(s) == which]
+    if not candidates:
+        raise UserError(
+            f"{checkpoints.path} holds no checkpoint {which!r}: choose latest, best or one of "
+            f"{', '.join(map(str, steps)) or 'none'}"
+        )
+    return candidates
+
+
+def restore_one(checkpoints, which, like, sharding):
+    """Restores the checkpoint that a user asks for.
+
+    Args:
+      checkpoints: a `Checkpoints`.
+      which: "latest", passing over damaged ones, "best", or a step as "5000".
+      like, sharding: as of `Checkpoints.restore`.
+
+    Returns:
+      (step, state, damaged): `damaged` is {step: reason} of those that were passed over. The step
+      and the state are None if there is no checkpoint at all.
+
+    Raises:
+      UserError: if the one asked for is not there, is damaged, or does not fit; or if all are
+        damaged.
+    """
+    for reloads_left in range(_MOST_RELOADS, -1, -1):
+        damaged, gone = {}, False
+        for step in _candidates(checkpoints, which):
+            try:
+                return step, checkpoints.restore(step, like, sharding), damaged
+            except Damaged as e:
+                damaged[step] = str(e)
+                gone = gone or not (checkpoints.path / str(step)).is_dir()
+        if not (gone and reloads_left):
+            break
+        checkpoints.reload()  # a run in progress has deleted one while it was read
+    if damaged:
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        raise UserError(
+            f"no checkpoint in {checkpoints.path} can be read ({reasons}): restore it from a copy, "
+            "or start again in another --workdir"
+        )
+    return None, None, damaged

@@ -1,0 +1,400 @@
+"""Training: the state, the objective, one step of it, and its evaluation; no files.
+
+The loop around it is in `loop.py`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+
+from tada_jax.data.order import batch_indices
+from tada_jax.model import diffusion, ema
+from tada_jax.system import backend
+
+# Independent streams of the run's seed; `solvers.STREAM` is another.
+INITIALISATION, STEPS, EVALUATION = 0, 1, 2
+
+
+def stream(seed, number):
+    """The key of one of the streams of a seed."""
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What changes from step to step; arrays only."""
+
+    step: jax.Array  # int32 [], steps done
+    params: Any
+    ema_params: Any
+    opt_state: Any
+    power_emas: tuple[Any, ...] = ()  # one for each of config.ema.widths
+
+
+def init_state(parts, seed, *, widths=()):
+    """A fresh state with post-hoc averages of `widths`; equal for equal parts and seed."""
+    params = parts.init_params(stream(seed, INITIALISATION))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=jax.tree.map(jnp.copy, params),
+        opt_state=parts.optimizer.init(params),
+        power_emas=tuple(jax.tree.map(jnp.copy, params) for _ in widths),
+    )
+
+
+def to_float(images):
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Noised:
+    """A batch as the network gets it, and what it is to predict."""
+
+    z: jax.Array  # z_t, [B,H,W,C]
+    t: jax.Array  # [B]
+    x0: jax.Array  # augmented, [B,H,W,C]
+    eps: jax.Array  # [B,H,W,C]
+    labels: jax.Array | None  # int32 [B]
+    condition: jax.Array | None  # float [B,condition_size]
+    w: jax.Array  # strength, [B], or [B,K] for one of each operation
+
+
+def noised(rng, x0, labels, parts):
+    """Draws t, strength, augmentation and noise for clean images; (`Noised`, key for dropout)."""
+    rng_t, rng_aug, rng_noise, rng_dropout, rng_label = jax.random.split(rng, 5)
+    schedule = parts.schedule
+
+    t = schedule.draw(rng_t, len(x0))
+    w = parts.strength(schedule.logsnr(t))
+    eps = jax.random.normal(rng_noise, x0.shape)
+    x0, eps, shift, condition = parts.method(rng_aug, x0, eps, w)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    z = diffusion.diffuse(x0, eps + shift, alpha, sigma)
+    x0 = x0 + diffusion.expand(sigma / alpha, x0) * shift  # so that z is alpha x0 + sigma eps again
+    labels = drop_labels(rng_label, labels, parts.class_dropout)
+    return Noised(z, t, x0, eps, labels, condition, w), rng_dropout
+
+
+def loss_terms(params, batch, rng_dropout, parts):
+    """The objective on a `Noised` batch; see `loss_fn`."""
+    output = parts.apply(
+        params,
+        batch.z,
+        batch.t,
+        batch.labels,
+        batch.condition,
+        deterministic=False,
+        rngs={"dropout": rng_dropout},
+    )
+    terms = diffusion.training_losses(
+        parts.schedule, output, batch.x0, batch.eps, batch.z, batch.t, **parts.loss_options
+    )
+    return terms | {"strength": batch.w if batch.w.ndim == 1 else batch.w.mean(-1)}
+
+
+def loss_fn(params, rng, x0, labels, parts):
+    """The objective of TADA on a batch of clean images.
+
+    Args:
+      params: of the network.
+      rng: the key of this step.
+      x0: images in [-1, 1], [B,H,W,C].
+      labels: int32 [B], or None for an unconditional network.
+      parts: the `build.Parts`.
+
+    Returns:
+      Unreduced terms, a dict of [B]: "loss", "mse", "strength", and "vlb" with a learned variance.
+    """
+    return loss_terms(params, *noised(rng, x0, labels, parts), parts)
+
+
+def gradient(params, rng, x0, labels, parts, *, pieces=1):
+    """The gradient of the mean loss, and the means of its terms.
+
+    Args:
+      params, rng, x0, labels, parts: as of `loss_fn`.
+      pieces: in which the batch goes through the network, one after the other, so that only the
+        activations of one are held. What is drawn for the batch does not depend on it, apart from
+        dropout.
+
+    Returns:
+      (pytree as params, dict of scalars).
+    """
+
+    def mean_loss(params, terms_of):
+        means = {name: value.mean() for name, value in terms_of(params).items()}
+        return means["loss"], means
+
+    of_terms = jax.grad(mean_loss, has_aux=True)
+    if pieces == 1:
+        return of_terms(params, lambda p: loss_fn(p, rng, x0, labels, parts))
+    batch, rng_dropout = noised(rng, x0, labels, parts)
+    # A piece has images from all over the batch, so that each device keeps its part of the batch.
+    batch = jax.tree.map(lambda a: a.reshape(-1, pieces, *a.shape[1:]).swapaxes(0, 1), batch)
+
+    def of_piece(i, piece):
+        key = jax.random.fold_in(rng_dropout, i)
+        return of_terms(params, lambda p: loss_terms(p, piece, key, parts))
+
+    if jax.default_backend() == "cpu":  # in loops gradients of convolutions miss the fast library
+        take = lambda i: jax.tree.map(lambda a: a[i], batch)  # noqa: E731
+        total = of_piece(0, take(0))
+        for i in range(1, pieces):
+            # A zero that is known when the gradient is: no piece begins before the last one ends.
+            zero = 0.0 * sum(a.ravel()[0] for a in jax.tree.leaves(total))
+            piece = take(i)
+            piece = dataclasses.replace(piece, z=piece.z + zero)
+            total = jax.tree.map(jnp.add, total, of_piece(i, piece))
+    else:
+        shapes = jax.eval_shape(of_piece, 0, jax.tree.map(lambda a: a[0], batch))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        add = lambda total, i_piece: (jax.tree.map(jnp.add, total, of_piece(*i_piece)), None)  # noqa: E731
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(pieces), batch))
+    return jax.tree.map(lambda a: a / pieces, total)
+
+
+def drop_labels(rng, labels, rate):
+    """Classes [B], each replaced by -1, "no class", with probability `rate`; None stays None.
+
+    A network that has seen both can be guided (Ho & Salimans 2022).
+    """
+    if labels is None or not rate:
+        return labels
+    return jnp.where(jax.random.bernoulli(rng, rate, labels.shape), -1, labels)
+
+
+def ema_decay(step, decay, *, warmup):
+    """Decay of the parameter average after `step` steps; with `warmup` it grows towards `decay`.
+
+    Without it, early averages consist mostly of the random initial parameters.
+    """
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """What training steps add up on the device between two lines of the log."""
+
+    means: clu_metrics.Collection  # of the loss terms and the gradient's norm
+    nonfinite: jax.Array  # int32 [], steps whose loss or gradient was not a finite number
+    first_nonfinite: jax.Array  # int32 [], number of the first of them
+
+
+def empty_tally(parts):
+    """A `Tally` of no steps."""
+    names = ["loss", "mse", "strength", "grad_norm"]
+    if parts.loss_options["variance"] == "learned_range":
+        names.append("vlb")
+    means = clu_metrics.Collection.create(
+        **{name: clu_metrics.Average.from_output(name) for name in names}
+    )
+    return Tally(means.empty(), jnp.zeros((), jnp.int32), jnp.int32(2**31 - 1))
+
+
+def train_step(state, tally, images, labels, *, seed, parts, config, where=None):
+    """One step: draw t, strength, augment, noise, network, loss, Adam, EMA.
+
+    Args:
+      state: a `TrainState`.
+      tally: what steps have added up so far.
+      images: the batch, uint8 [B,H,W,C].
+      labels: int32 [B], or None.
+      seed: the run's, uint32 []; may be traced, so that runs of other seeds need no compilation.
+      parts: the `build.Parts`.
+      config: the run's, for its averages and what to do about numbers that are not finite.
+      where: shardings of the parameters, a pytree; None on one device.
+
+    Returns:
+      (state, tally).
+    """
+    _, key_step = step_keys(seed)
+    rng = jax.random.fold_in(key_step, state.step)
+
+    pieces = len(images) // (config.train.microbatch or len(images))
+    params = state.params
+    if where is not None:  # whole for the network only
+        whole = jax.tree.map(lambda at: backend.replicated(at.mesh), where)
+        params = jax.lax.with_sharding_constraint(params, whole)
+    grads, scalars = gradient(params, rng, to_float(images), labels, parts, pieces=pieces)
+    if where is not None:
+        grads = jax.lax.with_sharding_constraint(grads, where)
+    updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay(state.step, config.train.ema_decay, warmup=config.train.ema_warmup)
+    ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+    power_emas = tuple(
+        ema.update(average, params, state.step, ema.exponent(width))
+        for average, width in zip(state.power_emas, config.ema.widths)
+    )
+    new_state = TrainState(state.step + 1, params, ema_params, opt_state, power_emas)
+
+    scalars["grad_norm"] = optax.tree.norm(grads)
+    finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
+    means = tally.means.merge(type(tally.means).single_from_model_output(**scalars))
+    if config.train.nonfinite == "skip":
+        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        stayed = dataclasses.replace(state, step=new_state.step)
+        new_state = jax.tree.map(keep, new_state, stayed)
+        means = jax.tree.map(keep, means, tally.means)
+    first = jnp.where(finite, tally.first_nonfinite, jnp.minimum(state.step, tally.first_nonfinite))
+    return new_state, Tally(means, tally.nonfinite + ~finite, first)
+
+
+def step_keys(seed):
+    """The keys of the order of the examples, and of everything random inside a step."""
+    return jax.random.split(stream(seed, STEPS))
+
+
+def resident_batches(config, order, sharding):
+    """`fetch(seed, step, images, labels)` for sets that are whole on every device; traced."""
+
+    def fetch(seed, step, images, labels):
+        key_order, _ = step_keys(seed)
+        batch = batch_indices(key_order, step, batch_size=config.train.batch_size, order=order)
+        # All of it on every device: a part on each would cost a message.
+        batch = jax.lax.with_sharding_constraint(batch, backend.replicated(sharding.mesh))
+        batch = jax.lax.with_sharding_constraint(batch, sharding)
+        return images[batch], None if labels is None else labels[batch]
+
+    return fetch
+
+
+def fed_batches(seed, step, images, labels):
+    """`fetch` for batches that come from the host as they are."""
+    return images, labels
+
+
+def state_sharding(parts, config, mesh):
+    """Where each array of the `TrainState` lies, a pytree; see `backend.state_sharding`."""
+    fresh = lambda: init_state(parts, 0, widths=config.ema.widths)  # noqa: E731
+    return backend.state_sharding(mesh, jax.eval_shape(fresh), config.train.sharding)
+
+
+def make_steps(parts, config, mesh, fetch):
+    """Compiled `steps(state, tally, seed, images, labels, count)`: `count` steps in one call.
+
+    The state and the tally are donated. `fetch(seed, step, images, labels)` takes the batch of a
+    step from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
+    """
+
+    where = state_sharding(parts, config, mesh)
+
+    def step(state, tally, seed, images, labels):
+        batch = fetch(seed, state.step, images, labels)
+        return train_step(
+            state, tally, *batch, seed=seed, parts=parts, config=config, where=where.params
+        )
+
+    @functools.partial(
+        jax.jit,
+        static_argnames="count",
+        donate_argnums=(0, 1),
+        out_shardings=(where, backend.replicated(mesh)),
+    )
+    def steps(state, tally, seed, images, labels, count):
+        if count == 1:  # convolutions inside a loop run on fewer threads on CPUs
+            return step(state, tally, seed, images, labels)
+        body = lambda carry, _: (step(*carry, seed, images, labels), None)  # noqa: E731
+        return jax.lax.scan(body, (state, tally), length=count)[0]
+
+    return steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Squared errors of the target, a pixel, on images that were not augmented.
+
+    Attributes:
+      mse: float32 [n], of each noised image.
+      logsnr: float64 [n], of its noise level, in nats.
+      image: int [n], which image it was: there may be far fewer than n.
+    """
+
+    mse: np.ndarray
+    logsnr: np.ndarray
+    image: np.ndarray
+
+    @property
+    def mean(self):
+        """Over the whole schedule."""
+        return float(self.mse.mean())
+
+    def by_image(self, where=slice(None)):
+        """Mean loss of each image over its noisings, float64 [images]; `where` selects those."""
+        _, image = np.unique(self.image[where], return_inverse=True)
+        return np.bincount(image, self.mse[where].astype(np.float64)) / np.bincount(image)
+
+    def by_logsnr(self, width=2.0, fewest=8):
+        """Means over bins of log SNR: {centre of the bin: mean}, from noise to image.
+
+        Bins are `width` nats wide, and one of them starts at 0; those with fewer examples than
+        `fewest` are left out.
+        """
+        bins, counts = np.unique(np.floor(self.logsnr / width), return_counts=True)
+        of = {b: self.mse[np.floor(self.logsnr / width) == b] for b in bins[counts >= fewest]}
+        return {float((b + 0.5) * width): float(values.mean()) for b, values in of.items()}
+
+
+def spread(available, wanted):
+    """Indices of at most `wanted` examples, evenly over all: sets are often in order of class."""
+    count = min(available, wanted)
+    return np.arange(count) * available // count
+
+
+def make_evaluation(parts, config, mesh, examples=1024):
+    """`evaluate(params, images, labels) -> Evaluation`, over all devices.
+
+    The same noise, and timesteps spread evenly over the schedule, at every call, so that values at
+    different steps compare. Images are used as often as it takes to see `examples` of them, rounded
+    up to whole batches; `evaluate.examples` is that number, and no image beyond it is needed.
+    """
+    size = config.train.batch_size
+    batches = -(-examples // size)
+    stride = next(s for s in itertools.count(61) if math.gcd(s, size * batches) == 1)
+    schedule = parts.schedule
+    # A stride coprime to the count visits every level once, unrelated to the image's number.
+    levels = (np.arange(size * batches) * stride + 0.5) % (size * batches) / (size * batches)
+    timesteps = np.asarray(schedule.quantile(levels)).reshape(batches, size)
+    logsnr = np.asarray(schedule.logsnr(timesteps.reshape(-1)), np.float64)
+
+    # Filled up so that it divides over any devices: what is seen does not depend on them.
+    filled = np.arange(-(-size // mesh.size) * mesh.size) % size
+
+    def batch_mse(params, seed, images, labels, i):
+        number = i * size + jnp.asarray(filled)
+        number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
+        x0 = to_float(images[number % len(images)])
+        y = None if labels is None else labels[number % len(images)]
+        t = jnp.asarray(timesteps)[i][filled]
+        rng = jax.random.fold_in(stream(seed, EVALUATION), i)
+        eps = jax.random.normal(rng, (size, *x0.shape[1:]))
+        eps = eps if len(filled) == size else eps[filled]
+        z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
+        output = parts.apply(params, z, t, y)
+        terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
+        return terms["mse"][:size]
+
+    @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
+    def all_batches(params, seed, images, labels):
+        one = lambda i: batch_mse(params, seed, images, labels, i)  # noqa: E731
+        return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
+
+    def evaluate(params, images, labels):
+        mse = jax.device_get(all_batches(params, np.uint32(config.seed), images, labels))
+        return Evaluation(mse, logsnr, np.arange(size * batches) % len(images))
+
+    evaluate.examples = size * batches
+    return evaluate

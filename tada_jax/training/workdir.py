@@ -1,0 +1,311 @@
+"""The folder of a run: its configuration and versions, who uses it, and whether it fits."""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+
+import jax
+from ml_collections import ConfigDict
+
+from tada_jax.system import logs
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import expanded, to_json, write_whole
+
+# What may differ when a run is continued: nothing here changes what a training step computes.
+FREE = (
+    "train.total_steps",
+    "train.steps_per_call",
+    "train.microbatch",
+    "train.sharding",
+    "train.nonfinite",
+    "train.deterministic",
+    "schedule.edm.rho",
+    "schedule.edm.sigma_min",
+    "schedule.edm.sigma_max",
+    "data.path",
+    "data.device_gib",
+    "ema.snapshot_every",
+    "log.",
+    "sample.",
+    "evaluate.",
+    "compare.",
+    "analyze.",
+)
+CONFIG = "config.json"
+
+# Of config.json; to be raised when what is saved changes its meaning. 0 said none.
+VERSION = 1
+
+# What runs from before a field existed did, by field. A new field of configs/base.py comes here
+# too: with the value that leaves such runs as they were.
+ADDED = {
+    "analyze.augmented": None,
+    "analyze.base": None,
+    "analyze.count": 512,
+    "analyze.distances": (),
+    "analyze.images": 256,
+    "analyze.lpips_weights": (),
+    "analyze.proxies": ("exact", "held_out", "local", "wiener"),
+    "analyze.sweep": 1.0,
+    "analyze.train_steps": 0,
+    "analyze.window": 2.0,
+    "compare.methods": ("none", "constant", "tada"),
+    "compare.seeds": (0, 1, 2),
+    "compare.train_sizes": (),
+    "data.background": (255, 255, 255),
+    "data.channels": None,
+    "data.device_gib": 4.0,
+    "data.fit": "crop",
+    "data.order": "shuffled",
+    "data.resolution": None,
+    "data.unreadable": "refuse",
+    "diffusion.sigma_data": 0.5,
+    "ema.snapshot_every": 10000,
+    "ema.widths": (),
+    "evaluate.convention": "clean-fid",
+    "evaluate.count": 1000,
+    "evaluate.extractor": "classifier",
+    "evaluate.fit_steps": 1000,
+    "evaluate.weights": None,
+    "init.checkpoint": "latest",
+    "init.use_ema": True,
+    "init.workdir": None,
+    "log.best_metric": "test_mse",
+    "log.metrics_count": 256,
+    "log.metrics_every": 0,
+    "sample.checkpoint": "latest",
+    "sample.ema_step": None,
+    "sample.ema_width": None,
+    "sample.guidance": 1.0,
+    "sample.label": None,
+    "schedule.edm.p_mean": -1.2,
+    "schedule.edm.p_std": 1.2,
+    "schedule.edm.rho": 7.0,
+    "schedule.edm.sigma_max": 80.0,
+    "schedule.edm.sigma_min": 0.002,
+    "schedule.flow.logit_mean": 0.0,
+    "schedule.flow.logit_std": 1.0,
+    "schedule.flow.t_min": 0.001,
+    "schedule.flow.times": "uniform",
+    "scoreaug.brightness": 2.0,
+    "scoreaug.cutout_max": 0.3,
+    "scoreaug.cutout_min": 0.1,
+    "scoreaug.ops": ("brightness", "translation", "cutout", "rotation"),
+    "scoreaug.translation": 0.1,
+    "sda.mu": 0.5,
+    "sda.weight": 1.0,
+    "sensitivity.copies": 4,
+    "sensitivity.proxy": "local",
+    "sensitivity.queries": 256,
+    "sensitivity.seed": 0,
+    "sensitivity.thresholds": (0.02, 0.004),
+    "tada.band": "given",
+    "tada.budget": 1.0,
+    "tada.schedule": "paper",
+    "tada.table": (),
+    "train.class_dropout": 0.0,
+    "train.deterministic": False,
+    "train.microbatch": 0,
+    "train.nonfinite": "stop",
+    "train.sharding": "replicated",
+}
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
+
+
+@contextlib.contextmanager
+def occupied(config, workdir):
+    """The folder of a run, for one process at a time: made if missing, and checked if not.
+
+    Yields:
+      The folder's absolute path.
+
+    Raises:
+      UserError: if the folder cannot be written, is in use by another process, or belongs to a run
+        with another configuration.
+    """
+    path = absolute(workdir)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock(path))
+            check_same(config, path)
+            write_whole(path / ".writable", "")
+            (path / ".writable").unlink()
+        except OSError as e:
+            raise UserError(
+                f"workdir {path} cannot be written ({e.strerror}): choose another with --workdir"
+            ) from e
+        yield path
+
+
+@contextlib.contextmanager
+def _lock(path):
+    """Keeps other processes from training in a folder; a process that dies lets go of it.
+
+    Raises:
+      UserError: if another process has it.
+    """
+    with (path / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                logs.say(
+                    f"warning: the file system of {path} has no locks ({e.strerror}): make sure "
+                    "that no other process trains there"
+                )
+                yield
+                return
+            file.seek(0)
+            raise UserError(
+                f"workdir {path} is in use by {file.read().strip() or 'another process'}: "
+                "wait for it, stop it, or choose another --workdir"
+            ) from e
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def describe(config, path):
+    """Writes config.json and versions.json."""
+    text = to_json({"version": VERSION, **config.to_dict()}, indent=2) + "\n"
+    if not (path / CONFIG).exists() or (path / CONFIG).read_text() != text:
+        write_whole(path / CONFIG, text)
+    write_whole(path / "versions.json", to_json(versions(), indent=2) + "\n")
+
+
+def absolute(workdir):
+    """The absolute path of a folder as the user wrote it.
+
+    Raises:
+      UserError: for an address, as gs://bucket/run, or a home folder that is not known.
+    """
+    if "://" in str(workdir):
+        raise UserError(
+            f"--workdir={workdir} is an address, and a run is kept in a folder: name one, such as "
+            "that where the bucket is mounted, and copy what you keep"
+        )
+    return expanded(workdir).resolve()
+
+
+def existing(workdir):
+    """The absolute path of a folder that holds a run.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = absolute(workdir)
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} holds no run: train first, with --mode=train, or name --workdir")
+    return path
+
+
+def read_config(path):
+    """The configuration of the run in a folder, as it was saved.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+
+    def from_json(tree):  # JSON knows no tuples
+        if isinstance(tree, dict):
+            return {key: from_json(value) for key, value in tree.items()}
+        return tuple(map(from_json, tree)) if isinstance(tree, list) else tree
+
+    saved = from_json(_saved(path))
+    sample = saved.get("sample", {})
+    if sample.get("label") is not None:  # a number, in runs from before classes had names
+        sample["label"] = str(sample["label"])
+    return ConfigDict(saved).lock()
+
+
+def _saved(path):
+    """What is in config.json, and what such runs did by fields that it does not have.
+
+    Raises:
+      UserError: if it is damaged, or of a later version than this.
+    """
+    try:
+        saved = json.loads((path / CONFIG).read_text())
+        if not isinstance(saved, dict):
+            raise ValueError("no dict")
+    except (ValueError, OSError) as e:
+        raise UserError(
+            f"{path / CONFIG} is damaged: restore it, or choose another --workdir"
+        ) from e
+    version = saved.pop("version", 0)
+    if version not in range(VERSION + 1):
+        raise UserError(
+            f"{path / CONFIG} is of version {version!r}, and this tada_jax knows them up to "
+            f"{VERSION}: take a newer one, or choose another --workdir"
+        )
+    known, filled = flatten(saved), {}
+    for name, value in ADDED.items():
+        if name not in known:
+            _put(saved, name.split("."), json.loads(to_json(value)))
+            filled[name] = value
+    if filled:
+        shown = ", ".join(f"{name}={value!r}" for name, value in list(filled.items())[:5])
+        more = f" and {len(filled) - 5} more" if len(filled) > 5 else ""
+        _say_once(f"{path / CONFIG} is of an earlier version: taken as {shown}{more}")
+    return saved
+
+
+_say_once = functools.cache(logs.say)
+
+
+def _put(tree, names, value):
+    """Sets a field of a nested dict, making the sections above it."""
+    for name in names[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[names[-1]] = value
+
+
+def check_same(config, path):
+    """Compares a configuration with that of the run in a folder, if there is one.
+
+    Raises:
+      UserError: listing the fields that differ, other than those in `FREE`.
+    """
+    trained = (path / "checkpoints").is_dir() and any((path / "checkpoints").iterdir())
+    if not ((path / CONFIG).exists() and trained):
+        return  # nothing is there yet that another configuration could spoil
+    saved = flatten(_saved(path))
+    wanted = flatten(json.loads(to_json(config.to_dict())))  # tuples become lists, as saved
+    differing = [
+        f"{key} {saved.get(key)!r} -> {wanted.get(key)!r}"
+        for key in sorted(saved.keys() | wanted.keys())
+        if saved.get(key) != wanted.get(key) and not key.startswith(FREE)
+    ]
+    if differing:
+        raise UserError(
+            f"workdir {path} holds a run with another configuration ({'; '.join(differing)}): "
+            "choose another --workdir, or the old values"
+        )
+
+
+def flatten(tree, prefix=""):
+    """Nested dict -> {"section.field": value}."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def versions():
+    """Versions and devices, to be kept with a run."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [str(d.device_kind) for d in jax.devices()],
+    }
