@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import tiny
+
 METHODS = ("tada", "constant")
 _MEAN_LUMAS = """
 import json, sys
@@ -73,7 +73,7 @@ def mean_lumas():
     flags = flags.replace("optimization_level=0", "optimization_level=1")
     environment = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, "-c", _MEAN_LUMAS, *METHODS]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tiny.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {name: np.array(v) for name, v in json.loads(done.stdout.splitlines()[-1]).items()}
 

@@ -13,18 +13,16 @@ from PIL import Image
 
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
-
 
 def main(*args, **env):
     """Runs main.py; returns (exit code, stdout, stderr)."""
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | env
     done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *map(str, args)],
+        [sys.executable, str(tiny.ROOT / "main.py"), *map(str, args)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=tiny.ROOT,
         env=environment,
         timeout=300,
     )
@@ -173,7 +171,7 @@ def test_devices_on_a_cpu(batch, environment, devices):
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=tiny.ROOT,
         env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
         timeout=100,
         check=True,

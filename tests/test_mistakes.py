@@ -22,9 +22,6 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from tests.test_run import damage
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 HARNESS = """
 import json, os, runpy, sys, warnings
@@ -65,7 +62,7 @@ def harness():
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     process = subprocess.Popen(
         [sys.executable, "-c", HARNESS],
-        cwd=ROOT,
+        cwd=tiny.ROOT,
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -419,7 +416,7 @@ def trained(harness, tmp_path_factory):
 
 def every_checkpoint_damaged(run):
     for step in (run / "checkpoints").iterdir():
-        damage(step)
+        tiny.damage(step)
 
 
 def without_meta(run):

@@ -1,17 +1,16 @@
 """The README's program runs as it stands."""
 
-import pathlib
 import re
 import runpy
 
 import jax
 import jax.numpy as jnp
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import tiny
 
 
 def test_the_python_example_runs():
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (program,) = re.findall(r"```python\n(.*?)```", (tiny.ROOT / "README.md").read_text(), re.S)
     names = {}
     exec(program, names)
     x = jnp.ones((4, 8, 8, 3))
@@ -21,16 +20,16 @@ def test_the_python_example_runs():
 
 
 def test_every_file_that_the_documents_name_exists():
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in (tiny.ROOT / "README.md", *(tiny.ROOT / "docs").glob("*.md")):
         text = document.read_text()
         for path in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (document.parent / path).exists(), path
         for path in re.findall(r"\b(?:configs|tada_jax|benchmarks|examples)/\w+\.py\b", text):
-            assert (ROOT / path).exists(), path
+            assert (tiny.ROOT / path).exists(), path
 
 
 def test_the_example_of_a_loop_of_ones_own_learns():
-    program = runpy.run_path(str(ROOT / "examples" / "own_loop.py"))
+    program = runpy.run_path(str(tiny.ROOT / "examples" / "own_loop.py"))
     losses = program["main"](steps=60, batch_size=32)
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])

@@ -1,7 +1,7 @@
 """What the network spends its time on: one small function each.
 
 Each computes what its docstring says, as the plain expression would to float tolerance
-(`tests/test_layers.py` compares them), but with less arithmetic or fewer passes over memory
+(`tests/model/test_layers.py` compares them), but with less arithmetic or fewer passes over memory
 (`docs/speed.md`). All of them take batches first, so that a batch may be split over devices.
 """
 

@@ -5,7 +5,7 @@ import pytest
 
 from tada_jax.metrics import lpips
 from tada_jax.system.errors import UserError
-from tests.make_torch_data import random_weights
+from tests.metrics.make_torch_data import random_weights
 
 # What lpips.LPIPS(net="alex") gives for the weights and the images below.
 EXPECTED = {

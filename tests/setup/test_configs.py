@@ -2,7 +2,6 @@
 
 import importlib
 import math
-import pathlib
 
 import jax
 import numpy as np
@@ -13,8 +12,9 @@ from tada_jax.model import continuous, schedule
 from tada_jax.setup import build
 from tada_jax.training import memory
 from tada_jax.training.step import init_state
+from tests import tiny
 
-NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*_*.py"))
+NAMES = sorted(p.stem for p in (tiny.ROOT / "configs").glob("*_*.py"))
 
 
 def get_config(name, *variant):

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,6 @@ from tada_jax.training import checkpoint, loop, workdir
 from tada_jax.training import step as training_step
 from tada_jax.training.run import load_run
 from tests import tiny
-from tests.test_run import damage
 
 
 def test_a_signal_while_small_networks_are_fitted_ends_that_at_once(tmp_path, monkeypatch):
@@ -264,7 +262,7 @@ def test_a_damaged_checkpoint_is_moved_away_and_the_one_before_it_taken(finished
         middle = len(content) // 2
         return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
-    damage(tmp_path / "run" / "checkpoints" / "6", flip)
+    tiny.damage(tmp_path / "run" / "checkpoints" / "6", flip)
     tiny.assert_trees_equal(loop.train(config, tmp_path / "run"), whole)
     assert (tmp_path / "run" / "damaged" / "6").is_dir()
     assert (tmp_path / "run" / "checkpoints" / "6").is_dir()  # saved anew
@@ -274,7 +272,7 @@ def test_if_every_checkpoint_is_damaged_nothing_is_thrown_away(finished, tmp_pat
     config, folder, _ = finished
     shutil.copytree(folder, tmp_path / "run")
     for step in ("3", "6"):
-        damage(tmp_path / "run" / "checkpoints" / step)
+        tiny.damage(tmp_path / "run" / "checkpoints" / step)
     with pytest.raises(UserError, match="no checkpoint.*can be read") as e:
         loop.train(config, tmp_path / "run")
     assert "\n" not in str(e.value)
@@ -431,7 +429,7 @@ def test_xlas_normal_optimisation_computes_the_same(finished, tmp_path):
     """All other tests switch most of it off, and no user does."""
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", _LOSSES, str(tmp_path / "run")]
-    root = pathlib.Path(__file__).parents[1]
+    root = tiny.ROOT
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     losses = [line["loss"] for line in logs.read(finished[1])]

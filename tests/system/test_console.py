@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import pathlib
 import pty
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import tada_jax
 from tada_jax.system import interrupt, logs
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
@@ -79,7 +77,7 @@ def test_what_is_ignored_stays_ignored():
 
 def test_a_reader_that_has_seen_enough(tmp_path):
     process = subprocess.Popen(
-        command("--dry_run"), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=-1
+        command("--dry_run"), cwd=tiny.ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=-1
     )
     process.stdout.close()  # before anything is written, as `| true` does
     error = process.stderr.read().decode()
@@ -90,7 +88,9 @@ def test_a_run_without_any_stream(tmp_path):
     """No file of the run gets the number of a stream, so what is meant for one spoils none."""
     arguments = command(f"--workdir={tmp_path / 'run'}")
     done = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *arguments], cwd=ROOT, env=ENVIRONMENT
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *arguments],
+        cwd=tiny.ROOT,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0
     assert tada_jax.load_run(tmp_path / "run").step == 3
@@ -106,7 +106,7 @@ def test_a_terminal_that_is_closed_stops_a_run_that_can_go_on(tmp_path):
     )
     process = subprocess.Popen(
         [sys.executable, "-c", on_it, *arguments],
-        cwd=ROOT,
+        cwd=tiny.ROOT,
         env=ENVIRONMENT,
         stdin=stream,
         stdout=stream,

@@ -44,24 +44,16 @@ def test_samples_of_a_run_with_other_options(finished):
 def test_damaged_checkpoints_are_passed_over_or_refused(finished, tmp_path):
     _, workdir, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
-    damage(tmp_path / "run" / "checkpoints" / "6")
+    tiny.damage(tmp_path / "run" / "checkpoints" / "6")
     said = []
     assert tada_jax.load_run(tmp_path / "run", warn=said.append).step == 3
     assert len(said) == 1 and "step 6 is damaged" in said[0]
     with pytest.raises(tada_jax.UserError, match="step 6"):
         tada_jax.load_run(tmp_path / "run", checkpoint="6")
-    damage(tmp_path / "run" / "checkpoints" / "3")
+    tiny.damage(tmp_path / "run" / "checkpoints" / "3")
     with pytest.raises(tada_jax.UserError, match="can be read"):
         tada_jax.load_run(tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "6").exists()  # a reader moves nothing
-
-
-def damage(folder, how=lambda content: content[:-20]):
-    """Changes the files of a checkpoint in which the arrays are."""
-    files = [p for p in folder.rglob("d/*") if p.is_file()]
-    assert files
-    for file in files:
-        file.write_bytes(how(file.read_bytes()))
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,11 @@ from tada_jax.system.errors import UserError
 from tada_jax.training import loop, workdir
 from tests import tiny
 
-DATA = pathlib.Path(__file__).parent / "data"
-
 
 @pytest.fixture
 def earlier(tmp_path):
     """The folder of a run of three steps, saved by a version that numbered no configuration."""
-    with zipfile.ZipFile(DATA / "run_of_version_0.zip") as archive:
+    with zipfile.ZipFile(tiny.FILES / "run_of_version_0.zip") as archive:
         archive.extractall(tmp_path / "run")
     return tmp_path / "run"
 
@@ -76,7 +74,7 @@ def test_a_schedule_that_a_run_has_lost_is_named(earlier):
 
 def test_every_field_is_saved_or_said_to_have_come_later():
     """A new field of base.py needs an entry in `workdir.ADDED`."""
-    with zipfile.ZipFile(DATA / "run_of_version_0.zip") as archive:
+    with zipfile.ZipFile(tiny.FILES / "run_of_version_0.zip") as archive:
         saved = workdir.flatten(json.loads(archive.read("config.json")))
     fields = workdir.flatten(json.loads(json.dumps(base.get_config().to_dict())))
     assert fields.keys() <= saved.keys() | workdir.ADDED.keys()

@@ -16,7 +16,8 @@ from PIL import Image
 from tada_jax.metrics import inception
 from tada_jax.metrics.torch_file import read_state_dict
 from tada_jax.system.errors import UserError
-from tests.make_torch_data import DATA, pictures, random_weights
+from tests import tiny
+from tests.metrics.make_torch_data import pictures, random_weights
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,9 @@ def test_the_network_has_the_size_of_inception(weights):
 
 @pytest.mark.parametrize("convention", inception.CONVENTIONS)
 def test_features_are_those_of_the_pytorch_original(convention, weights):
-    """Recorded by tests/make_torch_data.py with pytorch-fid and the same weights."""
+    """Recorded by tests/metrics/make_torch_data.py with pytorch-fid and the same weights."""
     params = inception.params_from_state_dict(weights | {"fc.weight": np.zeros(3)})
-    expected = np.load(DATA / "inception_features.npz")
+    expected = np.load(tiny.FILES / "inception_features.npz")
     batch = np.concatenate([inception.prepare(image, convention) for _, image in pictures()])
     assert batch.dtype == np.float32 and batch.shape == (4, 299, 299, 3)
     found = np.asarray(jax.jit(inception.features)(params, batch))
@@ -83,7 +84,7 @@ def test_other_weights_are_refused(change, message, weights):
 
 def test_the_file_of_another_network_is_named():
     with pytest.raises(UserError, match=r"older\.pth: .* is missing; take pt_inception"):
-        inception.load(DATA / "older.pth")
+        inception.load(tiny.FILES / "older.pth")
 
 
 # Files of PyTorch
@@ -91,7 +92,7 @@ def test_the_file_of_another_network_is_named():
 
 @pytest.mark.parametrize("name", ["zip.pth", "older.pth"])
 def test_both_layouts_are_read(name):
-    found = read_state_dict(DATA / name)
+    found = read_state_dict(tiny.FILES / name)
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
     expected = {
         "whole": base,
@@ -187,7 +188,7 @@ def test_a_file_cannot_change_the_reader(tmp_path):
     changes = b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x05\x00\x00\x00arrayNs\x86b0"
     zipped(changes + dict_of(tensor((4,), (1,))) + b".", tmp_path / "a.pth", data__0=bytes(16))
     assert read_state_dict(tmp_path / "a.pth")["w0"].tolist() == [0, 0, 0, 0]
-    assert len(read_state_dict(DATA / "zip.pth")) == 11
+    assert len(read_state_dict(tiny.FILES / "zip.pth")) == 11
 
 
 def test_a_deep_tuple_does_not_end_the_process(tmp_path):
@@ -196,7 +197,7 @@ def test_a_deep_tuple_does_not_end_the_process(tmp_path):
         "import sys; from tada_jax.metrics import torch_file as t; t.read_state_dict(sys.argv[1])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "deep.pth")]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=DATA.parents[1])
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tiny.ROOT)
     assert run.returncode == 1 and "UserError" in run.stderr and "deep.pth" in run.stderr
 
 
@@ -219,7 +220,7 @@ def test_byte_orders(dtype, code, tmp_path):
 
 @pytest.mark.parametrize("name", ["zip.pth", "older.pth"])
 def test_damaged_files_are_one_line(name, tmp_path):
-    content, rng = (DATA / name).read_bytes(), np.random.default_rng(0)
+    content, rng = (tiny.FILES / name).read_bytes(), np.random.default_rng(0)
     path, refused = tmp_path / "damaged.pth", 0
     for trial in range(400):
         changed = bytearray(content)

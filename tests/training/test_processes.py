@@ -1,7 +1,6 @@
 """Several processes that train one network: the same result as one process."""
 
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -15,8 +14,8 @@ import pytest
 import tada_jax
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
+from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = """
 import sys
 import tada_jax
@@ -50,7 +49,7 @@ def start(workdir, fields, *, processes=2, devices=4):
     return [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(workdir), repr(fields)],
-            cwd=ROOT,
+            cwd=tiny.ROOT,
             env=common | {"JAX_PROCESS_ID": str(i)},
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -25,6 +25,7 @@ from tada_jax import data
 from tada_jax.data import cifar10, classes, download, order
 from tada_jax.data.base import hold_out
 from tada_jax.system.errors import UserError
+from tests import tiny
 
 SIZES = {"data_batch_1": 7, "data_batch_2": 5, "data_batch_10": 3, "test_batch": 4}
 TRAIN = ["data_batch_1", "data_batch_2", "data_batch_10"]
@@ -473,7 +474,7 @@ def test_import_is_lean():
         "import sys, tada_jax.data; heavy = {'jax', 'sklearn', 'tensorflow', "
         "'tensorflow_datasets', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
-    root = pathlib.Path(__file__).parents[1]
+    root = tiny.ROOT
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
 
 

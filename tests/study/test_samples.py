@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import functools
 import json
-import pathlib
 import shutil
 import sys
 import types
@@ -310,7 +309,7 @@ def test_a_run_whose_classes_were_numbered_otherwise_is_refused_by_that_reason(
 def test_labels_on_the_command_line_stay_what_was_written(text, monkeypatch):
     arguments = ["main.py", "--config=configs/digits_tada.py", f"--config.sample.label={text}"]
     monkeypatch.setattr(sys, "argv", arguments)
-    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    monkeypatch.chdir(tiny.ROOT)
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
     values(arguments)

@@ -1,4 +1,4 @@
-"""Writes tests/data/: what PyTorch saves, and the features of pytorch-fid's Inception.
+"""Writes tests/files/: what PyTorch saves, and the features of pytorch-fid's Inception.
 
     python -m tests.make_torch_data
 
@@ -7,12 +7,11 @@ random, from a seed; the tests draw the same ones.
 """
 
 import collections
-import pathlib
 from unittest import mock
 
 import numpy as np
 
-DATA = pathlib.Path(__file__).parent / "data"
+from tests import tiny
 
 
 def random_weights(shapes, seed=0):
@@ -84,8 +83,8 @@ def main():
             prepared = (torch.tensor(clean)[None] - 128) / 128
             saved[f"clean-fid {name}"] = fid(prepared)[0][:, :, 0, 0].numpy()
             fid.resize_input = fid.normalize_input = True
-    DATA.mkdir(exist_ok=True)
-    np.savez_compressed(DATA / "inception_features.npz", **saved)
+    tiny.FILES.mkdir(exist_ok=True)
+    np.savez_compressed(tiny.FILES / "inception_features.npz", **saved)
 
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     tensors = collections.OrderedDict(
@@ -103,7 +102,7 @@ def main():
     )
     tensors._metadata = {"": {"version": 1}}  # as in Module.state_dict()
     for name, new in (("zip.pth", True), ("older.pth", False)):
-        torch.save(tensors, DATA / name, _use_new_zipfile_serialization=new)
+        torch.save(tensors, tiny.FILES / name, _use_new_zipfile_serialization=new)
 
 
 if __name__ == "__main__":
