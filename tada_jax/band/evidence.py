@@ -15,6 +15,7 @@ import numpy as np
 from tada_jax import augment
 from tada_jax.band import posterior
 from tada_jax.band.profile import ALL
+from tada_jax.system.pixels import to_float
 
 POINTS = 1024  # in a chunk of the sums
 
@@ -75,11 +76,6 @@ def project(flat, matrix):
     """flat @ matrix, as exactly as the device can."""
     with jax.default_matmul_precision("highest"):
         return flat @ matrix
-
-
-def to_float(images):
-    """uint8 0..255 -> float32 in [-1, 1]."""
-    return np.asarray(images, np.float32) / 127.5 - 1.0
 
 
 def moments(images, chunk=1024):

@@ -22,7 +22,7 @@ from tada_jax import methods
 from tada_jax.augment import augment_batch
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.metrics import neither
-from tada_jax.model import solvers
+from tada_jax.system.pixels import to_float, to_uint8
 
 WIDTH = 128  # of the features
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1000, 128, 2e-3, 0.05, 0.2
@@ -136,8 +136,8 @@ def leak_view(rng, x, kind, method):
     So the judge looks at shapes and colours, and not at the texture of a resampling or a network.
     """
     rng_view, rng_noise = jax.random.split(rng)
-    x = solvers.to_uint8(unnoised_view(rng_view, x, kind, method))
-    return noisy(rng_noise, x.astype(jnp.float32) / 127.5 - 1.0)
+    x = to_uint8(unnoised_view(rng_view, x, kind, method))
+    return noisy(rng_noise, to_float(x))
 
 
 def noisy(rng, x):
@@ -226,7 +226,7 @@ def _train(task, images, labels, steps, seed, progress):
         rng = jax.random.fold_in(root, number)
         rng_batch, rng_examples, rng_dropout = jax.random.split(rng, 3)
         batch = jax.random.randint(rng_batch, (BATCH,), 0, len(images))
-        x = images[batch].astype(jnp.float32) / 127.5 - 1.0
+        x = to_float(images[batch])
         x, targets = task.examples(rng_examples, x, labels[batch])
 
         def loss(params):

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL
 
@@ -19,6 +18,7 @@ from tada_jax.data.cache import digest, digest_of_rows, load_cached
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import expanded
+from tada_jax.system.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def fitted(network, images):
 
     def apply(params, x):
         params, scale = params
-        return scale * network.apply(params, x.astype(jnp.float32) / 127.5 - 1.0)[1]
+        return scale * network.apply(params, to_float(x))[1]
 
     made = Extractor(
         name=f"classifier ({network.task.name})",

@@ -26,11 +26,11 @@ from tada_jax.metrics import (
     quality,
     wasserstein,
 )
-from tada_jax.model import solvers
 from tada_jax.setup import build, limits
 from tada_jax.system import logs
 from tada_jax.system.errors import UserError
-from tada_jax.training.step import spread, to_float
+from tada_jax.system.pixels import to_float, to_uint8
+from tada_jax.training.step import spread
 
 # Real images to score in the samples' place, for each reference; "all" has no others.
 _STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
@@ -551,7 +551,7 @@ def images_of_kind(images, method, kind, *, seed=0):
 
 def _in_batches(images, function, seed):
     """(key, x [B,H,W,C] in [-1, 1]) -> [B,H,W,C], of uint8 images [N,H,W,C]; uint8."""
-    some = jax.jit(lambda key, x: solvers.to_uint8(function(key, to_float(x))))
+    some = jax.jit(lambda key, x: to_uint8(function(key, to_float(x))))
     root, batch, done = jax.random.key(seed), min(256, len(images)), []
     for start in range(0, len(images), batch):
         chunk = images[start : start + batch]

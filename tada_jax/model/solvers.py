@@ -293,8 +293,3 @@ BEST_STRIDES = {
 def stride_for(sampler, stride):
     """The stride of a walk: "auto" stands for the sampler's best, any other for itself."""
     return BEST_STRIDES[sampler] if stride == "auto" else stride
-
-
-def to_uint8(x):
-    """Float images in [-1, 1] -> uint8, clipped and rounded."""
-    return jnp.round(jnp.clip(x * 127.5 + 127.5, 0.0, 255.0)).astype(jnp.uint8)

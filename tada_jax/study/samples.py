@@ -17,6 +17,7 @@ from tada_jax.model import solvers
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import replacing, write_whole
+from tada_jax.system.pixels import to_uint8
 from tada_jax.training.checkpoint import fingerprints
 
 
@@ -51,7 +52,7 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
         network = solvers.guided(functools.partial(apply, params), parts.guidance, variance)
         predict = lambda z, t: network(z, t, labels)  # noqa: E731
         x = parts.sample(predict, solvers.sample_keys(seed, numbers))
-        return solvers.to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
+        return to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
 
     def sample(params, numbers, *, seed):
         numbers = np.asarray(numbers, np.int32)

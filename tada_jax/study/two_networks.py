@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax.band.evidence import to_float
 from tada_jax.band.profile import ALL, Curve, Profile
 from tada_jax.model import diffusion, unet
 from tada_jax.study.samples import make_sampler
 from tada_jax.system.errors import UserError
+from tada_jax.system.pixels import to_float, to_uint8
 from tada_jax.training.run import Run
 
 
@@ -94,7 +94,7 @@ def pixel_distance(a, b):
 def feature_distance(extractor, mesh):
     """Euclidean distance of the features of a `metrics.features.Extractor`, as `pixel_distance`."""
     features = lambda x: extractor(  # noqa: E731
-        np.round(np.clip(x * 127.5 + 127.5, 0, 255)).astype(np.uint8), mesh
+        to_uint8(x), mesh
     )
     return lambda a, b: np.linalg.norm(features(a) - features(b), axis=-1)
 
@@ -151,7 +151,7 @@ def gap(pair, images, labels, logsnr, variance, *, distances=None, seed=0):
     """
     distances = distances or {"pixel": pixel_distance}
     steps, levels = pair.parts.schedule.nearest(logsnr)
-    x, x0_hat = to_float(images), _denoiser(pair.parts)
+    x, x0_hat = to_float(np.asarray(images)), _denoiser(pair.parts)
     noise = np.asarray(jax.random.normal(jax.random.key(seed), x.shape))
     labels = labels if pair.parts.network.num_classes else None
     apart, far = [], {name: ([], []) for name in distances}

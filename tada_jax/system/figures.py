@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from tada_jax.model import solvers
+from tada_jax.system import pixels
 from tada_jax.system.paths import replacing
 
 # Okabe & Ito's colours, distinguishable with any colour vision.
@@ -201,9 +201,9 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     left.legend(loc="upper center")
 
     always, key = parts.method.always(), jax.random.key(seed)
-    x = jnp.asarray(images[:n], jnp.float32) / 127.5 - 1.0
+    x = jnp.asarray(pixels.to_float(images[:n]))
     row = jax.jit(lambda w: always(key, x, jnp.zeros_like(x), jnp.full(n, w)).x0)
-    pictures = [solvers.to_uint8(row(w)) for w in strengths]
+    pictures = [pixels.to_uint8(row(w)) for w in strengths]
     picture = grid(np.concatenate(pictures), n)
     right.imshow(picture, cmap="gray", interpolation="nearest", aspect="equal")
     height = picture.shape[0] / len(strengths)

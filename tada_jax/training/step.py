@@ -18,6 +18,7 @@ from clu import metrics as clu_metrics
 from tada_jax.data.order import batch_indices
 from tada_jax.model import diffusion, ema
 from tada_jax.system import backend
+from tada_jax.system.pixels import to_float
 
 # Independent streams of the run's seed; `solvers.STREAM` is another.
 INITIALISATION, STEPS, EVALUATION = 0, 1, 2
@@ -50,11 +51,6 @@ def init_state(parts, seed, *, widths=()):
         opt_state=parts.optimizer.init(params),
         power_emas=tuple(jax.tree.map(jnp.copy, params) for _ in widths),
     )
-
-
-def to_float(images):
-    """uint8 0..255 -> float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 @jax.tree_util.register_dataclass

@@ -15,8 +15,9 @@ from tada_jax.model import diffusion
 from tada_jax.setup import build
 from tada_jax.study import samples as sample_files
 from tada_jax.system import figures
+from tada_jax.system.pixels import to_float
 from tada_jax.training import loop
-from tada_jax.training.step import drop_labels, loss_fn, to_float
+from tada_jax.training.step import drop_labels, loss_fn
 from tests import tiny
 
 SIDE = 12

@@ -2,7 +2,7 @@
 
 A few of them at every run of the tests, the same ones each time. For hundreds of new ones:
 
-    TADA_JAX_EXAMPLES=200 .venv/bin/python -m pytest tests/setup/test_property.py -q --hypothesis-seed=1
+    TADA_JAX_EXAMPLES=200 python -m pytest tests/setup/test_property.py -q --hypothesis-seed=1
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ import pytest
 
 from tada_jax.setup import build
 from tada_jax.system import backend
+from tada_jax.system.pixels import to_float
 from tada_jax.training import loop
 from tada_jax.training import step as training_step
 from tests import tiny
@@ -95,9 +96,7 @@ def test_methods_are_what_they_say(method, strength, changed):
     """Share of images that augmentation changes at a noise level far from the band."""
     config = tiny.config(method, constant_strength=0.7)
     parts = build.parts(config, (8, 8, 1))
-    x = training_step.to_float(
-        jnp.asarray(loop.load_data(tiny.config(data__train_size=1000)).train.images)
-    )
+    x = to_float(jnp.asarray(loop.load_data(tiny.config(data__train_size=1000)).train.images))
     w = parts.strength(jnp.full(len(x), -15.0))
     if strength:
         np.testing.assert_allclose(w, strength)
