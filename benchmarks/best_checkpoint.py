@@ -18,12 +18,14 @@ import sys
 import numpy as np
 
 from benchmarks.timing import machine
-from tada_jax.metrics.judge import MEASURES
+from tada_jax.metrics import judge as judges
+from tada_jax.metrics.measures import MEASURES
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import limits
-from tada_jax.study.samples import make_sampler
+from tada_jax.setup.plan import plan
 from tada_jax.system import backend, logs
 from tada_jax.system.paths import to_json, write_whole
-from tada_jax.training import loop
+from tada_jax.training.observe import rank
 from tada_jax.training.run import load_run
 
 PICKING = tuple(name for name in limits.CHOICES["log.best_metric"] if name)
@@ -52,7 +54,7 @@ def look(workdir):
         if step not in lines:
             continue  # an interrupted run saves between two evaluations
         run = load_run(workdir, checkpoint=str(step))
-        judge = judge or loop.plan(run.config, workdir).judge()
+        judge = judge or judges.of_plan(plan(run.config, workdir))
         draw = make_sampler(run.parts, run.mesh, batch_size=run.config.sample.batch_size)
         logged, judged = (
             judge.glance(draw(run.ema_params, range(count), seed=seed))
@@ -70,7 +72,7 @@ def look(workdir):
 
 def picked(checkpoints, name):
     """The `Seen` that a measure ranks first; None if it ranks none."""
-    ranks = [(loop.rank(seen.logged, name), seen.step, seen) for seen in checkpoints]
+    ranks = [(rank(seen.logged, name), seen.step, seen) for seen in checkpoints]
     ranks = [rank for rank in ranks if rank[0] is not None]
     return min(ranks, key=lambda rank: rank[:2])[2] if ranks else None
 

@@ -20,7 +20,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from configs import ffhq64_tada  # noqa: E402
 from tada_jax.setup import build
 from tada_jax.system import backend
-from tada_jax.training import memory
 from tada_jax.training.checkpoint import Checkpoints  # noqa: E402
 from tada_jax.training.step import init_state  # noqa: E402
 
@@ -45,9 +44,9 @@ def main(repeats=5):
             jax.block_until_ready(checkpoints.restore(step, state, whole))
             times["read and checked in"].append(time.monotonic() - start)
         checkpoints.close()
-    device = jax.devices()[0]
+    device, gib = jax.devices()[0], backend.size_bytes(state) / backend.GIB
     print(
-        f"{memory.size(state) / memory.GIB:.2f} GiB, median of {repeats} after a first one, "
+        f"{gib:.2f} GiB, median of {repeats} after a first one, "
         f"{jax.device_count()} x {device.device_kind}, {platform.machine()}, {os.cpu_count()} cores"
     )
     for name, seconds in times.items():

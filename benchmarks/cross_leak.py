@@ -13,10 +13,11 @@ import pathlib
 import numpy as np
 
 from configs import digits_methods
+from tada_jax.metrics.judge import of_plan
+from tada_jax.setup.plan import plan
 from tada_jax.study import comparison
 from tada_jax.study.samples import read
 from tada_jax.system import backend
-from tada_jax.training import loop
 
 JUDGES = {"tada": "config.augment's operations", "scoreaug": "ScoreAug's"}  # by whose method
 
@@ -33,7 +34,7 @@ def main():
     configs = {(cell.method, cell.seed): cell.config for cell in cells}
     leaks = {}
     for seed in dict.fromkeys(cell.seed for cell in cells):
-        judges = {name: loop.plan(configs[name, seed]).judge() for name in JUDGES}
+        judges = {name: of_plan(plan(configs[name, seed])) for name in JUDGES}
         for cell in (cell for cell in cells if cell.seed == seed):
             (folder,) = (path for path in cell.workdir.glob("samples/*") if path.is_dir())
             images = read(sorted(folder.glob("[0-9]*.png")))

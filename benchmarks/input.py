@@ -24,8 +24,8 @@ from PIL import Image
 from benchmarks import timing
 from tada_jax.data import inspection, order
 from tada_jax.data.feed import Feed
+from tada_jax.setup.plan import load_data
 from tada_jax.system import backend
-from tada_jax.training import loop
 from tada_jax.training.step import resident_batches, step_keys
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/folder_tada.py")
@@ -133,8 +133,8 @@ def main(_):
         machine = timing.machine()
         print(machine)
 
-        first, dataset = timed(lambda: loop.load_data(config))
-        again, dataset = timed(lambda: loop.load_data(config))
+        first, dataset = timed(lambda: load_data(config))
+        again, dataset = timed(lambda: load_data(config))
         report, _ = timed(lambda: inspection.inspect(dataset, batch_size=batch))
         count = len(dataset.train.images) + len(dataset.test.images)
         once = {"first reading": first, "again, from the cache": again, "report": report}

@@ -16,9 +16,10 @@ import numpy as np
 
 from benchmarks.timing import machine
 from configs import digits_compare, folder_tada
-from tada_jax.metrics import judge
+from tada_jax.metrics import judge as judges
+from tada_jax.metrics.views import augmented_images, images_of_kind
+from tada_jax.setup.plan import plan
 from tada_jax.system import backend
-from tada_jax.training import loop
 
 SHARES = (  # of real, augmented and bad ones
     (1.0, 0.0, 0.0),
@@ -35,7 +36,7 @@ SHARES = (  # of real, augmented and bad ones
 
 def as_in_fit(images, rng, made):
     """Bad images as the judge's third class."""
-    return judge.images_of_kind(images, made.happens, 2, seed=int(rng.integers(2**31)))
+    return images_of_kind(images, made.happens, 2, seed=int(rng.integers(2**31)))
 
 
 def in_pieces(images, rng, made):
@@ -80,8 +81,8 @@ def main():
         config.data.test_fraction = 0.4
     config.evaluate.extractor = "pixels"
     config.seed = args.seed
-    planned = loop.plan(config)
-    made, train = planned.judge(), np.asarray(planned.dataset.train.images)
+    planned = plan(config)
+    made, train = judges.of_plan(planned), np.asarray(planned.dataset.train.images)
     rng = np.random.default_rng(args.seed)
     print(
         f"{planned.dataset.source}; {machine()}; seed {args.seed}, {args.count} images a mixture\n"
@@ -101,7 +102,7 @@ def main():
             seed = int(rng.integers(2**31))
             parts = [real]
             if len(moved):
-                parts.append(judge.augmented_images(moved, made.happens, seed=seed))
+                parts.append(augmented_images(moved, made.happens, seed=seed))
             if len(rest):
                 parts.append(bad(rest, rng, made))
             found = made.leak(np.concatenate(parts))

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from configs import digits_tada, folder_tada
+from tada_jax.methods.table import METHODS
 from tada_jax.setup import build
+from tada_jax.setup.plan import load_data
 from tada_jax.system import backend
-from tada_jax.training import loop
 from tada_jax.training.step import empty_tally, init_state, make_steps, resident_batches
 
 
@@ -51,12 +52,12 @@ def main():
     args = parser.parse_args()
     backend.enable_compilation_cache()
     calls = {}
-    for method in build.METHODS:
+    for method in METHODS:
         config = (folder_tada if args.path else digits_tada).get_config(method)
         if args.path:
             config.data.path, config.model.channels = args.path, args.channels
         config.train.batch_size = args.batch or config.train.batch_size
-        dataset = loop.load_data(config)
+        dataset = load_data(config)
         calls[method] = make_call(config, dataset)
         calls[method]()
     seconds = {method: [] for method in calls}

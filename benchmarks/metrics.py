@@ -17,10 +17,11 @@ import numpy as np
 
 from configs import digits_compare
 from tada_jax.metrics import inception, leakage, memorisation, quality, wasserstein
+from tada_jax.metrics import judge as judges
 from tada_jax.metrics.features import Extractor, pixels
-from tada_jax.metrics.judge import augmented_images
+from tada_jax.metrics.views import augmented_images
+from tada_jax.setup.plan import plan
 from tada_jax.system import backend
-from tada_jax.training import loop
 
 
 def seconds(function):
@@ -115,7 +116,7 @@ def main():
     backend.enable_compilation_cache()
     config = digits_compare.get_config()
     config.data.train_size = 50  # the others are fresh digits
-    judge = loop.plan(config).judge(say=lambda text: print(text, file=sys.stderr))
+    judge = judges.of_plan(plan(config), say=lambda text: print(text, file=sys.stderr))
     print(
         f"{platform.processor() or platform.machine()}, {jax.device_count()} x {jax.devices()[0]}"
     )

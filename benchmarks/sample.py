@@ -16,8 +16,8 @@ from ml_collections import config_flags
 
 from benchmarks import timing
 from tada_jax.model import unet
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
-from tada_jax.study.samples import make_sampler
 from tada_jax.system import backend
 
 CONFIG = config_flags.DEFINE_config_file("config", "benchmarks/unet32.py")

@@ -190,14 +190,14 @@ def get_config(method="tada"):
         )
     )
 
-    c.scoreaug = ConfigDict()  # arguments of scoreaug.Operations; bounds at strength 1, uncertain
+    c.scoreaug = ConfigDict()  # arguments of methods/linear.py; bounds at strength 1, uncertain
     c.scoreaug.ops = ("brightness", "translation", "cutout", "rotation")  # one or none an image
     c.scoreaug.brightness = 2.0  # B: multiplied by a factor in [1/B, B]
     c.scoreaug.translation = 0.1  # largest shift, share of the side
     c.scoreaug.cutout_min = 0.1  # side of the square that is cut out, share of the image's
     c.scoreaug.cutout_max = 0.3
 
-    c.sda = ConfigDict()  # arguments of methods.ShiftedNoise, not known from the publication
+    c.sda = ConfigDict()  # arguments of methods/sda.py, not known from the publication
     c.sda.mu = 0.5  # mean of the noise of augmented images, in units of its standard deviation
     c.sda.weight = 1.0  # lambda of their loss; examples are augmented with lambda / (1 + lambda)
 

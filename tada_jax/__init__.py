@@ -16,7 +16,7 @@ import importlib
 # On demand: whoever wants the method alone does not load a training loop.
 _WHERE = {
     "train": "training.loop",
-    "describe": "training.loop",
+    "describe": "training.describe",
     "sample": "study.samples",
     "evaluate": "study.evaluation",
     "compare": "study.comparison",

@@ -15,28 +15,30 @@ METHODS = ("tada", "constant")
 _MEAN_LUMAS = """
 import json, sys
 import jax, numpy as np
+from tada_jax.methods.plain import Plain
 from tada_jax import methods
-from tada_jax.metrics import judge
+from tada_jax.metrics.views import augmented_images
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
-from tada_jax.study import samples as generate
+from tada_jax.setup.plan import plan
 from tada_jax.system import backend
-from tada_jax.training import loop, step as training
+from tada_jax.training import step as training
 from tests import tiny
 
 def mean_lumas(images):
     return (images / 127.5 - 1.0).mean((1, 2, 3)).tolist()
 
-def samples(plan, config, steps=150, each=50):
-    parts, mesh = plan.parts, plan.mesh
-    batches = training.resident_batches(config, plan.order, backend.over_batch(mesh))
+def samples(planned, config, steps=150, each=50):
+    parts, mesh = planned.parts, planned.mesh
+    batches = training.resident_batches(config, planned.order, backend.over_batch(mesh))
     step = training.make_steps(parts, config, mesh, batches)
     whole = backend.replicated(mesh)
     state = jax.jit(lambda: training.init_state(parts, 0), out_shardings=whole)()
     tally = jax.device_put(training.empty_tally(parts), whole)
-    images = backend.put_whole(plan.dataset.train.images, mesh)
+    images = backend.put_whole(planned.dataset.train.images, mesh)
     for _ in range(steps // each):
         state, tally = step(state, tally, np.uint32(0), images, None, each)
-    draw = generate.make_sampler(parts, mesh, batch_size=250)
+    draw = make_sampler(parts, mesh, batch_size=250)
     return draw(state.ema_params, range(250), seed=0)
 
 found = {}
@@ -52,12 +54,12 @@ for method in sys.argv[1:]:
         schedule__total_timesteps=100,
         sample__steps=10,
     )
-    plan = loop.plan(config)
-    found[method] = mean_lumas(samples(plan, config))
-real = np.asarray(plan.dataset.test.images)
-happens = methods.Plain(build.augmentation(config))
+    planned = plan(config)
+    found[method] = mean_lumas(samples(planned, config))
+real = np.asarray(planned.dataset.test.images)
+happens = Plain(build.augmentation(config))
 found["real"] = mean_lumas(real)
-found["augmented"] = mean_lumas(judge.augmented_images(real, happens))
+found["augmented"] = mean_lumas(augmented_images(real, happens))
 print(json.dumps(found))
 """
 

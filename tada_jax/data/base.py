@@ -196,3 +196,9 @@ def _apportion(fraction, sizes, rng):
     can_give = [i for i in order if counts[i] < min(shares[i], sizes[i] - 1)]
     counts[can_give[:left]] += 1
     return counts
+
+
+def spread(available, wanted):
+    """Indices of at most `wanted` examples, evenly over all: sets are often in order of class."""
+    count = min(available, wanted)
+    return np.arange(count) * available // count

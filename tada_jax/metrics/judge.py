@@ -5,18 +5,18 @@ whole of it, `glance` what is cheap enough for the training loop.
 """
 
 import dataclasses
+import functools
 import math
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import methods
 from tada_jax.data import inspection
-from tada_jax.data.base import Joined
+from tada_jax.data.base import Joined, spread
 from tada_jax.data.cache import digest
-from tada_jax.methods import METHODS
+from tada_jax.methods.plain import Plain
+from tada_jax.methods.table import METHODS
 from tada_jax.metrics import (
     classifier,
     features,
@@ -26,11 +26,12 @@ from tada_jax.metrics import (
     quality,
     wasserstein,
 )
+from tada_jax.metrics.measures import Number
+from tada_jax.metrics.views import augmented_images, images_of_kind
 from tada_jax.setup import build, limits
-from tada_jax.system import logs
+from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
-from tada_jax.system.pixels import to_float, to_uint8
-from tada_jax.training.step import spread
+from tada_jax.system.pixels import to_float
 
 # Real images to score in the samples' place, for each reference; "all" has no others.
 _STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
@@ -44,68 +45,34 @@ MOST_BYTES = 2**29  # of what is drawn from a set
 GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
 
 
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """What a number means: its title, and whether it should be low, high, or near a value."""
-
-    title: str
-    better: str
-    digits: int = 3
-    factor: float = 1.0  # what is printed is the value times this
-
-
-MEASURES = {
-    "fd": Measure("Frechet distance", "lower", 2),
-    "kid": Measure("KID x 1e3", "lower", 2, 1e3),
-    "precision": Measure("precision", "higher"),
-    "recall": Measure("recall", "higher"),
-    "density": Measure("density", "higher"),
-    "coverage": Measure("coverage", "higher"),
-    "swd": Measure("sliced Wasserstein x 1e3", "lower", 1, 1e3),
-    "copies": Measure("copies, d1 < d2/3 [%]", "lower", 1, 100.0),
-    "copy_margin": Measure("copy margin, d(train)/d(held out)", "near 1"),
-    "authentic": Measure("AuthPct [%]", "higher", 1, 100.0),
-    "c_t": Measure("C_T [standard deviations]", "near 0", 1),
-    "gap": Measure("denoising gap x 1e3, held out - train", "near 0", 2, 1e3),
-    "leak": Measure("leak: augmented, of the good samples [%]", "near 0", 1, 100.0),
-    "neither": Measure("bad: neither real nor augmented [%]", "lower", 1, 100.0),
-    "fd_leak": Measure("Frechet leak", "lower", 2),
-    "moment": Measure("moments [% of T(x, 1)]", "near 0", 0, 100.0),
-}
-
-
-GLANCES = ("fd", "leak", "copies", "copy_margin")  # what `Judge.glance` finds
-
-
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """A measured value with what is needed to read it.
-
-    Attributes:
-      value: in units of 1; NaN where it could not be had.
-      n: samples behind it.
-      reference: what they were compared with, and how many of those.
-      extractor: of the features, or what else the images were looked at through.
-      real: what real images score in the samples' place, if that makes sense.
-      interval: 95%, or None.
-      note: anything else in a few words.
-    """
-
-    value: float
-    n: int
-    reference: str
-    extractor: str
-    real: float | None = None
-    interval: tuple[float, float] | None = None
-    note: str = ""
-
-
 class TooFewImages(UserError):
     """A data set of which samples cannot be measured, though it can be trained on."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _LeakJudges:
+    """Networks for P(real, augmented, neither), cross-fitted: none judges an image that it knew.
+
+    Attributes:
+      networks: a `features.Extractor` for each fold.
+      answers: [3,N,3], of the N held-out images as each kind, by the fold that did not know them.
+      augmented: the held-out images as the method makes them, uint8 [N,H,W,C].
+    """
+
+    networks: list[features.Extractor]
+    answers: np.ndarray
+    augmented: np.ndarray
+
+
+class Stopped(Exception):
+    """The fit of a small network was given up, because its caller has to end."""
+
+
 class Judge:
     """Measures samples of one data set.
+
+    What it needs is made when it is first needed: features of the real images, galleries of
+    neighbours, and small networks, which take seconds to minutes. `prepare` makes all of it.
 
     Training images that stay on disk are read in pieces. What is held of them is what neighbours
     are looked for among, uint8 [N,H,W,C] or float32 averaged down to at most 64 pixels a side,
@@ -121,57 +88,87 @@ class Judge:
         does all of the work.
       extractor: a `features.Extractor`; None: the one that `config.evaluate.extractor` names.
       say: called with a line of text about what takes time.
+      stopping: () -> whether to give up a fit, by `Stopped`.
 
     Raises:
       TooFewImages: if the data set has too few held-out images, or different training images.
       UserError: if the extractor cannot be had.
     """
 
-    def __init__(self, config, dataset, pool, *, mesh=None, extractor=None, say=None):
-        self.config = config
-        self._say = say or (lambda text: None)
-        self._mesh = mesh or features.local_mesh()
-        train, held_out = dataset.train.images, np.asarray(dataset.test.images)
+    def __init__(
+        self, config, dataset, pool, *, mesh=None, extractor=None, say=None, stopping=None
+    ):
         check(dataset)
-        everything = Joined(pool.train.images, held_out)
-        self.images = {"train": train, "held_out": held_out}
-        if len(everything) > len(train) + len(held_out):
-            self.images["all"] = everything
         if config.sample.label is not None:
             raise UserError(
                 f"config.sample.label={config.sample.label}: samples of one class cannot be "
                 "measured against images of all: leave it out"
             )
+        self.config, self._pool, self._given_extractor = config, pool, extractor
+        self._say, self._stopping = say or (lambda text: None), stopping or (lambda: False)
+        self._mesh = mesh or features.local_mesh()
+        train, held_out = dataset.train.images, np.asarray(dataset.test.images)
+        self._everything = Joined(pool.train.images, held_out)
+        self.images = {"train": train, "held_out": held_out}
+        if len(self._everything) > len(train) + len(held_out):
+            self.images["all"] = self._everything
         policy = build.augmentation(config)
         self.policy = dataclasses.replace(policy, p=1.0) if policy.ops else None
-        self.happens = methods.Plain(self.policy) if policy.ops else None
-        if METHODS[config.method].way == "scoreaug":
+        self.happens = Plain(self.policy) if policy.ops else None
+        if METHODS[config.method].kind.own_operations:
             self.happens = build.method(config, train.shape[1:]).always()
-        self.extractor = extractor or self._named_extractor(pool, everything)
-        self.features = {
+        self._flips = float(build.policy(config).xflip_p) > 0
+
+    def prepare(self):
+        """Makes all that measuring needs; returns itself.
+
+        Raises:
+          Stopped: if it was told to give up.
+        """
+        _ = self.features, self._glanced_at, self._held_out_gallery, self._leak_judges
+        return self
+
+    @functools.cached_property
+    def extractor(self):
+        """What turns images into features, a `features.Extractor`."""
+        return self._given_extractor or self._named_extractor()
+
+    @functools.cached_property
+    def features(self):
+        """{reference: float [N,D]} of the real images."""
+        return {
             name: self.extractor.cached(images, self._mesh) for name, images in self.images.items()
         }
-        self._flips = float(build.policy(config).xflip_p) > 0
-        alike = inspection.alike(train, mirrored=self._flips)
-        self._gallery = self._galleried(train, alike)
-        self._held_out_gallery = self._galleried(held_out)
-        self._glanced_at = self._gallery  # a part of it, drawn, since sets lie in order of class
-        if len(self._gallery) > GLANCE_IMAGES:
-            self._glanced_at = self._gallery.some(GLANCE_IMAGES, np.random.default_rng(0))
-        if len(self._gallery) < FEWEST_DIFFERENT:
+
+    @functools.cached_property
+    def _gallery(self):
+        train = self.images["train"]
+        made = self._galleried(train, inspection.alike(train, mirrored=self._flips))
+        if len(made) < FEWEST_DIFFERENT:
             raise TooFewImages(
                 f"measuring needs at least {FEWEST_DIFFERENT} different training images: "
-                f"{len(train):,} are only {len(self._gallery)} that do not look alike"
+                f"{len(train):,} are only {len(made)} that do not look alike"
             )
-        self._fit_leak_classifiers()
+        return made
+
+    @functools.cached_property
+    def _held_out_gallery(self):
+        return self._galleried(self.images["held_out"])
+
+    @functools.cached_property
+    def _glanced_at(self):
+        """The gallery, or a part of it, drawn, since sets lie in order of class."""
+        if len(self._gallery) <= GLANCE_IMAGES:
+            return self._gallery
+        return self._gallery.some(GLANCE_IMAGES, np.random.default_rng(0))
 
     def title(self, name):
         """The name of a reference with its number of images."""
         words = {"train": "training", "held_out": "held-out", "all": "all"}
         return f"{words[name]} images ({len(self.images[name]):,})"
 
-    def _named_extractor(self, pool, everything):
-        c = self.config.evaluate
+    def _named_extractor(self):
+        c, pool = self.config.evaluate, self._pool
         if c.extractor == "pixels":
             return features.pixels()
         if c.extractor == "inception":
@@ -188,15 +185,21 @@ class Judge:
                     "config.evaluate.extractor='classifier' needs labels or config.augment.ops, "
                     "and there are neither: choose 'pixels' or 'inception'"
                 )
-            images, labels = _in_order_of_content(everything, labels)
+            images, labels = _in_order_of_content(self._everything, labels)
             return features.fitted(self._fit(task, images, labels), images)
         return features.of_file(c.extractor)
 
     def _fit(self, task, images, labels=None, seed=0):
         """A `classifier.Fitted`, with a progress bar if it is not in the cache."""
-        steps, bar = self.config.evaluate.fit_steps, logs.bar(f"fitting, {task.name}", unit="step")
-        options = dict(steps=steps, seed=seed, say=self._say, progress=bar)
-        return classifier.fit(task, images, labels, **options)
+        bar = logs.bar(f"fitting, {task.name}", unit="step")
+
+        def progress(done, total):
+            bar(done, total)
+            if self._stopping():
+                raise Stopped
+
+        options = dict(steps=self.config.evaluate.fit_steps, seed=seed, say=self._say)
+        return classifier.fit(task, images, labels, progress=progress, **options)
 
     def _galleried(self, images, alike=()):
         """The `memorisation.Gallery` of images uint8 [N,H,W,C], large ones averaged down."""
@@ -226,35 +229,34 @@ class Judge:
 
     # Leakage
 
-    def _fit_leak_classifiers(self):
-        """Cross-fits P(real, augmented, neither): no image is judged by a network that knew it."""
-        self._judges = []
+    @functools.cached_property
+    def _leak_judges(self):
+        """The `_LeakJudges`; None where nothing could leak."""
         if self.happens is None:
-            return
+            return None
         held_out = self.images["held_out"]
         fold = np.random.default_rng(0).permutation(len(held_out)) % FOLDS
         pure = [images_of_kind(held_out, self.happens, kind) for kind in range(3)]
-        self.augmented = pure[classifier.KINDS.index("augmented")]
-        self._answers = np.empty((3, len(held_out), 3))
+        judges, answers = [], np.empty((3, len(held_out), 3))
         for k in range(FOLDS):
-            task = classifier.leak_task(self.happens)
-            network = self._fit(task, held_out[fold != k], seed=k)
+            network = self._fit(classifier.leak_task(self.happens), held_out[fold != k], seed=k)
             judge = features.Extractor(
                 name="P(real, augmented, neither)",
                 digest=None,
                 apply=_probabilities(network),
                 params=network.params,
             )
-            self._judges.append(judge)
-            for answers, images in zip(self._answers, pure):
-                answers[fold == k] = judge(images[fold == k], self._mesh)
+            judges.append(judge)
+            for found, images in zip(answers, pure):
+                found[fold == k] = judge(images[fold == k], self._mesh)
+        return _LeakJudges(judges, answers, pure[classifier.KINDS.index("augmented")])
 
     def leak(self, samples):
         """The `leakage.Leak` of uint8 samples; None without an augmentation that could leak."""
-        if not self._judges:
+        if self._leak_judges is None:
             return None
-        answers = np.mean([judge(samples, self._mesh) for judge in self._judges], 0)
-        return leakage.classifier_leak(answers, *self._answers)
+        answers = np.mean([judge(samples, self._mesh) for judge in self._leak_judges.networks], 0)
+        return leakage.classifier_leak(answers, *self._leak_judges.answers)
 
     # All together
 
@@ -404,7 +406,7 @@ class Judge:
             )
         )
         drawn = self.extractor(samples, self._mesh)
-        augmented = self.extractor.cached(self.augmented, self._mesh)
+        augmented = self.extractor.cached(self._leak_judges.augmented, self._mesh)
         found = {
             "leak": Number(
                 leak.share,
@@ -432,10 +434,10 @@ class Judge:
                 leakage.frechet_leak(self.features["train"], self.features["held_out"], augmented),
             ),
         }
-        plain = isinstance(self.happens, methods.Plain)  # ScoreAug's have no statistic of their own
+        plain = isinstance(self.happens, Plain)  # other operations have no statistic of their own
         for op in self.policy.ops if plain else ():
             alone = dataclasses.replace(self.policy, ops=(op,), xflip_p=0.0)
-            moved = augmented_images(self.images["held_out"], methods.Plain(alone))
+            moved = augmented_images(self.images["held_out"], Plain(alone))
             shift = leakage.moment_shift(op, samples, self.images["held_out"], moved)
             (m, s), (mr, sr), (ma, sa) = shift.samples, shift.real, shift.augmented
             found[f"moment/{op}"] = Number(
@@ -449,51 +451,6 @@ class Judge:
                 f"{ma:.3f} +- {sa:.3f} T(x, 1)",
             )
         return found
-
-
-def copying(lines):
-    """A warning in plain words when a run has begun to copy its training images.
-
-    Args:
-      lines: dicts of metrics.jsonl, up to the step in question.
-
-    Returns:
-      A line of text if the last of them says so and the one before it did not; else None.
-    """
-    reasons = []
-    for sign, needed in ((_losses_part, {"test_mse", "train_mse"}), (_copies_grow, {"copies"})):
-        found = [line for line in lines if needed <= line.keys()]
-        if len(found) > 1 and found[-1]["step"] == lines[-1]["step"]:
-            now, before = sign(found), len(found) > 2 and sign(found[:-1])
-            reasons += [now] if now and not before else []
-    if not reasons:
-        return None
-    return (
-        f"the model begins to copy its training images: {' and '.join(reasons)}; stop here, take "
-        "the best checkpoint, or augment more"
-    )
-
-
-def _losses_part(lines):
-    """Whether the loss rises on held-out images and falls on training images; in words, or None."""
-    last, lowest = lines[-1], min(lines, key=lambda line: line["test_mse"])
-    rise = last["test_mse"] / lowest["test_mse"] - 1.0
-    if rise <= 0.02 or last["train_mse"] >= lowest["train_mse"]:
-        return None
-    return (
-        f"the loss on held-out images is {rise:.0%} above that of step {lowest['step']:,}, "
-        "and on training images it still falls"
-    )
-
-
-def _copies_grow(lines):
-    """Whether clearly more samples count as copies than held-out images; in words, or None."""
-    last, real = lines[-1]["copies"], lines[-1]["copies_real"]
-    if last <= max(2 * real, real + 0.05, lines[0]["copies"]):
-        return None
-    return (
-        f"{last:.0%} of the samples are copies (of held-out images {real:.0%} would pass as such)"
-    )
 
 
 def _drawn(count, most):
@@ -526,39 +483,6 @@ def check(dataset):
             f"measuring needs at least {FEWEST_DIFFERENT} different training images, and there "
             "are fewer"
         )
-
-
-def augmented_images(images, method, *, strength=1.0, seed=0):
-    """T(x, w) of uint8 images [N,H,W,C], each under a draw of its own; uint8.
-
-    `method`, of `methods.py`, says what T is.
-    """
-
-    def moved(key, x):
-        return methods.augmented(method, key, x, jnp.full(len(x), strength))
-
-    return _in_batches(images, moved, seed)
-
-
-def images_of_kind(images, method, kind, *, seed=0):
-    """uint8 images [N,H,W,C] as the leak classifier sees them, all of one of `classifier.KINDS`."""
-
-    def view(key, x):
-        return classifier.unnoised_view(key, x, jnp.full(len(x), kind), method)
-
-    return _in_batches(images, view, seed)
-
-
-def _in_batches(images, function, seed):
-    """(key, x [B,H,W,C] in [-1, 1]) -> [B,H,W,C], of uint8 images [N,H,W,C]; uint8."""
-    some = jax.jit(lambda key, x: to_uint8(function(key, to_float(x))))
-    root, batch, done = jax.random.key(seed), min(256, len(images)), []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        padded = np.resize(chunk, (batch, *chunk.shape[1:]))
-        made = some(jax.random.fold_in(root, start), padded)
-        done.append(jax.device_get(made)[: len(chunk)])
-    return np.concatenate(done)
 
 
 def _probabilities(network):
@@ -598,3 +522,54 @@ def _in_order_of_content(images, labels, most=20_000):
         digests += [digest(image.tobytes()) for image in images[start : start + 256]]
     order = np.argsort(np.array(digests), kind="stable")[:most]
     return images[order], None if labels is None else labels[order]
+
+
+def of_plan(planned, say=None, extractor=None):
+    """What samples of a run are measured against: a `Judge` that is prepared.
+
+    Args:
+      planned: a `setup.plan.Plan`.
+      say: called with a line of text about what takes time.
+      extractor: instead of the configuration's.
+
+    Raises:
+      UserError: if the data set has too few held-out images, or the extractor cannot be had.
+    """
+
+    def make():
+        judge = Judge(planned.config, planned.dataset, planned.pool, extractor=extractor, say=say)
+        return judge.prepare()
+
+    return backend.in_turn(make)
+
+
+def of_training(planned, say, stopping=None):
+    """The same, not prepared; or None and a warning where there are too few images to measure."""
+    # A process that gives up alone would leave the others waiting.
+    stopping = stopping if jax.process_count() == 1 else None
+    try:
+        return Judge(planned.config, planned.dataset, planned.pool, say=say, stopping=stopping)
+    except TooFewImages as e:
+        say(f"warning: no quick metrics of samples: {e}")
+        return None
+
+
+def prepare_in_turn(judge):
+    """Prepares a judge in the first process and then, from the cache, in the others.
+
+    Raises:
+      TooFewImages: if there are too few different images, in every process.
+      Stopped: if it was told to give up.
+      UserError: if the extractor cannot be had.
+    """
+
+    def prepare_or_reason():
+        try:
+            judge.prepare()
+        except TooFewImages as e:
+            return e
+        return None
+
+    reason = backend.in_turn(prepare_or_reason)
+    if reason:
+        raise reason

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tada_jax import augment, methods, tada
+from tada_jax import augment, tada
 from tada_jax.data import classes
 from tada_jax.data import order as orders
-from tada_jax.methods import METHODS, scoreaug
+from tada_jax.methods.base import Method
+from tada_jax.methods.table import METHODS
 from tada_jax.model import continuous, diffusion, schedule, solvers, unet
 from tada_jax.setup import limits
 from tada_jax.system.errors import UserError
@@ -35,7 +36,7 @@ class Parts:
       schedule: the noise levels, a `schedule.Schedule` or one of `continuous.py`.
       strength: log SNR [B] -> w [B], the method's; or [B,K] for one of each operation.
       policy: the augmentation's.
-      method: what happens to training examples, of `methods.py`.
+      method: what happens to training examples.
       network: a `unet.UNet`.
       loss_options: keyword arguments of `diffusion.training_losses`.
       class_dropout: how often training conceals the class from a conditional network.
@@ -50,7 +51,7 @@ class Parts:
     schedule: schedule.Schedule | continuous.Continuous
     strength: Callable[[jax.Array], jax.Array]
     policy: augment.Policy
-    method: Callable[..., methods.Example]
+    method: Method
     network: unet.UNet
     loss_options: dict[str, Any]
     class_dropout: float
@@ -226,7 +227,7 @@ def _table(config):
 
 
 def policy(config):
-    """The `augment.Policy` of the method; ScoreAug has operations of its own instead."""
+    """The `augment.Policy` of the method, unless it has operations of its own."""
     full, own = augmentation(config), METHODS[config.method]
     if not own.operations:
         full = dataclasses.replace(full, ops=())
@@ -234,24 +235,14 @@ def policy(config):
 
 
 def method(config, image_shape):
-    """What happens to training examples, a callable of `methods.py`.
+    """What happens to training examples, a `methods.base.Method`.
 
     Raises:
       UserError: if the method cannot be carried out on images of `image_shape` (H, W, C).
     """
-    way, happens = METHODS[config.method].way, policy(config)
-    if way == "scoreaug":
-        with _blame("scoreaug"):
-            operations = scoreaug.Operations(
-                **dict(config.scoreaug, ops=tuple(config.scoreaug.ops))
-            )
-            operations.check(image_shape[:2])
-        return methods.ScoreAug(operations, dataclasses.replace(happens, ops=()))
-    return {
-        "plain": methods.Plain,
-        "ar": methods.LabelConditioned,
-        "sda": functools.partial(methods.ShiftedNoise, **config.sda),
-    }[way](happens)
+    kind = METHODS[config.method].kind
+    with _blame(kind.section):
+        return kind.from_config(config, policy(config), image_shape)
 
 
 def augmentation(config):

@@ -11,7 +11,7 @@ import numpy as np
 from tada_jax import data
 from tada_jax.band import estimate
 from tada_jax.data import order as orders
-from tada_jax.methods import METHODS
+from tada_jax.methods.table import METHODS
 from tada_jax.model import continuous, diffusion, ema, schedule, solvers
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
@@ -131,13 +131,9 @@ def check(config):
             bounds = "positive" if low == math.ulp(0) else bounds
             raise UserError(f"config.{field}={value} cannot be: it must be {bounds}")
     _check_lists(config)
-    if METHODS[config.method].way == "scoreaug":
-        _check_scoreaug(config)
-    if METHODS[config.method].way == "sda" and config.diffusion.parameterisation != "eps":
-        raise UserError(
-            f"config.method={config.method!r} needs config.diffusion.parameterisation='eps': the "
-            "mean of its noise makes any other target grow without bound with the noise"
-        )
+    if METHODS[config.method].kind.own_operations:
+        _check_own_operations(config)
+    METHODS[config.method].kind.check(config)
     c = config.diffusion
     if c.weighting == "p2" and -c.p2_gamma * math.log(c.p2_k + math.exp(-40.0)) > 80.0:
         raise UserError(
@@ -212,17 +208,17 @@ def follows_profile(config):
     return tadas and (fitted or (c.schedule, c.band) == ("paper", "auto"))
 
 
-def _check_scoreaug(config):
-    """Refuses strengths that are made for other operations than ScoreAug's own."""
+def _check_own_operations(config):
+    """Refuses strengths that are made for other operations than the method's own."""
     if follows_profile(config):
         raise UserError(
             f"config.tada.schedule={config.tada.schedule!r} follows the profile of "
-            "config.augment.ops, and ScoreAug has operations of its own: name the band by "
-            "tada.schedule='paper', tada.band='given', tada.r_rough and tada.r_fine"
+            f"config.augment.ops, and config.method={config.method!r} has operations of its own: "
+            "name the band by tada.schedule='paper', tada.band='given', tada.r_rough and r_fine"
         )
     table = config.tada.schedule == "table" and METHODS[config.method].strength == "tada"
     if table and any(np.ndim(w) for _, w in config.tada.table):
         raise UserError(
-            "config.tada.table has a strength for each of config.augment.ops, and ScoreAug has "
-            "operations of its own: give one number a level"
+            "config.tada.table has a strength for each of config.augment.ops, and config.method="
+            f"{config.method!r} has operations of its own: give one number a level"
         )

@@ -6,7 +6,7 @@ import numpy as np
 
 from tada_jax import tada
 from tada_jax.band.profile import ALL
-from tada_jax.study import analysis
+from tada_jax.study import analysis_text
 from tada_jax.system import figures
 from tada_jax.system.figures import BLUE, GREEN, LOOKS, ORANGE
 
@@ -15,11 +15,11 @@ _LEAST_K, _LEAST_V = 1e-3, 1e-3  # nats and percent, where logarithmic axes end
 
 
 def draw(found, config, dataset, pictures):
-    """Draws everything about an `analysis.Analysis` into its folder."""
+    """Draws everything about an `analysis_text.Analysis` into its folder."""
     folder, thresholds = found.folder, config.sensitivity.thresholds
     for proxy, profile in found.profiles.items():
         profile_figure(folder / f"profile-{proxy}.png", profile, thresholds, dataset.name)
-    main = analysis.foremost(found.profiles, config, dataset)
+    main = analysis_text.foremost(found.profiles, config, dataset)
     schedule_figure(folder / "schedules.png", main, config, dataset)
     if found.gaps:
         gap_figure(folder / "gap.png", found, thresholds, dataset.name)
@@ -118,10 +118,10 @@ def schedule_figure(path, profile, config, dataset):
         curves[f"fitted, [{band[0]:.2f}, {band[1]:.2f}]"] = tada.strength(
             fine, r_rough=band[0], r_fine=band[1], calibration="none"
         )
-    for budget in analysis.BUDGETS:
+    for budget in analysis_text.BUDGETS:
         w = profile.freeform(thresholds, budget)
         curves[f"free-form, budget {budget:g}"] = tada.interpolated(fine, levels=r, strengths=w)
-    for budget in analysis.WEIGHTED_BUDGETS:
+    for budget in analysis_text.WEIGHTED_BUDGETS:
         w = profile.weighted(thresholds, budget)
         curves[f"weighted, budget {budget:g}"] = tada.interpolated(fine, levels=r, strengths=w)
     figure = Figure(figsize=(13, 5.2), layout="constrained")
@@ -204,7 +204,7 @@ def exchange_figure(path, found, config, dataset):
     c = config.analyze
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    main = analysis.foremost(found.profiles, config, dataset)
+    main = analysis_text.foremost(found.profiles, config, dataset)
     band = main.band(config.sensitivity.thresholds)
     measured = any(e.leak is not None for e in found.exchanges)
     for outside, color, marker, style in (

@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 
-from tada_jax.metrics.judge import MEASURES
-from tada_jax.study import comparison, evaluation
+from tada_jax.metrics.measures import MEASURES
+from tada_jax.study import evaluation, tables
 from tada_jax.system import figures
 from tada_jax.system.logs import duration
 from tada_jax.system.paths import to_json, write_whole
@@ -54,18 +54,18 @@ def write(path, config, results, failures):
     Args:
       path: folder.
       config: of the grid.
-      results: {comparison.Cell: evaluation.Result}.
+      results: {tables.Cell: evaluation.Result}.
       failures: {title of a cell: why}.
     """
     path.mkdir(parents=True, exist_ok=True)
-    write_whole(path / "table.md", comparison.markdown(results))
+    write_whole(path / "table.md", tables.markdown(results))
     everything = {
         "cells": [
             {
                 "method": cell.method,
                 "train_images": cell.size,
                 "seed": cell.seed,
-                "seconds": round(comparison.seconds_spent(cell), 1),
+                "seconds": round(tables.seconds_spent(cell), 1),
                 "workdir": cell.workdir.name,
                 "result": json.loads(result.to_json()),
             }
@@ -84,7 +84,7 @@ def write(path, config, results, failures):
 
 def _looks(results):
     """{method: (colour, marker, line style)}; one for all methods of a curve."""
-    methods, _ = comparison.methods_and_sizes(results)
+    methods, _ = tables.methods_and_sizes(results)
     curve_of = {m: name for name, members in _curves_of(results).items() for m in members}
     names = list(dict.fromkeys(curve_of.get(method, method) for method in methods))
     look = {name: figures.look(i) for i, name in enumerate(names)}
@@ -98,7 +98,7 @@ def _curves_of(results):
 
 def _caption(results):
     """What titles say: (sizes, samples in words, seeds in words, whether they are several)."""
-    _, sizes = comparison.methods_and_sizes(results)
+    _, sizes = tables.methods_and_sizes(results)
     seeds = sorted({cell.seed for cell in results})
     named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     protocol = next(iter(results.values())).protocol
@@ -129,7 +129,7 @@ def _trade_off(results):
     """The `Figure`, or None."""
     from matplotlib.figure import Figure
 
-    found = {key: comparison.summaries(results, key) for key in dict.fromkeys(sum(_TRADES, ()))}
+    found = {key: tables.summaries(results, key) for key in dict.fromkeys(sum(_TRADES, ()))}
     trades = [(x, y) for x, y in _TRADES if found[x] and found[y]]
     if not trades:
         return None
@@ -155,7 +155,7 @@ def _entries(figure):
 def _trade_panel(ax, results, size, *keys):
     """One measure against another, for one number of training images."""
     measures = [MEASURES[key.partition("/")[0]] for key in keys]
-    all_found = [comparison.summaries(results, key) for key in keys]
+    all_found = [tables.summaries(results, key) for key in keys]
     looks, curves = _looks(results), _curves_of(results)
     curve_of = {m: name for name, members in curves.items() for m in members}
     points, labelled = {}, set()
@@ -188,7 +188,7 @@ def _trade_panel(ax, results, size, *keys):
         if len(line) > 1:
             color, _, style = looks[members[0]]
             ax.plot(*zip(*line), color=color, linestyle=style, linewidth=1)
-    real = [comparison.real_images(results, key, size) for key in keys]
+    real = [tables.real_images(results, key, size) for key in keys]
     if None not in real:
         at = [value * m.factor for value, m in zip(real, measures)]
         ax.plot(*at, color="black", marker="*", markersize=12, linestyle="", label="real images")
@@ -216,11 +216,11 @@ def _curves(results, key, label):
     """The `Figure`, or None."""
     from matplotlib.figure import Figure
 
-    found = comparison.curves(results, key)
+    found = tables.curves(results, key)
     if not found:
         return None
     sizes, _, seeds, several = _caption(results)
-    methods, _ = comparison.methods_and_sizes(results)
+    methods, _ = tables.methods_and_sizes(results)
     looks = {method: figures.look(i) for i, method in enumerate(methods)}
     count = next(iter(results)).config.log.metrics_count
     of = "" if "mse" in key else f"{count:,} samples, "
@@ -254,9 +254,9 @@ def _curves(results, key, label):
 
 def _page(path, config, results, failures, figures):
     protocol = next(iter(results.values())).protocol
-    methods, sizes = comparison.methods_and_sizes(results)
+    methods, sizes = tables.methods_and_sizes(results)
     seeds = sorted({cell.seed for cell in results})
-    seconds = sum(comparison.seconds_spent(cell) for cell in results)
+    seconds = sum(tables.seconds_spent(cell) for cell in results)
     versions = workdirs.versions()
     command = shlex.join(["python", *sys.argv]) if sys.argv[0].endswith("main.py") else "Python API"
     facts = {
@@ -316,14 +316,14 @@ def _table(rows, head=None):
 
 def _result_table(results, methods, size):
     rows = []
-    for key in comparison.headlines(results):
-        found = comparison.summaries(results, key)
-        real = comparison.real_images(results, key, size)
+    for key in tables.headlines(results):
+        found = tables.summaries(results, key)
+        real = tables.real_images(results, key, size)
         rows.append(
             [
-                comparison.title_of(key),
+                tables.title_of(key),
                 *(
-                    comparison.cell_text(key, found[m, size]) if (m, size) in found else ""
+                    tables.cell_text(key, found[m, size]) if (m, size) in found else ""
                     for m in methods
                 ),
                 "" if real is None else evaluation.printed(key, real),
@@ -335,18 +335,18 @@ def _result_table(results, methods, size):
 
 
 def _difference_tables(results, methods, sizes):
-    base = comparison.reference_method(methods)
+    base = tables.reference_method(methods)
     others = [method for method in methods if method != base]
     if not others:
         return ""
     rows = [
         [
             _images(size),
-            comparison.title_of(key),
-            *(comparison.difference_text(results, key, base, other, size) for other in others),
+            tables.title_of(key),
+            *(tables.difference_text(results, key, base, other, size) for other in others),
         ]
         for size in sizes
-        for key in comparison.headlines(results)
+        for key in tables.headlines(results)
     ]
     head = ["", "", *(f"{base} - {other}" for other in others)]
     return (

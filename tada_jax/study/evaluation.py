@@ -8,24 +8,25 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import math
 import pathlib
 import time
 from typing import Any
 
 import numpy as np
 
+from tada_jax.data.base import spread
 from tada_jax.data.cache import digest
 from tada_jax.metrics import intervals, memorisation
-from tada_jax.metrics.judge import MEASURES, Number
+from tada_jax.metrics import judge as judges
+from tada_jax.metrics.measures import MEASURES, Number, printed
 from tada_jax.model import solvers
+from tada_jax.setup.plan import plan
 from tada_jax.study.samples import read, to_files
 from tada_jax.system import backend, figures
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json, write_whole
-from tada_jax.training import loop
+from tada_jax.training.heldout import make_evaluation
 from tada_jax.training.run import load_run
-from tada_jax.training.step import make_evaluation, spread
 
 LIBRARIES = ("jax", "jaxlib", "numpy", "scipy", "pillow")
 FITTED = ("classifier", "pixels")  # extractors that their name, the images and the code determine
@@ -38,7 +39,7 @@ class Result:
     Attributes:
       folder: with metrics.json, table.txt and nearest.png.
       protocol: what was sampled and measured how, a dict for JSON.
-      numbers: {key: `judge.Number`}.
+      numbers: {key: `measures.Number`}.
       seconds: {part of the work: seconds}.
     """
 
@@ -92,7 +93,7 @@ def evaluate(config, workdir, *, extractor=None, say=print):
         finite, no file of weights.
     """
     run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
-    planned = loop.plan(config, run.workdir)
+    planned = plan(config, run.workdir)
     if run.meta["image_digest"] != planned.dataset.digest:
         raise UserError(
             f"{planned.dataset.source}: these are not the images that the run in {run.workdir} was "
@@ -103,7 +104,7 @@ def evaluate(config, workdir, *, extractor=None, say=print):
 
         extractor = features.of_function(extractor)
     _ = run.sampled_params  # what is missing is said before anything is fitted or drawn
-    judge = planned.judge(say, extractor)
+    judge = judges.of_plan(planned, say, extractor)
     mark = time.monotonic()
     paths = to_files(run, config.evaluate.count)
     samples, seconds = read(paths), {"sampling": time.monotonic() - mark}
@@ -292,9 +293,3 @@ def _row(key, number):
         number.extractor,
         number.note,
     )
-
-
-def printed(name, value):
-    """A value of a measure as text, in the units of its title."""
-    measure = MEASURES[name.partition("/")[0]]
-    return "n/a" if not math.isfinite(value) else f"{value * measure.factor:.{measure.digits}f}"

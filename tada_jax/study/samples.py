@@ -1,76 +1,22 @@
-"""Drawing samples from a trained network: in batches, over all devices, to files."""
+"""`--mode=sample`: samples of a run to files."""
 
 import contextlib
-import functools
 import re
 import time
 import zipfile
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from tada_jax.data import classes
 from tada_jax.data.cache import digest
 from tada_jax.model import solvers
+from tada_jax.model.sampler import make_sampler
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import replacing, write_whole
-from tada_jax.system.pixels import to_uint8
 from tada_jax.training.checkpoint import fingerprints
-
-
-class NotFinite(UserError):
-    """Samples with NaN or infinite pixels."""
-
-
-def make_sampler(parts, mesh, *, batch_size, apply=None):
-    """`sample(params, numbers, *, seed)` -> uint8 [n,H,W,C] on the host, for image numbers [n].
-
-    Image i depends on (seed, i) only, however large the batches are; in a conditional network its
-    class is number `parts.label`, or i modulo the number of classes. It raises `NotFinite` rather
-    than return black images. `apply(params, z, t, labels)` may stand in for the network.
-
-    Every batch is filled up to `batch_size`, rounded up to the devices: any number of images is
-    drawn by one compiled program.
-    """
-    num_classes, apply = parts.network.num_classes, apply or parts.apply
-    variance = parts.loss_options["variance"]
-    batch = -(-batch_size // mesh.size) * mesh.size
-
-    @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
-    def sample_batch(params, numbers, seed):
-        numbers = jax.lax.with_sharding_constraint(numbers, backend.over_batch(mesh))
-        labels = None
-        if num_classes:
-            labels = (
-                numbers % num_classes
-                if parts.label is None
-                else jnp.full_like(numbers, parts.label)
-            )
-        network = solvers.guided(functools.partial(apply, params), parts.guidance, variance)
-        predict = lambda z, t: network(z, t, labels)  # noqa: E731
-        x = parts.sample(predict, solvers.sample_keys(seed, numbers))
-        return to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
-
-    def sample(params, numbers, *, seed):
-        numbers = np.asarray(numbers, np.int32)
-        images = []
-        for start in range(0, len(numbers), batch):
-            chunk = numbers[start : start + batch]
-            padded = np.resize(chunk, batch)
-            drawn, finite = jax.device_get(sample_batch(params, padded, np.uint32(seed)))
-            if not finite.all():
-                raise NotFinite(
-                    f"sample {padded[finite.argmin()]} is not finite: the parameters have diverged "
-                    "or the sampler has; take an earlier checkpoint, another sampler, or "
-                    "config.sample.clip_x0=True"
-                )
-            images.append(drawn[: len(chunk)])
-        return np.concatenate(images)
-
-    return sample
+from tada_jax.training.run import load_run, unlearnt
 
 
 def sample(config, workdir):
@@ -90,8 +36,6 @@ def sample(config, workdir):
     Raises:
       UserError: if there is nothing to sample from, or the files cannot be written.
     """
-    from tada_jax.training.run import load_run  # which samples too
-
     run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
     paths = to_files(run, config.sample.count)
     folder = paths[0].parent
@@ -148,23 +92,6 @@ def to_files(run, count):
             _draw_missing(run, paths, missing, progress)
         backend.in_turn(lambda: None)  # other processes may read what the first one wrote
     return paths
-
-
-def unlearnt(run, parts, count):
-    """A warning about classes that are drawn though they have no training image; "" if none is.
-
-    Args:
-      run: a `run.Run`, whose folder says how many images there were.
-      parts: its `build.Parts`, or those that say otherwise what is drawn.
-      count: how many samples are.
-
-    Raises:
-      UserError: if the file in which the classes are kept is damaged.
-    """
-    if not parts.network.num_classes or parts.guidance == 0:  # as without a class
-        return ""
-    drawn = run.classes[:count] if parts.label is None else (run.classes[parts.label],)
-    return classes.unlearnt(drawn)
 
 
 def _class(run):

@@ -14,7 +14,7 @@ import numpy as np
 
 from tada_jax.band.profile import ALL, Curve, Profile
 from tada_jax.model import diffusion, unet
-from tada_jax.study.samples import make_sampler
+from tada_jax.model.sampler import make_sampler
 from tada_jax.system.errors import UserError
 from tada_jax.system.pixels import to_float, to_uint8
 from tada_jax.training.run import Run

@@ -290,3 +290,17 @@ def put_whole(array, mesh):
         return None
     array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, replicated(mesh), lambda place: array[place])
+
+
+GIB = 2**30
+
+
+def size_bytes(tree):
+    """Bytes of the arrays in a pytree."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes():
+    """Bytes of one device of this machine, or None where that is not known (CPU)."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit")

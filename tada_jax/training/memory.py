@@ -4,11 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from tada_jax.system.backend import GIB, size_bytes
 from tada_jax.training.step import init_state, loss_fn
-
-GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,23 +57,12 @@ def estimate(parts, config, devices, image_bytes):
 
     rng = jax.eval_shape(lambda: jax.random.key(0))
     x0 = jax.ShapeDtypeStruct((*batch, *parts.image_shape), jnp.float32)
-    kept = size(jax.eval_shape(backward, state.params, rng, x0, labels))
-    params = size(state.params)
-    held = size(state) // (devices if config.train.sharding == "fsdp" else 1)
+    kept = size_bytes(jax.eval_shape(backward, state.params, rng, x0, labels))
+    params = size_bytes(state.params)
+    held = size_bytes(state) // (devices if config.train.sharding == "fsdp" else 1)
     return Estimate(
         state=held,
         gradients=2 * params,
         activations=max(0, kept - params),  # the parameters are kept for the backward pass too
         images=image_bytes,
     )
-
-
-def size(tree):
-    """Bytes of the arrays in a pytree."""
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def available():
-    """Bytes of one device of this machine, or None where that is not known (CPU)."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit")

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from tada_jax.data import classes
 from tada_jax.model import ema
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build, limits
 from tada_jax.setup import strength as strengths
-from tada_jax.study.samples import make_sampler, unlearnt
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import workdir as workdirs
@@ -294,3 +294,20 @@ def _any_meta(checkpoints):
             "or train again in another --workdir"
         ) from error
     return None
+
+
+def unlearnt(run, parts, count):
+    """A warning about classes that are drawn though they have no training image; "" if none is.
+
+    Args:
+      run: a `Run`, whose folder says how many images there were.
+      parts: its `build.Parts`, or those that say otherwise what is drawn.
+      count: how many samples are.
+
+    Raises:
+      UserError: if the file in which the classes are kept is damaged.
+    """
+    if not parts.network.num_classes or parts.guidance == 0:  # as without a class
+        return ""
+    drawn = run.classes[:count] if parts.label is None else (run.classes[parts.label],)
+    return classes.unlearnt(drawn)

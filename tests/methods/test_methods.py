@@ -9,19 +9,22 @@ import pytest
 from PIL import Image
 
 from configs import base
-from tada_jax import augment, methods
-from tada_jax.methods import scoreaug
+from tada_jax import augment
+from tada_jax.methods import linear
+from tada_jax.methods.base import augmented
+from tada_jax.methods.scoreaug import ScoreAug
+from tada_jax.methods.table import METHODS
 from tada_jax.model import diffusion
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
-from tada_jax.study import samples as sample_files
+from tada_jax.setup.plan import load_data
 from tada_jax.system import figures
 from tada_jax.system.pixels import to_float
-from tada_jax.training import loop
 from tada_jax.training.step import drop_labels, loss_fn
 from tests import tiny
 
 SIDE = 12
-CONDITIONED = [name for name, method in methods.METHODS.items() if method.way in ("ar", "scoreaug")]
+CONDITIONED = [name for name, method in METHODS.items() if method.kind.told(base.get_config())]
 
 
 def examples(count=256, side=SIDE, channels=1):
@@ -36,18 +39,18 @@ def built(method, **fields):
 
 
 def test_the_methods_are_those_of_the_configuration():
-    assert tuple(base.METHODS) == tuple(build.METHODS)
+    assert tuple(base.METHODS) == tuple(METHODS)
 
 
-@pytest.mark.parametrize("name", build.METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_strength_follows_the_noise_level_where_it_should(name):
     w = np.asarray(built(name, constant_strength=0.7).strength(jnp.array([-15.0, -0.75, 15.0])))
-    kind = methods.METHODS[name].strength
+    kind = METHODS[name].strength
     expected = {"none": [0, 0, 0], "constant": [0.7] * 3, "tada": [1, 0, 1]}[kind]
     np.testing.assert_allclose(w, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", build.METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_at_strength_0_nothing_happens_and_nothing_is_told(name):
     method = built(name, augment__xflip_p=0.0, sda__mu=0.0).method
     key, x0, eps = examples(64)
@@ -117,16 +120,16 @@ def test_a_condition_of_another_length_is_refused():
 
 
 def draws_of(op, count=300, side=SIDE, w=1.0):
-    operations = scoreaug.Operations(ops=(op,))
+    operations = linear.Operations(ops=(op,))
     keys = jax.random.split(jax.random.key(1), count)
-    return operations, jax.vmap(lambda k: scoreaug.draw(k, w, (side, side), operations))(keys)
+    return operations, jax.vmap(lambda k: linear.draw(k, w, (side, side), operations))(keys)
 
 
 def test_scoreaug_draws_every_operation_and_the_identity_equally_often():
-    operations = scoreaug.Operations()
+    operations = linear.Operations()
     key, x0, eps = examples(4000, side=40)
     flips = augment.Policy(ops=(), xflip_p=0.0)
-    told = methods.ScoreAug(operations, flips)(key, x0, eps, jnp.ones(len(x0))).condition
+    told = ScoreAug(operations, flips)(key, x0, eps, jnp.ones(len(x0))).condition
     fired = np.asarray(
         [(told[:, :1] != 0).any(1), (told[:, 1:3] != 0).any(1), told[:, 3] != 0, told[:, 4:].any(1)]
     )
@@ -138,32 +141,32 @@ def test_scoreaug_operations_are_what_they_say():
     image = jax.random.normal(jax.random.key(0), (SIDE, SIDE, 3)) + 5.0  # nothing is 0
 
     operations, draws = draws_of("brightness")
-    moved = jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws)
+    moved = jax.vmap(lambda d: linear.apply(image, d, operations))(draws)
     factor = np.asarray(moved / image)
     np.testing.assert_allclose(factor, factor[:, :1, :1, :1] * np.ones_like(factor), rtol=1e-5)
     changed = np.log2(factor[:, 0, 0, 0])[np.asarray(draws["factor"]) != 1]
     assert -1 <= changed.min() < -0.9 and 0.9 < changed.max() <= 1 and 100 < len(changed) < 200
 
     operations, draws = draws_of("translation")
-    moved = np.asarray(jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws))
+    moved = np.asarray(jax.vmap(lambda d: linear.apply(image, d, operations))(draws))
     for one, (y, x) in zip(moved, np.asarray(draws["shift"])):
         assert max(abs(y), abs(x)) <= 1
         np.testing.assert_array_equal(one, shifted_with_zeros(image, y, x))
     assert {tuple(s) for s in np.asarray(draws["shift"])} >= {(1, -1), (0, 1), (0, 0), (-1, 1)}
-    labels = jax.vmap(lambda d: scoreaug.labels(d, (SIDE, SIDE), operations))(draws)
+    labels = jax.vmap(lambda d: linear.labels(d, (SIDE, SIDE), operations))(draws)
     np.testing.assert_array_equal(labels, draws["shift"])  # one pixel is as far as it goes
 
     operations, draws = draws_of("cutout")
-    moved = np.asarray(jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws))
+    moved = np.asarray(jax.vmap(lambda d: linear.apply(image, d, operations))(draws))
     zeros = (moved == 0).all(-1)
     sides = np.sqrt(zeros.sum((1, 2)))
     assert set(sides) == {0, 1, 2, 3, 4}  # 0.1 to 0.3 of 12
-    labels = jax.vmap(lambda d: scoreaug.labels(d, (SIDE, SIDE), operations))(draws)
+    labels = jax.vmap(lambda d: linear.labels(d, (SIDE, SIDE), operations))(draws)
     np.testing.assert_allclose(labels[:, 0], sides / SIDE / 0.3, rtol=1e-5)
     np.testing.assert_array_equal(moved[~zeros], np.broadcast_to(image, moved.shape)[~zeros])
 
     operations, draws = draws_of("rotation")
-    moved = np.asarray(jax.vmap(lambda d: scoreaug.apply(image, d, operations))(draws))
+    moved = np.asarray(jax.vmap(lambda d: linear.apply(image, d, operations))(draws))
     for one, turns in zip(moved, np.asarray(draws["turns"])):
         np.testing.assert_array_equal(one, np.rot90(image, turns))
     np.testing.assert_allclose(np.bincount(draws["turns"]) / 300, [1 / 2, *[1 / 6] * 3], atol=0.08)
@@ -226,11 +229,11 @@ def test_scoreaugs_loss_of_an_equivariant_oracle_is_the_plain_loss(parameterisat
 
 
 def test_transforming_z_is_transforming_image_and_noise():
-    operations = scoreaug.Operations()
+    operations = linear.Operations()
     _, x0, eps = examples(50)
     for i, key in enumerate(jax.random.split(jax.random.key(2), 50)):
-        draws = scoreaug.draw(key, 1.0, (SIDE, SIDE), operations)
-        move = functools.partial(scoreaug.apply, draws=draws, operations=operations)
+        draws = linear.draw(key, 1.0, (SIDE, SIDE), operations)
+        move = functools.partial(linear.apply, draws=draws, operations=operations)
         np.testing.assert_allclose(
             move(0.6 * x0[i] + 0.8 * eps[i]), 0.6 * move(x0[i]) + 0.8 * move(eps[i]), atol=1e-5
         )
@@ -238,8 +241,8 @@ def test_transforming_z_is_transforming_image_and_noise():
 
 def test_scoreaug_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="rotation turns images by 90 degrees"):
-        scoreaug.Operations().check((8, 12))
-    scoreaug.Operations(ops=("cutout",)).check((8, 12))
+        linear.Operations().check((8, 12))
+    linear.Operations(ops=("cutout",)).check((8, 12))
     for wrong in (
         dict(ops=("spin",)),
         dict(ops=()),
@@ -248,7 +251,7 @@ def test_scoreaug_refuses_what_it_cannot_do():
         dict(cutout_min=0.5),
     ):
         with pytest.raises(ValueError):
-            scoreaug.Operations(**wrong)
+            linear.Operations(**wrong)
 
 
 # SDA
@@ -258,7 +261,7 @@ def test_sda_without_its_second_path_is_none():
     """Of digits, which are never mirrored; elsewhere it is hflip."""
     none = tiny.config("none")
     sda = tiny.config("sda", sda__mu=0.0, sda__weight=0.0)
-    data = loop.load_data(none).train.images[:16]
+    data = load_data(none).train.images[:16]
     x0 = to_float(data)
     losses = []
     for config in (none, sda):
@@ -323,12 +326,12 @@ def test_sdas_shift_leaves_the_bound_of_a_perfect_network_alone(monkeypatch):
 @pytest.mark.parametrize("name", ["ar", "scoreaug", "sda+tada"])
 def test_the_figure_shows_what_the_method_does(name, tmp_path):
     parts = built(name)
-    images = loop.load_data(tiny.config()).train.images
+    images = load_data(tiny.config()).train.images
     figures.strength_figure(tmp_path / "w.png", parts, images, title=name, seed=0)
     with Image.open(tmp_path / "w.png") as picture:
         assert picture.width > 1000
     always, x0 = parts.method.always(), to_float(jnp.asarray(images[:40]))
-    moved = methods.augmented(always, jax.random.key(0), x0, jnp.ones(40))
+    moved = augmented(always, jax.random.key(0), x0, jnp.ones(40))
     assert np.any(moved != x0, (1, 2, 3)).mean() > 0.75
 
 
@@ -377,7 +380,7 @@ def test_guidance_extrapolates_from_the_network_without_a_class():
             eps = (z - alpha * mean(labels)[:, None, None, None]) / sigma
             return jnp.concatenate([eps, jnp.zeros_like(eps)], -1)
 
-        draw = sample_files.make_sampler(parts, mesh(), batch_size=8, apply=apply)
+        draw = make_sampler(parts, mesh(), batch_size=8, apply=apply)
         drawn[guidance] = draw(None, range(6), seed=0)[:, 0, 0, 0] / 127.5 - 1.0
     np.testing.assert_allclose(drawn[0.0], 0.2, atol=0.01)
     np.testing.assert_allclose(drawn[1.0], np.arange(6) / 10, atol=0.01)
@@ -399,6 +402,6 @@ def test_samples_of_one_class():
         jax.debug.callback(lambda a: asked.append(np.asarray(a)), labels)
         return jnp.zeros((*z.shape[:3], 2))
 
-    sample_files.make_sampler(parts, mesh(), batch_size=4, apply=apply)(None, range(4), seed=0)
+    make_sampler(parts, mesh(), batch_size=4, apply=apply)(None, range(4), seed=0)
     jax.effects_barrier()
     assert asked and all((a == 7).all() for a in asked)

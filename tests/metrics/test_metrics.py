@@ -10,9 +10,9 @@ import scipy.integrate
 import scipy.linalg
 import scipy.stats
 
-from tada_jax import methods
 from tada_jax.augment import Policy
 from tada_jax.data import inspection, load
+from tada_jax.methods.plain import Plain
 from tada_jax.metrics import (
     classifier,
     features,
@@ -25,9 +25,10 @@ from tada_jax.metrics import (
     quality,
     wasserstein,
 )
+from tada_jax.metrics.views import augmented_images, images_of_kind
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
-from tada_jax.training.step import Evaluation
+from tada_jax.training.heldout import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -400,11 +401,11 @@ ROTATIONS = Policy(ops=("rotate_frac", "scale", "translate_frac"), p=1.0, xflip_
 def asked(digits):
     """(answers of a leak classifier to uint8 images, its answers to each kind, new images)."""
     train, held_out = digits
-    method = methods.Plain(ROTATIONS)
+    method = Plain(ROTATIONS)
     network = classifier.fit(classifier.leak_task(method), held_out[:360], steps=250)
     ask = features.Extractor("", None, judge._probabilities(network), network.params)
-    known = [ask(judge.images_of_kind(held_out[360:], method, kind)) for kind in range(3)]
-    new = [judge.images_of_kind(train[:300], method, kind, seed=1) for kind in range(3)]
+    known = [ask(images_of_kind(held_out[360:], method, kind)) for kind in range(3)]
+    new = [images_of_kind(train[:300], method, kind, seed=1) for kind in range(3)]
     return ask, known, new
 
 
@@ -492,8 +493,8 @@ def test_the_moments_of_every_operation():
     real, new = images[:300], images[300:]
     for op in leakage.MOMENTS:
         alone = Policy(ops=(op,), p=1.0, xflip_p=0.0)
-        moved = judge.augmented_images(real, methods.Plain(alone))
-        also = judge.augmented_images(new, methods.Plain(alone), seed=1)
+        moved = augmented_images(real, Plain(alone))
+        also = augmented_images(new, Plain(alone), seed=1)
         kept, shift = (leakage.moment_shift(op, s, real, moved) for s in (new, also))
         assert kept.share < 0.15, op
         assert 0.8 < shift.share < 1.2, op

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tada_jax.model import ema
+from tada_jax.setup.plan import plan
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
 from tada_jax.training.run import load_run
@@ -32,7 +33,7 @@ def test_impossible_widths_are_refused(width):
     with pytest.raises(ValueError, match="width"):
         ema.exponent(width)
     with pytest.raises(UserError, match="ema"):
-        loop.plan(tiny.config(ema__widths=(width,)))
+        plan(tiny.config(ema__widths=(width,)))
 
 
 def averages(values, widths):

@@ -8,8 +8,9 @@ import pytest
 from tada_jax import data
 from tada_jax.data import inspection
 from tada_jax.setup import build
+from tada_jax.setup.plan import load_data
 from tada_jax.system.errors import UserError
-from tada_jax.training import loop
+from tada_jax.training.describe import describe
 from tests import tiny
 
 
@@ -57,13 +58,13 @@ def test_a_size_that_is_advised_fits_the_network(height, width, pictures):
         data__train_size=None,
         model__channel_mult=(1, 1, 1, 1),
     )
-    images = loop.load_data(settings)
+    images = load_data(settings)
     with pytest.raises(UserError, match="multiples of 8") as refused:
         build.parts(settings, images.train.images.shape[1:])
     settings.data.resolution = int(re.search(r"data\.resolution=(\d+)", str(refused.value))[1])
     fit = re.search(r"data\.fit=(\w+)", str(refused.value))
     settings.data.fit = fit[1] if fit else settings.data.fit
-    build.parts(settings, loop.load_data(settings).train.images.shape[1:])
+    build.parts(settings, load_data(settings).train.images.shape[1:])
 
 
 def test_a_resolution_that_is_advised_for_memory_is_enough(pictures):
@@ -75,7 +76,7 @@ def test_a_resolution_that_is_advised_for_memory_is_enough(pictures):
         model__channel_mult=(1, 1, 1),
         train__batch_size=96,
     )
-    (line,) = (line for line in loop.describe(settings) if "GiB a device, more than" in line)
+    (line,) = (line for line in describe(settings) if "GiB a device, more than" in line)
     settings.data.resolution = int(re.search(r"data\.resolution=(\d+)", line)[1])
     settings.data.fit = re.search(r"data\.fit=(\w+)", line)[1]
-    assert not [line for line in loop.describe(settings) if "more than the" in line]
+    assert not [line for line in describe(settings) if "more than the" in line]

@@ -10,6 +10,7 @@ import pytest
 from configs import base, ffhq64_tada
 from tada_jax.model import continuous, schedule
 from tada_jax.setup import build
+from tada_jax.system import backend
 from tada_jax.training import memory
 from tada_jax.training.step import init_state
 from tests import tiny
@@ -77,8 +78,8 @@ def test_the_memory_estimate_counts_what_it_says():
     parts = build.parts(config, (8, 8, 1), 10)
     found = memory.estimate(parts, config, 1, 1000)
     state = jax.eval_shape(lambda: init_state(parts, 0))
-    assert found.state == memory.size(state)
-    assert found.gradients == 2 * memory.size(state.params)
+    assert found.state == backend.size_bytes(state)
+    assert found.gradients == 2 * backend.size_bytes(state.params)
     assert found.images == 1000 and found.total == found.state + found.gradients + 1000 + (
         found.activations
     )

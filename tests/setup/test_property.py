@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from configs import base
 from tada_jax.augment import OPERATIONS
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
 from tada_jax.setup.limits import CHOICES
-from tada_jax.study import samples as sample_files
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
 from tada_jax.training.checkpoint import Checkpoints
@@ -160,7 +160,7 @@ def run(config, channels, size):
     for leaf in jax.tree.leaves(jax.device_get((state, tally))):
         assert np.isfinite(leaf).all()
 
-    draw = sample_files.make_sampler(parts, mesh, batch_size=2)
+    draw = make_sampler(parts, mesh, batch_size=2)
     assert draw(state.ema_params, range(2), seed=0).shape == (2, *images.shape[1:])
 
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,8 @@ from tada_jax.band import estimate
 from tada_jax.band.profile import ALL, Check, Curve, Profile
 from tada_jax.setup import limits
 from tada_jax.setup import strength as strengths
-from tada_jax.study import analysis
+from tada_jax.setup.plan import plan
+from tada_jax.study import analysis_text
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
 from tests import tiny
@@ -34,7 +35,7 @@ def _strength(planned, r):
 
 def test_an_automatic_band_is_that_of_the_profile():
     for fields in ({"tada__band": "auto"}, {"tada__schedule": "fitted"}):
-        planned = loop.plan(config(**fields))
+        planned = plan(config(**fields))
         found = planned.schedule.schedule
         profile = strengths.profile_of(planned.config, planned.dataset)
         assert profile.about["queries"] == 16
@@ -46,8 +47,8 @@ def test_an_automatic_band_is_that_of_the_profile():
 
 
 def test_schedules_of_the_profile_and_of_each_operation():
-    free = loop.plan(config(tada__schedule="freeform"))
-    apart = loop.plan(config(tada__schedule="per_operation"))
+    free = plan(config(tada__schedule="freeform"))
+    apart = plan(config(tada__schedule="per_operation"))
     profile = strengths.profile_of(apart.config, apart.dataset)
     thresholds, r = apart.config.sensitivity.thresholds, profile.logsnr
     np.testing.assert_allclose(
@@ -55,7 +56,7 @@ def test_schedules_of_the_profile_and_of_each_operation():
         strengths.profile_of(free.config, free.dataset).freeform(thresholds),
         atol=1e-3,
     )
-    weighted = loop.plan(config(tada__schedule="weighted", tada__budget=4.0))
+    weighted = plan(config(tada__schedule="weighted", tada__budget=4.0))
     whole = strengths.profile_of(weighted.config, weighted.dataset)
     np.testing.assert_allclose(_strength(weighted, r), whole.weighted(thresholds, 4.0), atol=1e-3)
     w = _strength(apart, r)
@@ -67,7 +68,7 @@ def test_schedules_of_the_profile_and_of_each_operation():
 
 def test_a_larger_budget_is_a_stronger_schedule():
     weak, strong = (
-        loop.plan(config(tada__schedule="freeform", tada__budget=budget)) for budget in (0.1, 10.0)
+        plan(config(tada__schedule="freeform", tada__budget=budget)) for budget in (0.1, 10.0)
     )
     r = np.linspace(-6, 6, 50)
     assert (_strength(weak, r) <= _strength(strong, r) + 1e-6).all()
@@ -79,11 +80,11 @@ def test_the_profile_is_computed_once_for_the_same_images_and_settings(monkeypat
     monkeypatch.setattr(
         estimate, "profile", lambda *a, **k: calls.append(k["proxy"]) or real(*a, **k)
     )
-    loop.plan(config(tada__band="auto"))
-    loop.plan(config(tada__band="auto", sensitivity__thresholds=(0.1, 0.1)))
+    plan(config(tada__band="auto"))
+    plan(config(tada__band="auto", sensitivity__thresholds=(0.1, 0.1)))
     assert len(calls) == 1
     for other in ({"data__train_size": 49}, {"augment__p": 0.5}, {"sensitivity__seed": 1}):
-        loop.plan(config(tada__band="auto", **other))
+        plan(config(tada__band="auto", **other))
     assert len(calls) == 4
 
 
@@ -96,21 +97,21 @@ def test_a_run_trains_keeps_its_schedule_and_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "profile", None)  # nothing is computed again
     more = tiny.config(**SMALL | {"tada__schedule": "per_operation", "train__total_steps": 4})
     assert int(loop.train(more, tmp_path / "run").step) == int(first.step) + 1
-    planned = loop.plan(more, tmp_path / "run")  # as an evaluation looks at it
+    planned = plan(more, tmp_path / "run")  # as an evaluation looks at it
     assert planned.schedule.schedule == kept["schedule"]
     assert len(tada_jax.load_run(tmp_path / "run").sample(2)) == 2
 
 
 def test_a_table_is_taken_as_it_stands():
     table = ((-4.0, 1.0), (-1.0, 0.0), (3.0, 0.5))
-    planned = loop.plan(tiny.config(tada__schedule="table", tada__table=table))
+    planned = plan(tiny.config(tada__schedule="table", tada__table=table))
     np.testing.assert_allclose(
         _strength(planned, [-9, -4, -2.5, -1, 1, 3, 9]), [1, 1, 0.5, 0, 0.25, 0.5, 0.5], atol=1e-6
     )
     each = ((0.0, (1.0, 0.5, 0.0)),)
-    planned = loop.plan(tiny.config(tada__schedule="table", tada__table=each))
+    planned = plan(tiny.config(tada__schedule="table", tada__table=each))
     np.testing.assert_allclose(_strength(planned, [3.0]), [[1.0, 0.5, 0.0]])
-    constant = loop.plan(tiny.config(tada__schedule="constant", constant_strength=0.3))
+    constant = plan(tiny.config(tada__schedule="constant", constant_strength=0.3))
     np.testing.assert_allclose(_strength(constant, [-9, 9]), 0.3)
 
 
@@ -143,7 +144,7 @@ def test_the_proxy_goes_by_the_size_of_the_images():
     chosen = [estimate.proxy_for("auto", (side, side, 3)) for side in (8, 31, 32, 256)]
     assert chosen == ["local", "local", "wiener", "wiener"]
     assert estimate.proxy_for("exact", (64, 64, 3)) == "exact"
-    planned = loop.plan(config(tada__band="auto", sensitivity__proxy="auto"))
+    planned = plan(config(tada__band="auto", sensitivity__proxy="auto"))
     assert strengths.profile_of(planned.config, planned.dataset).proxy == "local"
 
 
@@ -170,7 +171,7 @@ def test_where_the_self_check_fails_there_is_no_band(integral, divergence, error
     about = {"images": 2, "queries": 2, "copies": 1, "seed": 0, "seconds": 1.0}
     profile = Profile(np.arange(3.0), (1.0,), curves, "exact", check, about=about)
     assert ("self-check fails" in strengths.summary(profile)) != holds
-    flags = analysis.config_line(profile, settings.sensitivity.thresholds)
+    flags = analysis_text.config_line(profile, settings.sensitivity.thresholds)
     if holds:
         assert strengths.schedule_of(profile, settings)["r_fine"] == 2.0 and flags
     else:

@@ -9,8 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 import tada_jax
-from tada_jax.metrics.judge import Number
-from tada_jax.study import comparison, comparison_report, evaluation
+from tada_jax.metrics.measures import Number
+from tada_jax.study import comparison, comparison_report, evaluation, tables
 from tada_jax.study.evaluation import Result
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
@@ -175,7 +175,7 @@ def test_results_of_other_images_are_refused_and_older_ones_measured_again(compa
     assert finished() is not None and said == []
     (file,) = cells[0].workdir.glob("evaluation/*/metrics.json")
     whole = json.loads(file.read_text())
-    for key in ("measured_by", "extractor_digest", "step", "settings", *comparison.IMAGES):
+    for key in ("measured_by", "extractor_digest", "step", "settings", *tables.IMAGES):
         protocol = {k: v for k, v in whole["protocol"].items() if k != key}
         file.write_text(json.dumps(whole | {"protocol": protocol}))
         assert finished() is None, key
@@ -197,7 +197,7 @@ def test_cells_of_other_images_are_not_compared(tmp_path):
         comparison._check_images(cells, digests)
     made = results({("none", 0): 5.0, ("tada", 0): 4.0})
     next(iter(made.values())).protocol["train_digest"] = "other"
-    assert comparison.paired_differences(made, "fd/held_out", "tada", "none", 100) is None
+    assert tables.paired_differences(made, "fd/held_out", "tada", "none", 100) is None
 
 
 # The statistics, on results that were made up
@@ -207,9 +207,7 @@ def results(values):
     """{Cell: Result} of {(method, seed): FD}, with 100 images."""
     found = {}
     for (method, seed), value in values.items():
-        cell = comparison.Cell(
-            method, 100, seed, config(), loop.workdirs.absolute(f"{method}{seed}")
-        )
+        cell = tables.Cell(method, 100, seed, config(), loop.workdirs.absolute(f"{method}{seed}"))
         number = Number(value, 50, "held-out images (9)", "pixels", real=1.0)
         protocol = {"samples": 50, "sampler": "ddim", "data": "d", "extractor": "pixels"}
         found[cell] = Result(cell.workdir, protocol, {"fd/held_out": number}, {})
@@ -229,25 +227,23 @@ VALUES = {
 
 def test_means_deviations_and_paired_differences():
     made = results(VALUES)
-    found = comparison.summaries(made, "fd/held_out")
+    found = tables.summaries(made, "fd/held_out")
     tada = found["tada", 100]
     assert tada.mean == pytest.approx(6.0)
     assert tada.deviation == pytest.approx(np.std([4, 7.5, 6.5], ddof=1))
-    differences, (low, high) = comparison.paired_differences(
-        made, "fd/held_out", "tada", "none", 100
-    )
+    differences, (low, high) = tables.paired_differences(made, "fd/held_out", "tada", "none", 100)
     np.testing.assert_allclose(differences, [-1.0, -1.5, -0.5])
     assert -1.5 <= low < -1.0 < high <= -0.5
-    assert comparison.paired_differences(made, "fd/held_out", "tada", "constant", 100) is None
-    assert comparison.paired_differences(made, "leak", "tada", "none", 100) is None
-    text = comparison.markdown(made)
+    assert tables.paired_differences(made, "fd/held_out", "tada", "constant", 100) is None
+    assert tables.paired_differences(made, "leak", "tada", "none", 100) is None
+    text = tables.markdown(made)
     assert "6.00 ± 1.80" in text and "-1.00 [-1.50, -0.50]" in text and "tada - none" in text
 
 
 def test_one_seed_has_no_deviation_and_no_interval():
     made = results({("none", 0): 5.0, ("tada", 0): 4.0})
-    assert "±" not in comparison.markdown(made).split("\n", 1)[1].split("**Paired")[0]
-    differences, interval = comparison.paired_differences(made, "fd/held_out", "tada", "none", 100)
+    assert "±" not in tables.markdown(made).split("\n", 1)[1].split("**Paired")[0]
+    differences, interval = tables.paired_differences(made, "fd/held_out", "tada", "none", 100)
     assert interval is None and differences.tolist() == [-1.0]
 
 

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tada_jax.metrics.judge import Number
-from tada_jax.study import comparison, comparison_report, evaluation
+from tada_jax.metrics.measures import Number
+from tada_jax.study import comparison_report, evaluation, tables
 from tada_jax.system import figures
 from tests import tiny
 
@@ -52,7 +52,7 @@ def grid(folder, methods, sizes, seeds, points, *, scale=1.0, spread=0.5):
         ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (workdir / "metrics.jsonl").write_text(text)
-        cell = comparison.Cell(method, size, seed, config, workdir)
+        cell = tables.Cell(method, size, seed, config, workdir)
         made[cell] = evaluation.Result(workdir, {"samples": 2000}, numbers, {})
     return made
 

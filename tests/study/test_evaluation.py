@@ -14,11 +14,15 @@ import tada_jax
 from tada_jax import data
 from tada_jax.data.base import Rows, Split
 from tada_jax.metrics import features, judge, memorisation
+from tada_jax.metrics import judge as judges
+from tada_jax.model.sampler import make_sampler
+from tada_jax.setup.plan import plan
 from tada_jax.study import evaluation
 from tada_jax.study import samples as sample_files
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
+from tada_jax.training.alarm import copying
 from tests import tiny
 
 
@@ -132,14 +136,14 @@ def test_measuring_needs_a_run_and_held_out_images(tmp_path, finished):
         tada_jax.evaluate(config(), tmp_path)
     bare = config(data__test_fraction=0.0)
     with pytest.raises(UserError, match="needs held-out images, and there are 0"):
-        loop.plan(bare).judge()
+        judges.of_plan(plan(bare))
 
 
 def test_samples_that_are_not_finite_are_refused(finished):
     settings, _, state = finished
-    parts = loop.plan(settings).parts
+    parts = plan(settings).parts
     mesh = backend.data_mesh(8)
-    draw = sample_files.make_sampler(parts, mesh, batch_size=8)
+    draw = make_sampler(parts, mesh, batch_size=8)
     broken = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), state.params)
     with pytest.raises(UserError, match="sample 3 is not finite"):
         draw(broken, range(3, 9), seed=0)
@@ -156,7 +160,7 @@ def test_unlabelled_images_are_measured_through_their_augmentation(tmp_path):
         augment__ops=("hue", "translate_frac"),
         augment__xflip_p=0.5,
     )
-    made = loop.plan(settings).judge()
+    made = judges.of_plan(plan(settings))
     assert made.extractor.name == "classifier (augmentation)" and "all" not in made.images
     found, _ = made.measure(images[:60])
     assert found["copies"].reference.endswith("and their mirror images")
@@ -165,7 +169,7 @@ def test_unlabelled_images_are_measured_through_their_augmentation(tmp_path):
 
 
 def test_a_run_without_augmentation_to_leak_is_measured_too():
-    made = loop.plan(config(augment__ops=())).judge()
+    made = plan(config(augment__ops=())).judge()
     found, _ = made.measure(made.images["held_out"][:60])
     assert "leak" not in found and "fd_leak" not in found and found["copies"].value < 0.05
     assert "leak" not in made.glance(made.images["held_out"][:60])
@@ -178,7 +182,7 @@ def test_a_glance_draws_its_neighbours_from_a_set_in_order_of_class(tmp_path, mo
     fields = {"data__name": "images", "data__path": str(tmp_path / "sorted.npz")}
     fields |= {"data__train_size": None, "augment__ops": (), "evaluate__extractor": "pixels"}
     monkeypatch.setattr(judge, "GLANCE_IMAGES", 150)  # the first 150 are noughts
-    made = loop.plan(config(**fields)).judge()
+    made = judges.of_plan(plan(config(**fields)))
     real = made.images["train"][::4]  # a tenth of them are among the 150, at distance 0
     assert made.glance(real)["copy_margin"] == pytest.approx(0.95, abs=0.12)
     noughts = memorisation.gallery(made.images["train"][:150])
@@ -192,7 +196,7 @@ def test_too_few_images_are_no_traceback(tmp_path):
     fields = {"data__name": "images", "data__path": str(tmp_path / "images.npy")}
     fields |= {"data__train_size": None, "data__test_fraction": 0.5}
     with pytest.raises(UserError, match="6 different training images"):
-        loop.plan(config(**fields)).judge()
+        judges.of_plan(plan(config(**fields)))
 
 
 # While training
@@ -313,8 +317,8 @@ def test_quick_metrics_change_nothing_in_the_training(watched, finished):
     [("fd", 3.0, 3.0), ("leak", -0.2, 0.2), ("copy_margin", 0.8, -0.8), ("test_mse", 1.0, 1.0)],
 )
 def test_the_best_is_low_or_near_0_or_high(name, value, rank):
-    assert loop.rank({name: value}, name) == rank
-    assert loop.rank({}, name) is None
+    assert rank({name: value}, name) == rank
+    assert rank({}, name) is None
 
 
 def line(step, train, test, copies=None, real=0.01):
@@ -324,29 +328,29 @@ def line(step, train, test, copies=None, real=0.01):
 
 def test_a_warning_in_plain_words_when_the_model_begins_to_copy():
     history = [line(100, 0.3, 0.3, 0.0), line(200, 0.2, 0.25, 0.02)]
-    assert judge.copying(history) is None and judge.copying(history[:1]) is None
+    assert copying(history) is None and copying(history[:1]) is None
     risen = [*history, line(300, 0.1, 0.28)]
-    assert "12% above that of step 200" in judge.copying(risen)
-    assert judge.copying([*risen, line(400, 0.09, 0.3)]) is None  # said once
+    assert "12% above that of step 200" in copying(risen)
+    assert copying([*risen, line(400, 0.09, 0.3)]) is None  # said once
     unstable = [*history, line(300, 0.25, 0.28)]
-    assert judge.copying(unstable) is None  # both rise: not copying
+    assert copying(unstable) is None  # both rise: not copying
     copied = [*history, line(300, 0.15, 0.25, 0.4)]
-    assert "40% of the samples are copies" in judge.copying(copied)
-    both = judge.copying([*history, line(300, 0.1, 0.28, 0.4)])
+    assert "40% of the samples are copies" in copying(copied)
+    both = copying([*history, line(300, 0.1, 0.28, 0.4)])
     assert "above that" in both and "copies" in both and "\n" not in both
     real_ones_too = [*history, line(300, 0.15, 0.25, 0.4, real=0.38)]
-    assert judge.copying(real_ones_too) is None
-    assert judge.copying([*copied, {"step": 400, "loss": 1.0}]) is None
+    assert copying(real_ones_too) is None
+    assert copying([*copied, {"step": 400, "loss": 1.0}]) is None
 
 
 def test_the_images_that_losses_are_taken_on_are_spread_over_ordered_sets():
-    from tada_jax.training.step import spread
+    from tada_jax.data.base import spread
 
     np.testing.assert_array_equal(spread(10, 4), [0, 2, 5, 7])
     np.testing.assert_array_equal(spread(3, 8), [0, 1, 2])
 
 
 def test_the_features_of_a_data_set_do_not_depend_on_its_split():
-    digests = {loop.plan(config(seed=seed)).judge().extractor.digest for seed in (0, 1)}
+    digests = {judges.of_plan(plan(config(seed=seed))).extractor.digest for seed in (0, 1)}
     assert len(digests) == 1 and isinstance(digests.pop(), str)
     assert features.pixels().digest != features.pixels(8).digest

@@ -18,11 +18,12 @@ from PIL import Image
 import tada_jax
 from tada_jax import data
 from tada_jax.data import classes
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
 from tada_jax.study import samples as sample_files
 from tada_jax.system import backend, figures
 from tada_jax.system.errors import UserError
-from tada_jax.training import loop
+from tada_jax.training import loop, resume
 from tada_jax.training import step as training_step
 from tests import tiny
 
@@ -110,7 +111,7 @@ def test_a_sample_does_not_depend_on_the_device_count(finished):
     drawn = []
     for devices in (jax.devices()[:1], jax.devices()[:8]):
         mesh = backend.data_mesh(8, devices)
-        sample = sample_files.make_sampler(parts, mesh, batch_size=5)
+        sample = make_sampler(parts, mesh, batch_size=5)
         placed = jax.device_put(params, backend.replicated(mesh))
         drawn.append(sample(placed, range(9), seed=1).astype(int))
     assert drawn[0].shape == drawn[1].shape == (9, 8, 8, 1)
@@ -126,7 +127,7 @@ def test_any_number_of_samples_is_drawn_by_one_program(finished):
         return parts.apply(*args)
 
     mesh = backend.data_mesh(2, jax.devices()[:2])
-    sample = sample_files.make_sampler(parts, mesh, batch_size=5, apply=apply)
+    sample = make_sampler(parts, mesh, batch_size=5, apply=apply)
     params = jax.device_put(jax.device_get(state.ema_params), backend.replicated(mesh))
     whole, once = sample(params, range(9), seed=1), len(traced)
     assert once
@@ -294,15 +295,15 @@ def test_a_run_whose_classes_were_numbered_otherwise_is_refused_by_that_reason(
         "num_images": len(before.train.images),
     }
     checkpoints = types.SimpleNamespace(meta=lambda step: meta, path=tmp_path / "run" / "here")
-    loop._check_data(checkpoints, 0, types.SimpleNamespace(dataset=before))
+    resume._check_data(checkpoints, 0, types.SimpleNamespace(dataset=before))
     with pytest.raises(UserError) as caught:
-        loop._check_data(checkpoints, 0, types.SimpleNamespace(dataset=load()))
+        resume._check_data(checkpoints, 0, types.SimpleNamespace(dataset=load()))
     text = str(caught.value)
     assert "in the order '10', '2', 'cat', and are in natural order now, '2', '10', 'cat'" in text
     assert "--workdir" in text and "\n" not in text
     meta["class_names"] = ["10", "2", "dog"]  # which is another data set
     with pytest.raises(UserError, match="not the images"):
-        loop._check_data(checkpoints, 0, types.SimpleNamespace(dataset=load()))
+        resume._check_data(checkpoints, 0, types.SimpleNamespace(dataset=load()))
 
 
 @pytest.mark.parametrize("text", ["2", "cat", "007", "1_0", "true", "1e3", "a cat"])

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import tada_jax
+from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
-from tada_jax.study import samples as sample_files
+from tada_jax.setup.plan import load_data
 from tada_jax.study import two_networks
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
@@ -29,7 +30,7 @@ def runs(finished):
 
 @pytest.fixture(scope="module")
 def images(finished):
-    return loop.load_data(finished[0]).train.images
+    return load_data(finished[0]).train.images
 
 
 def test_a_network_does_not_differ_from_itself_but_from_another(runs, images):
@@ -61,7 +62,7 @@ def test_more_images_than_a_batch_change_nothing(runs, images):
 def test_who_draws_everything_or_nothing_is_who_draws(runs):
     pair = two_networks.Pair(*runs)
     draw = two_networks.make_exchange(pair, runs[0].mesh, batch_size=8)
-    sampler = sample_files.make_sampler(pair.parts, runs[0].mesh, batch_size=8)
+    sampler = make_sampler(pair.parts, runs[0].mesh, batch_size=8)
     base, other = (sampler(p, range(5), seed=2) for p in pair.params)
     assert (base != other).any()
     np.testing.assert_array_equal(draw("base", 0.0, 0.0, 5, 2), base)

@@ -19,30 +19,32 @@ import tada_jax
 from tada_jax import data
 from tada_jax.data import feed
 from tada_jax.data.order import HostBatches
+from tada_jax.metrics import classifier
 from tada_jax.model import unet
 from tada_jax.setup import build
+from tada_jax.setup.plan import load_data, plan
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
-from tada_jax.training import checkpoint, loop, workdir
+from tada_jax.training import alarm, checkpoint, loop, observe, resume, workdir
 from tada_jax.training import step as training_step
+from tada_jax.training.describe import describe
+from tada_jax.training.heldout import Evaluation
 from tada_jax.training.run import load_run
 from tests import tiny
 
 
 def test_a_signal_while_small_networks_are_fitted_ends_that_at_once(tmp_path, monkeypatch):
-    """Nothing is lost by that: training has not gone on yet."""
+    """The run is saved after the next step, as ever."""
 
-    def fit(session):
-        signal.raise_signal(signal.SIGINT)
+    def fit(*arguments, progress, **options):
+        signal.raise_signal(signal.SIGTERM)
+        progress(20, 1000)
         raise AssertionError("the signal waited")
 
-    monkeypatch.setattr(loop, "_observer", fit)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            loop.train(tiny.config(), tmp_path / "run")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    monkeypatch.setattr(classifier, "fit", fit)
+    state = loop.train(tiny.config(log__metrics_every=3), tmp_path)
+    assert int(state.step) == load_run(tmp_path).step == 4
+    assert not any("fd" in line for line in logs.read(tmp_path))
 
 
 def test_a_run_leaves_pictures_numbers_and_checkpoints(finished):
@@ -182,14 +184,14 @@ def test_single_bad_steps_are_skipped_however_often_is_logged(tmp_path, monkeypa
     assert int(state.step) == 6 and [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert {"nonfinite" in line for line in lines} == {True, False}
     assert all("loss" in line or "nonfinite" in line for line in lines)
-    monkeypatch.setattr(loop, "MOST_SKIPPED", 1)
+    monkeypatch.setattr(alarm, "MOST_SKIPPED", 1)
     with pytest.raises(UserError, match="not finite"):
         loop.train(config, tmp_path / "other")
 
 
 def test_other_images_are_refused(finished, monkeypatch):
     config, folder, _ = finished
-    real = loop.load_data(config)
+    real = load_data(config)
     changed = real.train.images.copy()
     changed[3, 0, 0] ^= 1
     other = dataclasses.replace(real, train=data.Split(changed, real.train.labels))
@@ -197,7 +199,9 @@ def test_other_images_are_refused(finished, monkeypatch):
         real, train=data.Split(real.train.images, real.train.labels + 1)
     )
     for changed in (other, relabelled):
-        monkeypatch.setattr(loop, "load_data", lambda config, changed=changed: changed)
+        monkeypatch.setattr(
+            "tada_jax.setup.plan.load_data", lambda config, changed=changed: changed
+        )
         with pytest.raises(UserError, match="not the images.*50 of them.*--workdir"):
             loop.train(config, folder)
 
@@ -323,7 +327,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(call, finished, tmp_p
 def test_the_best_checkpoint_outlives_the_latest_ones(tmp_path, monkeypatch):
     scores = iter([3.0, 1.0, 2.0, 4.0, 5.0])
 
-    class Fake(training_step.Evaluation):
+    class Fake(Evaluation):
         mean = property(lambda self: self.mse)
 
         def by_logsnr(self):
@@ -334,7 +338,7 @@ def test_the_best_checkpoint_outlives_the_latest_ones(tmp_path, monkeypatch):
         evaluate.examples = 16
         return evaluate
 
-    monkeypatch.setattr(training_step, "make_evaluation", make_evaluation)
+    monkeypatch.setattr(observe, "make_evaluation", make_evaluation)
     config = tiny.config(
         train__total_steps=5,
         log__checkpoint_every=1,
@@ -375,7 +379,7 @@ def test_an_error_while_reading_ahead_ends_the_run_in_one_line(tmp_path, monkeyp
 def test_a_balanced_order_shows_every_class_equally_often(finished, tmp_path):
     seen = {}
     for name in ("shuffled", "balanced"):
-        planned = loop.plan(tiny.config(data__order=name))
+        planned = plan(tiny.config(data__order=name))
         key, _ = training_step.step_keys(planned.config.seed)
         batches = HostBatches(key, batch_size=16, order=planned.order)
         labels = planned.dataset.train.labels
@@ -442,7 +446,7 @@ def test_xlas_normal_optimisation_computes_the_same(finished, tmp_path):
 def test_a_network_that_was_told_of_other_operations_is_no_start(finished, tmp_path, monkeypatch):
     theirs = tiny.config("ar", augment__ops=("rotate_int",))
     other = dataclasses.replace(load_run(finished[1]), config=theirs)
-    monkeypatch.setattr(loop, "load_run", lambda *arguments, **options: other)
+    monkeypatch.setattr(resume, "load_run", lambda *arguments, **options: other)
     mine = tiny.config("ar", augment__ops=("brightness",), init__workdir=str(finished[1]))
     with pytest.raises(
         UserError, match="told of \\('rotate_int',\\) by its labels.*make them equal"
@@ -470,7 +474,7 @@ def test_fine_tuning_refuses_another_network(finished, tmp_path):
 
 def test_describing_a_run_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = "\n".join(loop.describe(tiny.config(train__batch_size=64)))
+    text = "\n".join(describe(tiny.config(train__batch_size=64)))
     assert "train.batch_size = 64" in text
     assert "GiB a device" in text and "Total" in text
     assert "advice:" in text and "64" in text.partition("advice:")[2]  # 50 images, batches of 64
@@ -483,7 +487,7 @@ def test_fine_tuning_between_methods_and_formulations(finished):
     plain = tada_jax.load_run(folder).ema_params
     config = tiny.config("ar", init__workdir=str(folder))
     like = build.parts(config, (8, 8, 1)).init_params(jax.random.key(0))
-    found = loop._params_of_another_run(config, like)
+    found = resume._params_of_another_run(config, like)
     assert not found["params"]["condition_in"]["kernel"].any()
     tiny.assert_trees_equal(unet.with_condition(found, None), plain)
     tiny.assert_trees_equal(unet.with_condition(found, plain), plain)
@@ -492,6 +496,6 @@ def test_fine_tuning_between_methods_and_formulations(finished):
         ({"diffusion__parameterisation": "v"}, "parameterisation='eps'.*'v'"),
     ):
         with pytest.raises(UserError, match=message):
-            loop._params_of_another_run(tiny.config(init__workdir=str(folder), **fields), like)
+            resume._params_of_another_run(tiny.config(init__workdir=str(folder), **fields), like)
     linear = tiny.config("ar", init__workdir=str(folder), schedule__name="linear")
-    tiny.assert_trees_equal(loop._params_of_another_run(linear, like), found)
+    tiny.assert_trees_equal(resume._params_of_another_run(linear, like), found)

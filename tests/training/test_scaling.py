@@ -16,11 +16,11 @@ from tada_jax.setup import build
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
+from tada_jax.training.heldout import make_evaluation
 from tada_jax.training.step import (
     empty_tally,
     gradient,
     init_state,
-    make_evaluation,
     make_steps,
     resident_batches,
     state_sharding,

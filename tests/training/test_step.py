@@ -5,17 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tada_jax.methods.table import METHODS
 from tada_jax.setup import build
+from tada_jax.setup.plan import load_data
 from tada_jax.system import backend
 from tada_jax.system.pixels import to_float
-from tada_jax.training import loop
 from tada_jax.training import step as training_step
+from tada_jax.training.heldout import make_evaluation
 from tests import tiny
 
 
 def run_steps(config, count, devices, steps_per_call=1):
     """Trains `count` steps on some devices; returns (state, losses, number of compilations)."""
-    dataset = loop.load_data(config)
+    dataset = load_data(config)
     parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
     mesh = backend.data_mesh(config.train.batch_size, devices)
     whole = backend.replicated(mesh)
@@ -66,7 +68,7 @@ def test_one_compilation_and_the_same_numbers_every_time():
 @pytest.mark.parametrize(
     ("method", "levels", "parameterisation", "variance"),
     [
-        *((method, "cosine", "eps", "learned_range") for method in build.METHODS),
+        *((method, "cosine", "eps", "learned_range") for method in METHODS),
         ("tada", "linear", "x0", "fixed_small"),
         ("constant", "cosine", "v", "fixed_large"),
         ("tada", "edm", "edm", "fixed_small"),
@@ -96,7 +98,7 @@ def test_methods_are_what_they_say(method, strength, changed):
     """Share of images that augmentation changes at a noise level far from the band."""
     config = tiny.config(method, constant_strength=0.7)
     parts = build.parts(config, (8, 8, 1))
-    x = to_float(jnp.asarray(loop.load_data(tiny.config(data__train_size=1000)).train.images))
+    x = to_float(jnp.asarray(load_data(tiny.config(data__train_size=1000)).train.images))
     w = parts.strength(jnp.full(len(x), -15.0))
     if strength:
         np.testing.assert_allclose(w, strength)
@@ -130,7 +132,7 @@ def finite_but(step, monkeypatch):
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
     config = tiny.config(train__nonfinite="skip")
-    dataset = loop.load_data(config)
+    dataset = load_data(config)
     parts = build.parts(config, (8, 8, 1))
     finite_but(1, monkeypatch)
     step = jax.jit(
@@ -159,10 +161,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
 
 def test_evaluation_sees_every_noise_level_and_sorts_by_it():
     config = tiny.config(schedule__total_timesteps=200)
-    dataset = loop.load_data(config)
+    dataset = load_data(config)
     parts = build.parts(config, (8, 8, 1))
     mesh = backend.data_mesh(16)
-    evaluate = training_step.make_evaluation(parts, config, mesh, examples=1000)
+    evaluate = make_evaluation(parts, config, mesh, examples=1000)
     assert evaluate.examples == 1008
     state = training_step.init_state(parts, 0)
     found = evaluate(state.params, dataset.train.images, None)

@@ -1,0 +1,80 @@
+"""What a method does to a training example; all of them share one loss.
+
+    x0, eps, shift, condition = method(rng, x0, eps, w)
+    z = alpha x0 + sigma (eps + shift)
+    the network sees z, its noise level and `condition`, and predicts a combination of x0 and eps
+
+Images are float32 [B,H,W,C] in [-1, 1], strengths w [B] (or [B,K] for each of K operations of an
+`augment.Policy`). Each method is a file of this folder with one class; `table.py` says by which
+names, and with which strength, a configuration asks for it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Example(NamedTuple):
+    """What training examples became.
+
+    Attributes:
+      x0, eps: image and noise, [B,H,W,C], of which z and the target are made.
+      shift: what is added to eps in z, and not in the target; broadcastable to them.
+      condition: what the network is told besides, [B,condition_size], or None.
+    """
+
+    x0: jax.Array
+    eps: jax.Array
+    shift: jax.Array | float = 0.0
+    condition: jax.Array | None = None
+
+
+class Method:
+    """A way to use augmentation in training; a frozen dataclass of its options.
+
+    Attributes:
+      condition_size: length of what the network is told besides the noise level and the class.
+      own_operations: whether it has operations of its own instead of `config.augment.ops`; leaks
+        are then measured against those.
+      section: of the configuration, with its options.
+    """
+
+    condition_size = 0
+    own_operations = False
+    section = "augment"
+
+    @classmethod
+    def from_config(cls, config, policy, image_shape):
+        """The method for images of `image_shape` (H, W, C); `policy` is that of the augmentation.
+
+        Raises:
+          ValueError: if images of that shape cannot be augmented so.
+        """
+        return cls(policy)
+
+    @classmethod
+    def check(cls, config):
+        """Refuses what cannot be combined with the method.
+
+        Raises:
+          UserError: naming the field of the configuration.
+        """
+
+    @classmethod
+    def told(cls, config):
+        """What the entries of `condition` stand for, a tuple: another network's may mean others."""
+        return ()
+
+    def __call__(self, rng, x0, eps, w):
+        """`Example` of clean images, their noise and strengths."""
+        raise NotImplementedError
+
+    def always(self):
+        """The same done to every image, for pictures and for classifiers of leaks."""
+        raise NotImplementedError
+
+
+def augmented(method, rng, x0, w):
+    """The images [B,H,W,C] that a method makes of x0, and nothing else."""
+    return method(rng, x0, jnp.zeros_like(x0), w).x0

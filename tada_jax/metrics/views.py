@@ -1,0 +1,44 @@
+"""Real images as a method makes them, and as the leak classifier sees them; uint8."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tada_jax.methods.base import augmented
+from tada_jax.metrics import (
+    classifier,
+)
+from tada_jax.system.pixels import to_float, to_uint8
+
+
+def augmented_images(images, method, *, strength=1.0, seed=0):
+    """T(x, w) of uint8 images [N,H,W,C], each under a draw of its own; uint8.
+
+    `method`, a `methods.base.Method`, says what T is.
+    """
+
+    def moved(key, x):
+        return augmented(method, key, x, jnp.full(len(x), strength))
+
+    return _in_batches(images, moved, seed)
+
+
+def images_of_kind(images, method, kind, *, seed=0):
+    """uint8 images [N,H,W,C] as the leak classifier sees them, all of one of `classifier.KINDS`."""
+
+    def view(key, x):
+        return classifier.unnoised_view(key, x, jnp.full(len(x), kind), method)
+
+    return _in_batches(images, view, seed)
+
+
+def _in_batches(images, function, seed):
+    """(key, x [B,H,W,C] in [-1, 1]) -> [B,H,W,C], of uint8 images [N,H,W,C]; uint8."""
+    some = jax.jit(lambda key, x: to_uint8(function(key, to_float(x))))
+    root, batch, done = jax.random.key(seed), min(256, len(images)), []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        padded = np.resize(chunk, (batch, *chunk.shape[1:]))
+        made = some(jax.random.fold_in(root, start), padded)
+        done.append(jax.device_get(made)[: len(chunk)])
+    return np.concatenate(done)

@@ -1,0 +1,107 @@
+"""A run in words and pictures: what `--dry_run` says, and what is said as training begins."""
+
+import jax
+from clu import parameter_overview
+
+from tada_jax.data import inspection
+from tada_jax.setup.plan import plan
+from tada_jax.system import backend, figures
+from tada_jax.system.paths import write_whole
+from tada_jax.training import memory
+from tada_jax.training import workdir as workdirs
+from tada_jax.training.step import init_state
+
+
+def describe(config):
+    """What a run of this configuration would be: everything but the training, and no file written.
+
+    Returns:
+      Lines of text: the configuration, the data report, the parameters, the memory, and advice.
+
+    Raises:
+      UserError: for whatever would stop the run, in one line.
+    """
+    planned = plan(config)
+    seen = inspect(planned)
+    resident = planned.image_bytes if planned.resident else 0
+    needed = memory.estimate(planned.parts, config, planned.mesh.size, resident)
+    shapes = jax.eval_shape(lambda: init_state(planned.parts, config.seed).params)
+    return [
+        "configuration",
+        *(f"  {name} = {value!r}" for name, value in workdirs.flatten(config.to_dict()).items()),
+        "data",
+        *(f"  {line}" for line in seen.lines()),
+        "network",
+        parameter_overview.get_parameter_overview(shapes, include_stats=False),
+        f"memory: {needed}",
+        *(f"advice: {advice}" for advice in (*seen.advice, *_memory_advice(planned, needed))),
+    ]
+
+
+def _memory_advice(planned, needed):
+    """A line if the run will not fit its device, or a common one."""
+    limit = backend.device_bytes()
+    size = limit or 16 * backend.GIB
+    if needed.total <= size:
+        return []
+    h, w, _ = planned.parts.image_shape
+    where = "this device has" if limit else "a 16 GB card has"
+    # What grows with the images' area is nearly all; a third is left for what does not.
+    smaller = next((r for r in (256, 128) if needed.total * r * r <= 0.7 * size * h * w), 64)
+    square = "" if h == w else " with config.data.fit=crop"
+    remedy = (
+        f"set config.data.resolution={smaller}{square}"
+        if min(h, w) > smaller
+        else "take a smaller config.train.microbatch or batch_size, model.remat=True or "
+        "model.dtype='bfloat16'"
+    )
+    return [
+        f"training needs about {needed.total / backend.GIB:,.0f} GiB a device, more than the "
+        f"{size / backend.GIB:.0f} GiB that {where}: {remedy}"
+    ]
+
+
+def introduce(session, state):
+    """Says what is about to be trained on what."""
+    planned, progress = session.plan, session.progress
+    config = planned.config
+    if not backend.is_first():
+        return
+    if state.step:
+        progress.say(planned.dataset.source)
+    else:
+        seen = inspect(planned)
+        lines = [*seen.lines(), *(f"advice: {advice}" for advice in seen.advice)]
+        for line in lines:
+            progress.say(line)
+        write_whole(session.workdir / "data.txt", "\n".join(lines) + "\n")
+    progress.say(
+        f"network of {parameter_overview.count_parameters(state.params):,} parameters, "
+        f"{planned.mesh.size} x {jax.devices()[0].device_kind}, everything in {session.workdir}"
+    )
+    if state.step:
+        progress.say(f"continuing at step {int(state.step):,}")
+    elif config.init.workdir is not None:
+        progress.say(f"starting from the parameters of {config.init.workdir}")
+
+
+def draw_beginning(session):
+    """Draws what augmentation will do, and the first images, before a run's first checkpoint."""
+    planned = session.plan
+    config, images = planned.config, planned.dataset.train.images
+    if not backend.is_first():
+        return
+    figures.strength_figure(
+        session.workdir / "strength.png",
+        planned.parts,
+        images,
+        title=planned.title,
+        seed=config.seed,
+    )
+    shown = images[: config.sample.count]
+    figures.save_png(session.workdir / "real.png", figures.grid(shown))
+
+
+def inspect(planned):
+    """The data report of a plan, an `inspection.Inspection`."""
+    return inspection.inspect(planned.dataset, batch_size=planned.config.train.batch_size)

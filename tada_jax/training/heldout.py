@@ -1,0 +1,96 @@
+"""The objective on images that were not augmented, of both splits: what curves and gaps show."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tada_jax.model import diffusion
+from tada_jax.system import backend
+from tada_jax.system.pixels import to_float
+from tada_jax.training.step import EVALUATION, stream
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Squared errors of the target, a pixel, on images that were not augmented.
+
+    Attributes:
+      mse: float32 [n], of each noised image.
+      logsnr: float64 [n], of its noise level, in nats.
+      image: int [n], which image it was: there may be far fewer than n.
+    """
+
+    mse: np.ndarray
+    logsnr: np.ndarray
+    image: np.ndarray
+
+    @property
+    def mean(self):
+        """Over the whole schedule."""
+        return float(self.mse.mean())
+
+    def by_image(self, where=slice(None)):
+        """Mean loss of each image over its noisings, float64 [images]; `where` selects those."""
+        _, image = np.unique(self.image[where], return_inverse=True)
+        return np.bincount(image, self.mse[where].astype(np.float64)) / np.bincount(image)
+
+    def by_logsnr(self, width=2.0, fewest=8):
+        """Means over bins of log SNR: {centre of the bin: mean}, from noise to image.
+
+        Bins are `width` nats wide, and one of them starts at 0; those with fewer examples than
+        `fewest` are left out.
+        """
+        bins, counts = np.unique(np.floor(self.logsnr / width), return_counts=True)
+        of = {b: self.mse[np.floor(self.logsnr / width) == b] for b in bins[counts >= fewest]}
+        return {float((b + 0.5) * width): float(values.mean()) for b, values in of.items()}
+
+
+def make_evaluation(parts, config, mesh, examples=1024):
+    """`evaluate(params, images, labels) -> Evaluation`, over all devices.
+
+    The same noise, and timesteps spread evenly over the schedule, at every call, so that values at
+    different steps compare. Images are used as often as it takes to see `examples` of them, rounded
+    up to whole batches; `evaluate.examples` is that number, and no image beyond it is needed.
+    """
+    size = config.train.batch_size
+    batches = -(-examples // size)
+    stride = next(s for s in itertools.count(61) if math.gcd(s, size * batches) == 1)
+    schedule = parts.schedule
+    # A stride coprime to the count visits every level once, unrelated to the image's number.
+    levels = (np.arange(size * batches) * stride + 0.5) % (size * batches) / (size * batches)
+    timesteps = np.asarray(schedule.quantile(levels)).reshape(batches, size)
+    logsnr = np.asarray(schedule.logsnr(timesteps.reshape(-1)), np.float64)
+
+    # Filled up so that it divides over any devices: what is seen does not depend on them.
+    filled = np.arange(-(-size // mesh.size) * mesh.size) % size
+
+    def batch_mse(params, seed, images, labels, i):
+        number = i * size + jnp.asarray(filled)
+        number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
+        x0 = to_float(images[number % len(images)])
+        y = None if labels is None else labels[number % len(images)]
+        t = jnp.asarray(timesteps)[i][filled]
+        rng = jax.random.fold_in(stream(seed, EVALUATION), i)
+        eps = jax.random.normal(rng, (size, *x0.shape[1:]))
+        eps = eps if len(filled) == size else eps[filled]
+        z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
+        output = parts.apply(params, z, t, y)
+        terms = diffusion.training_losses(schedule, output, x0, eps, z, t, **parts.loss_options)
+        return terms["mse"][:size]
+
+    @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
+    def all_batches(params, seed, images, labels):
+        one = lambda i: batch_mse(params, seed, images, labels, i)  # noqa: E731
+        return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
+
+    def evaluate(params, images, labels):
+        mse = jax.device_get(all_batches(params, np.uint32(config.seed), images, labels))
+        return Evaluation(mse, logsnr, np.arange(size * batches) % len(images))
+
+    evaluate.examples = size * batches
+    return evaluate

@@ -1,0 +1,120 @@
+"""Where a session begins: a checkpoint of the run, parameters of another, or fresh ones."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from tada_jax.data import classes
+from tada_jax.methods.table import METHODS
+from tada_jax.model import unet
+from tada_jax.model.schedule import SCHEDULES
+from tada_jax.system import backend
+from tada_jax.system.errors import UserError
+from tada_jax.training import step as steps
+from tada_jax.training.checkpoint import Damaged, move_aside, restore_one
+from tada_jax.training.run import load_run
+
+
+def resume_or_init(checkpoints, planned, say):
+    """The state of the newest checkpoint that is whole, or a fresh one."""
+    config, widths = planned.config, planned.config.ema.widths
+    sharding = steps.state_sharding(planned.parts, config, planned.mesh)
+    seed = np.uint32(config.seed)
+
+    def fresh(seed):
+        return steps.init_state(planned.parts, seed, widths=widths)
+
+    step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh, seed), sharding)
+    if state is not None:
+        _check_data(checkpoints, step, planned)
+    for bad, reason in damaged.items():
+        aside = checkpoints.set_aside(bad)
+        say(f"warning: the checkpoint of step {bad:,} is damaged ({reason}): moved to {aside}")
+    if state is not None:
+        return state
+    stale = checkpoints.path.parent / "ema"  # of a run whose checkpoints are gone
+    if backend.is_first() and stale.is_dir() and any(stale.iterdir()):
+        say(f"warning: {stale} is of another run: moved to {move_aside(stale)}")
+    state = jax.jit(fresh, out_shardings=sharding)(seed)
+    if config.init.workdir is None:
+        return state
+    params = jax.device_put(_params_of_another_run(config, state.params), sharding.params)
+    ema_params, *power_emas = (jax.tree.map(lambda a: a + 0, params) for _ in (0, *widths))
+    return dataclasses.replace(
+        state, params=params, ema_params=ema_params, power_emas=tuple(power_emas)
+    )
+
+
+def _check_data(checkpoints, step, planned):
+    """Refuses to go on with other images than those of a checkpoint."""
+    saved, dataset = checkpoints.meta(step), planned.dataset
+    if saved["image_digest"] != dataset.digest:
+        renumbered = classes.renumbered(saved["class_names"], dataset.class_names)
+        if renumbered:
+            raise UserError(
+                f"the run in {checkpoints.path.parent} cannot go on with {dataset.source}: "
+                f"{renumbered}: choose another --workdir"
+            )
+        raise UserError(
+            f"{dataset.source}: these are not the images that the run in "
+            f"{checkpoints.path.parent} was trained on, {saved['num_images']:,} of them: restore "
+            "them, or choose another --workdir"
+        )
+
+
+def _params_of_another_run(config, like):
+    """The parameters to begin fine-tuning with.
+
+    Raises:
+      UserError: if the other run cannot be read, or its network has other shapes.
+    """
+    c = config.init
+    run = load_run(c.workdir, checkpoint=c.checkpoint)
+    for field in ("schedule.name", "diffusion.parameterisation"):
+        section, _, name = field.partition(".")
+        mine, theirs = config[section][name], run.config[section][name]
+        timesteps = {mine, theirs} <= set(SCHEDULES)  # the network is told t by either
+        if mine != theirs and not timesteps:
+            raise UserError(
+                f"config.init.workdir={c.workdir} was trained with config.{field}={theirs!r}, and "
+                f"{mine!r} means something else to the same network: make them equal"
+            )
+    kinds = [METHODS[each.method].kind for each in (config, run.config)]
+    mine, theirs = (kind.told(each) for kind, each in zip(kinds, (config, run.config)))
+    if run.config.method == config.method and mine != theirs:
+        raise UserError(
+            f"config.init.workdir={c.workdir} was told of {theirs} by its labels, and "
+            f"config.{kinds[0].section}.ops={mine} would mean something else to it: make them "
+            "equal, or choose another config.method"
+        )
+    params = run.ema_params if c.use_ema else run.params
+    if run.config.method != config.method:
+        params = unet.with_condition(params, like)
+    here, there = (
+        {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (like, params)
+    )
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise UserError(
+                f"config.init.workdir={c.workdir} has another network: {name} is "
+                f"{there.get(name, 'absent')} there and {here.get(name, 'absent')} here; make "
+                "config.model, the channels and the variance equal to those of its config.json"
+            )
+    return params
+
+
+def read_back(session, step, state):
+    """Reads the first checkpoint of a session back: better no run than one that cannot be kept.
+
+    Raises:
+      UserError: if it is not what was saved.
+    """
+    try:
+        session.checkpoints.verify(step, state)
+    except Damaged as e:
+        raise UserError(
+            f"workdir {session.workdir}: the checkpoint of step {step:,} was saved, and cannot be "
+            f"read back ({e}): what is written there is not kept, choose another --workdir"
+        ) from e
