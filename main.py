@@ -88,7 +88,10 @@ def parse():
         if arg in ("--config", "-config"):  # with a space
             sys.argv[i : i + 2] = [f"--config={sys.argv[i + 1]}"]
     sys.argv += configuration_of_a_run()
-    names_file = lambda arg: arg.startswith(("--config=", "-config="))  # noqa: E731
+
+    def names_file(arg):
+        return arg.startswith(("--config=", "-config="))
+
     files = list(filter(names_file, sys.argv))
     for arg in files:
         path = arg.partition("=")[2].partition(":")[0]

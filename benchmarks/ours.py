@@ -41,7 +41,10 @@ def train_step(config, shape, *, images=1024):
     fetch = resident_batches(config, order.shuffled(images), over_batch)
     seed = np.uint32(config.seed)
     count = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
-    init = lambda s: init_state(parts, s, widths=config.ema.widths)  # noqa: E731
+
+    def init(s):
+        return init_state(parts, s, widths=config.ema.widths)
+
     state = jax.jit(init, out_shardings=everywhere)(seed)
     tally = jax.jit(lambda: empty_tally(parts), out_shardings=everywhere)()
     params = jax.device_get(state.params)

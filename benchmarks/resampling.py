@@ -130,7 +130,10 @@ def oversampled(factor):
 
     def method(x, matrix):
         kept, rs.OVERSAMPLING = rs.OVERSAMPLING, factor
-        forget = lambda: [f.cache_clear() for f in (rs._taps, rs._phases)]  # noqa: E731
+
+        def forget():
+            return [f.cache_clear() for f in (rs._taps, rs._phases)]
+
         forget()
         try:
             return rs.resample(x, matrix, form="gather")

@@ -220,7 +220,10 @@ def make(peer, parts, config, device):
         predict = network
     else:
         network = of_diffusers(c, outputs, h, dict(config.model))
-        predict = lambda z, t: network(z, t).sample  # noqa: E731
+
+        def predict(z, t):
+            return network(z, t).sample
+
     network.to(device, memory_format=torch.channels_last)
     return network, predict
 

@@ -322,7 +322,8 @@ def augment(rng, x, w, policy=Policy(), *, return_labels=False):
 def augment_batch(rng, x, w, policy=Policy(), *, return_labels=False):
     """`augment` of every image [B,H,W,C] with a key of its own; w [B] or [B,len(policy.ops)]."""
     keys = jax.random.split(rng, x.shape[0])
-    one = lambda key, image, w: augment(  # noqa: E731
-        key, image, w, policy, return_labels=return_labels
-    )
+
+    def one(key, image, w):
+        return augment(key, image, w, policy, return_labels=return_labels)
+
     return jax.vmap(one)(keys, x, w)

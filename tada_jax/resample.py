@@ -259,6 +259,9 @@ def _batch_by_look_up(count, batched, x, matrix):
         return look_up(*args), True
     # A chunk has images from all over the batch, so that each device keeps its part of the batch.
     args = [jnp.reshape(a, (chunk, -1, *a.shape[1:])) for a in args]
-    part = lambda i: [jax.lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in args]  # noqa: E731
+
+    def part(i):
+        return [jax.lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in args]
+
     y = jax.lax.map(lambda i: look_up(*part(i)), jnp.arange(count // chunk))
     return y.swapaxes(0, 1).reshape(count, *y.shape[2:]), True

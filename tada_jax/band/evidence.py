@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax import augment
+from tada_jax.augment import Policy, apply, draw
 from tada_jax.band import posterior
 from tada_jax.band.profile import ALL
 from tada_jax.system.pixels import to_float
@@ -104,7 +104,7 @@ class Kind:
     """
 
     name: str
-    policy: augment.Policy
+    policy: Policy
     mask: np.ndarray
     p: float
 
@@ -135,9 +135,9 @@ def _copies(key, numbers, images, w, policy, copies):
     """
 
     def one(number, i, image):
-        draws = augment.draw(jax.random.fold_in(jax.random.fold_in(key, number), i), w, policy)
-        flipped = augment.apply(image, {"xflip": draws["xflip"]})
-        moved = augment.apply(image, draws)
+        draws = draw(jax.random.fold_in(jax.random.fold_in(key, number), i), w, policy)
+        flipped = apply(image, {"xflip": draws["xflip"]})
+        moved = apply(image, draws)
         return moved, jnp.any(moved != flipped)
 
     # One vmap, not two: `resample` bounds the memory of the innermost only.

@@ -88,9 +88,12 @@ def patches(images, places, size):
     """
     half, (n, _, _, c) = size // 2, images.shape
     padded = jnp.pad(images, ((0, 0), (half, half), (half, half), (0, 0)))
-    cut = lambda place: jax.lax.dynamic_slice(  # noqa: E731
-        padded, (0, place[0], place[1], 0), (n, size, size, c)
-    ).reshape(n, -1)
+
+    def cut(place):
+        return jax.lax.dynamic_slice(
+            padded, (0, place[0], place[1], 0), (n, size, size, c)
+        ).reshape(n, -1)
+
     return jax.lax.map(cut, places)
 
 

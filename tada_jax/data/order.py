@@ -66,9 +66,14 @@ def permuted(seed, place, count, which=None):
             column = (column + hashed(row, turn + 1) % width) % width
         return row * width + column
 
-    inside = lambda x: x < count  # noqa: E731
+    def inside(x):
+        return x < count
+
     first = once(jnp.asarray(place, jnp.uint32))
-    more = lambda x: jnp.where(inside(x), x, once(x))  # noqa: E731
+
+    def more(x):
+        return jnp.where(inside(x), x, once(x))
+
     last = jax.lax.while_loop(lambda x: ~inside(x).all(), more, first)
     return last.astype(jnp.int32)
 
@@ -200,7 +205,10 @@ class HostBatches:
                 f"backend too: set JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')},cpu"
             ) from error
         key_data, impl = jax.device_get(jax.random.key_data(key)), jax.random.key_impl(key)
-        own_key = lambda: jax.random.wrap_key_data(key_data, impl=impl)  # noqa: E731
+
+        def own_key():
+            return jax.random.wrap_key_data(key_data, impl=impl)
+
         self._batch = jax.jit(
             lambda step: batch_indices(own_key(), step, batch_size=batch_size, order=order)
         )

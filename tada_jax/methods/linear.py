@@ -94,9 +94,10 @@ def draw(rng, w, size, operations):
     rng_which, rng_uniform, rng_turns, rng_kept, rng_round = jax.random.split(rng, 5)
     kinds = len(operations.ops) + operations.identity
     which = jax.random.randint(rng_which, (), 0, kinds)  # beyond the operations: the identity
-    drawn = lambda name: (  # noqa: E731
-        which == operations.ops.index(name) if name in operations.ops else jnp.array(False)
-    )
+
+    def drawn(name):
+        return which == operations.ops.index(name) if name in operations.ops else jnp.array(False)
+
     u = jax.random.uniform(rng_uniform, (6,))
     up = jax.random.uniform(rng_round, (3,))
     side = jnp.asarray(size, jnp.float32)
@@ -107,7 +108,10 @@ def draw(rng, w, size, operations):
     corner = jnp.floor(u[4:6] * (side - box + 1.0))
     turns = jax.random.randint(rng_turns, (), 1, 4)
     kept = jax.random.uniform(rng_kept) < w
-    integer = lambda a: a.astype(jnp.int32)  # noqa: E731
+
+    def integer(a):
+        return a.astype(jnp.int32)
+
     return {
         "factor": operations.brightness**exponent,
         "shift": integer(jnp.where(drawn("translation"), shift, 0.0)),

@@ -20,7 +20,7 @@ from flax import serialization
 
 from tada_jax.augment import augment_batch
 from tada_jax.data.cache import digest, load_cached
-from tada_jax.methods.base import augmented
+from tada_jax.methods import base as methods
 from tada_jax.metrics import neither
 from tada_jax.system.pixels import to_float, to_uint8
 
@@ -122,7 +122,7 @@ def unnoised_view(rng, x, kind, method):
       [B,H,W,C].
     """
     rng_aug, rng_base, rng_bad = jax.random.split(rng, 3)
-    plain, moved = (augmented(method, rng_aug, x, jnp.full(len(x), w)) for w in (0.0, 1.0))
+    plain, moved = (methods.augmented(method, rng_aug, x, jnp.full(len(x), w)) for w in (0.0, 1.0))
     distance = jnp.sqrt(((moved - plain) ** 2).sum((1, 2, 3)))
     augmented = (kind == 1) | ((kind == 2) & jax.random.bernoulli(rng_base, 0.5, kind.shape))
     x = jnp.where(augmented[:, None, None, None], moved, plain)

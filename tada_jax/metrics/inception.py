@@ -32,7 +32,10 @@ class Unit(nn.Module):
     def __call__(self, x):
         shape = (*self.kernel, x.shape[-1], self.channels)
         kernel = self.param("conv.weight", nn.initializers.he_normal(), shape)
-        vector = lambda name, init: self.param(f"bn.{name}", init, (self.channels,))  # noqa: E731
+
+        def vector(name, init):
+            return self.param(f"bn.{name}", init, (self.channels,))
+
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         weight, bias = vector("weight", ones), vector("bias", zeros)
         mean, variance = vector("running_mean", zeros), vector("running_var", ones)

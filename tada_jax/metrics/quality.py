@@ -88,7 +88,9 @@ def kernel_distance(features, reference, *, subsets=100, subset_size=1000, seed=
 
 
 def _squared_mmd(x, y):
-    kernel = lambda a, b: (a @ b.T / a.shape[1] + 1.0) ** 3  # noqa: E731
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1.0) ** 3
+
     n = len(x)
     within = sum(k.sum() - np.trace(k) for k in (kernel(x, x), kernel(y, y)))
     return within / (n * (n - 1)) - 2.0 * kernel(x, y).mean()

@@ -168,7 +168,10 @@ def _linear(x, kernel):
 
 def _linear_backward(kept, cotangent):
     x, kernel = kept
-    pixels = lambda a: a.reshape(len(a), -1, a.shape[-1])  # noqa: E731
+
+    def pixels(a):
+        return a.reshape(len(a), -1, a.shape[-1])
+
     by_image = jnp.einsum("bpc,bpd->bdc", pixels(x), pixels(cotangent))
     return cotangent @ kernel.T, by_image.sum(0).T
 

@@ -41,7 +41,10 @@ def make_sampler(parts, mesh, *, batch_size, apply=None):
                 else jnp.full_like(numbers, parts.label)
             )
         network = solvers.guided(functools.partial(apply, params), parts.guidance, variance)
-        predict = lambda z, t: network(z, t, labels)  # noqa: E731
+
+        def predict(z, t):
+            return network(z, t, labels)
+
         x = parts.sample(predict, solvers.sample_keys(seed, numbers))
         return to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
 

@@ -58,7 +58,9 @@ def guided(predict, guidance, variance):
     """
 
     def apply(z, t, labels):
-        twice = lambda a: jnp.concatenate([a, a])  # noqa: E731
+        def twice(a):
+            return jnp.concatenate([a, a])
+
         output = predict(twice(z), twice(t), jnp.concatenate([labels, jnp.full_like(labels, -1)]))
         conditional, free = jnp.split(output, 2)
         prediction, variance_part = diffusion.split_output(conditional, variance)
@@ -138,7 +140,10 @@ def ddim(predict, keys, *, schedule, shape, eta=0.0, **reading):
 
     def reverse_step(z, t, noise):
         x0, _ = _predict_x0(predict, schedule, z, t, reading)
-        at = lambda table: expand(schedules.lookup(table, t), z)  # noqa: E731
+
+        def at(table):
+            return expand(schedules.lookup(table, t), z)
+
         alpha, sigma, beta = schedule.alpha(t), schedule.sigma(t), at(schedule.betas)
         eps = diffusion.predicted_eps("x0", x0, z, alpha, sigma)  # that of the clipped x0_hat
         alpha_prev = at(np.sqrt(schedule.alpha_bar_prev))

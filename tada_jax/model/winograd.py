@@ -107,7 +107,10 @@ def _transformed(x):
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows = [x[:, i : i + h - TILE + 1 : TILE] for i in range(POINTS)]
-    columns_of = lambda y: [y[..., j : j + w - TILE + 1 : TILE, :] for j in range(POINTS)]  # noqa: E731
+
+    def columns_of(y):
+        return [y[..., j : j + w - TILE + 1 : TILE, :] for j in range(POINTS)]
+
     return _twice(OF_IMAGE, rows, columns_of)
 
 

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tada_jax import augment, tada
+from tada_jax import tada
+from tada_jax.augment import Policy
 from tada_jax.data import classes
 from tada_jax.data import order as orders
 from tada_jax.methods.base import Method
@@ -50,7 +51,7 @@ class Parts:
     image_shape: tuple[int, int, int]
     schedule: schedule.Schedule | continuous.Continuous
     strength: Callable[[jax.Array], jax.Array]
-    policy: augment.Policy
+    policy: Policy
     method: Method
     network: unet.UNet
     loss_options: dict[str, Any]
@@ -252,7 +253,7 @@ def augmentation(config):
     options["magnitude"] = dict(options["magnitude"])
     options["max_ops"] = options["max_ops"] or None
     with _blame("augment"):
-        return augment.Policy(**options)
+        return Policy(**options)
 
 
 def network(config, image_shape, num_classes, condition_size=0):

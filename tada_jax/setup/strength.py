@@ -156,9 +156,9 @@ def profile_of(config, dataset, *, proxy=None, everything=False):
         )
         (folder / "profile.json").write_text(found.to_json())
 
-    load = lambda folder: profiles.from_json(  # noqa: E731
-        (folder / "profile.json").read_text()
-    )
+    def load(folder):
+        return profiles.from_json((folder / "profile.json").read_text())
+
     return load_cached(key, make, load, kind="sensitivity")
 
 

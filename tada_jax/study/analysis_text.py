@@ -48,7 +48,10 @@ def correlations(profile, gap, thresholds):
       nothing depends on a value.
     """
     mine, theirs = profile.curves[ALL, 1.0], gap.curve
-    at = lambda values: np.interp(gap.logsnr, profile.logsnr, values)  # noqa: E731
+
+    def at(values):
+        return np.interp(gap.logsnr, profile.logsnr, values)
+
     found = {"risk": _pearson(at(profile.risk(thresholds)), gap.profile().risk(thresholds))}
     for name, quantity, threshold in zip(
         ("ln K", "ln V"), ("detectable", "visible"), thresholds, strict=True

@@ -308,7 +308,9 @@ def _e(text):
 
 
 def _table(rows, head=None):
-    cells = lambda row, tag: "".join(f"<{tag}>{_e(cell)}</{tag}>" for cell in row)  # noqa: E731
+    def cells(row, tag):
+        return "".join(f"<{tag}>{_e(cell)}</{tag}>" for cell in row)
+
     top = f"<tr>{cells(head, 'th')}</tr>" if head else ""
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     return f"<table>{top}{body}</table>"

@@ -274,9 +274,10 @@ def table(protocol, numbers):
 def _row(key, number):
     name, _, detail = key.partition("/")
     measure = MEASURES[name]
-    show = lambda value: (  # noqa: E731
-        "" if value is None else printed(name, value)
-    )
+
+    def show(value):
+        return "" if value is None else printed(name, value)
+
     detail = {"gap": f" at log SNR {detail}", "moment": f", {detail}"}.get(name, "")
     title = measure.title + (detail if "/" in key else "")
     interval = ""

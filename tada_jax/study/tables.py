@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from tada_jax.metrics import intervals
-from tada_jax.metrics.measures import MEASURES
-from tada_jax.study import evaluation
+from tada_jax.metrics.measures import MEASURES, printed
 from tada_jax.system import logs
 
 IMAGES = ("train_digest", "held_out_digest", "pool_digest")  # of a protocol
@@ -128,7 +127,10 @@ def paired_differences(results, key, method, other, size):
 
 def methods_and_sizes(results):
     """The methods and the sizes of results, in their order."""
-    unique = lambda values: list(dict.fromkeys(values))  # noqa: E731
+
+    def unique(values):
+        return list(dict.fromkeys(values))
+
     return unique(cell.method for cell in results), unique(cell.size for cell in results)
 
 
@@ -139,9 +141,9 @@ def headlines(results):
 
 def cell_text(key, summary):
     """Mean and standard deviation over the seeds as text."""
-    mean = evaluation.printed(key, summary.mean)
+    mean = printed(key, summary.mean)
     deviation = summary.deviation
-    return mean if np.isnan(deviation) else f"{mean} ± {evaluation.printed(key, deviation)}"
+    return mean if np.isnan(deviation) else f"{mean} ± {printed(key, deviation)}"
 
 
 def title_of(key):
@@ -174,7 +176,7 @@ def markdown(results):
             found = summaries(results, key)
             cells = [cell_text(key, found[m, size]) if (m, size) in found else "" for m in methods]
             real = real_images(results, key, size)
-            shown = "" if real is None else evaluation.printed(key, real)
+            shown = "" if real is None else printed(key, real)
             better = MEASURES[key.partition("/")[0]].better
             lines.append(f"| {title_of(key)} | {' | '.join(cells)} | {shown} | {better} |")
         lines.append("")
@@ -216,7 +218,10 @@ def difference_text(results, key, method, other, size):
     if found is None:
         return ""
     differences, interval = found
-    show = lambda value: evaluation.printed(key, value)  # noqa: E731
+
+    def show(value):
+        return printed(key, value)
+
     text = show(differences.mean())
     return text if interval is None else f"{text} [{show(interval[0])}, {show(interval[1])}]"
 

@@ -93,9 +93,10 @@ def pixel_distance(a, b):
 
 def feature_distance(extractor, mesh):
     """Euclidean distance of the features of a `metrics.features.Extractor`, as `pixel_distance`."""
-    features = lambda x: extractor(  # noqa: E731
-        to_uint8(x), mesh
-    )
+
+    def features(x):
+        return extractor(to_uint8(x), mesh)
+
     return lambda a, b: np.linalg.norm(features(a) - features(b), axis=-1)
 
 

@@ -417,7 +417,10 @@ def _difference(saved, wanted):
     """The first thing in which two tables of leaves differ, in words."""
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
-            words = lambda leaf: "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"  # noqa: E731
+
+            def words(leaf):
+                return "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
+
             return f"{name} was saved as {words(saved.get(name))}, is {words(wanted.get(name))}"
 
 

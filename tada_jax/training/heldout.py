@@ -85,7 +85,9 @@ def make_evaluation(parts, config, mesh, examples=1024):
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
     def all_batches(params, seed, images, labels):
-        one = lambda i: batch_mse(params, seed, images, labels, i)  # noqa: E731
+        def one(i):
+            return batch_mse(params, seed, images, labels, i)
+
         return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
 
     def evaluate(params, images, labels):

@@ -52,7 +52,9 @@ def estimate(parts, config, devices, image_bytes):
     labels = jax.ShapeDtypeStruct(batch, jnp.int32) if parts.network.num_classes else None
 
     def backward(params, rng, x0, labels):
-        loss = lambda p: loss_fn(p, rng, x0, labels, parts)["loss"].mean()  # noqa: E731
+        def loss(p):
+            return loss_fn(p, rng, x0, labels, parts)["loss"].mean()
+
         return jax.vjp(loss, params)[1]  # a pytree: its leaves are what is kept
 
     rng = jax.eval_shape(lambda: jax.random.key(0))

@@ -142,7 +142,10 @@ def gradient(params, rng, x0, labels, parts, *, pieces=1):
         return of_terms(params, lambda p: loss_terms(p, piece, key, parts))
 
     if jax.default_backend() == "cpu":  # in loops gradients of convolutions miss the fast library
-        take = lambda i: jax.tree.map(lambda a: a[i], batch)  # noqa: E731
+
+        def take(i):
+            return jax.tree.map(lambda a: a[i], batch)
+
         total = of_piece(0, take(0))
         for i in range(1, pieces):
             # A zero that is known when the gradient is: no piece begins before the last one ends.
@@ -153,7 +156,10 @@ def gradient(params, rng, x0, labels, parts, *, pieces=1):
     else:
         shapes = jax.eval_shape(of_piece, 0, jax.tree.map(lambda a: a[0], batch))
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        add = lambda total, i_piece: (jax.tree.map(jnp.add, total, of_piece(*i_piece)), None)  # noqa: E731
+
+        def add(total, i_piece):
+            return (jax.tree.map(jnp.add, total, of_piece(*i_piece)), None)
+
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(pieces), batch))
     return jax.tree.map(lambda a: a / pieces, total)
 
@@ -238,7 +244,10 @@ def train_step(state, tally, images, labels, *, seed, parts, config, where=None)
     finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
     means = tally.means.merge(type(tally.means).single_from_model_output(**scalars))
     if config.train.nonfinite == "skip":
-        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+
+        def keep(new, old):
+            return jnp.where(finite, new, old)
+
         stayed = dataclasses.replace(state, step=new_state.step)
         new_state = jax.tree.map(keep, new_state, stayed)
         means = jax.tree.map(keep, means, tally.means)
@@ -272,7 +281,10 @@ def fed_batches(seed, step, images, labels):
 
 def state_sharding(parts, config, mesh):
     """Where each array of the `TrainState` lies, a pytree; see `backend.state_sharding`."""
-    fresh = lambda: init_state(parts, 0, widths=config.ema.widths)  # noqa: E731
+
+    def fresh():
+        return init_state(parts, 0, widths=config.ema.widths)
+
     return backend.state_sharding(mesh, jax.eval_shape(fresh), config.train.sharding)
 
 
@@ -300,7 +312,10 @@ def make_steps(parts, config, mesh, fetch):
     def steps(state, tally, seed, images, labels, count):
         if count == 1:  # convolutions inside a loop run on fewer threads on CPUs
             return step(state, tally, seed, images, labels)
-        body = lambda carry, _: (step(*carry, seed, images, labels), None)  # noqa: E731
+
+        def body(carry, _):
+            return (step(*carry, seed, images, labels), None)
+
         return jax.lax.scan(body, (state, tally), length=count)[0]
 
     return steps

@@ -39,7 +39,10 @@ def _closed_form(logsnr, p):
         base, moved = TAU**2, TAU**2 + SHIFT**2
         width = 8 * np.sqrt(base + noise)
         z = np.linspace(-width, width, 20001)
-        density = lambda v: np.exp(-(z**2) / (2 * v)) / np.sqrt(2 * np.pi * v)  # noqa: E731, B023
+
+        def density(v, z=z):
+            return np.exp(-(z**2) / (2 * v)) / np.sqrt(2 * np.pi * v)
+
         plain, other = density(base + noise), density(moved + noise)
         weight = p * other / ((1 - p) * plain + p * other)
         gains = base / (base + noise), moved / (moved + noise)

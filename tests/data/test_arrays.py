@@ -206,7 +206,10 @@ def test_transparent_pixels_show_the_background(tmp_path):
 def test_stated_sizes(tmp_path):
     np.save(tmp_path / "set.npy", IMAGES)
     path = str(tmp_path / "set.npy")
-    shape = lambda **options: data.load("images", path=path, **options).train.images.shape[1:]  # noqa: E731
+
+    def shape(**options):
+        return data.load("images", path=path, **options).train.images.shape[1:]
+
     assert shape() == (8, 6, 3)
     assert shape(channels=1) == (8, 6, 1)
     assert shape(resolution=6) == (6, 6, 3)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from tada_jax import augment
+from tada_jax.augment import Policy
 from tada_jax.methods import linear
 from tada_jax.methods.base import augmented
 from tada_jax.methods.scoreaug import ScoreAug
@@ -128,7 +128,7 @@ def draws_of(op, count=300, side=SIDE, w=1.0):
 def test_scoreaug_draws_every_operation_and_the_identity_equally_often():
     operations = linear.Operations()
     key, x0, eps = examples(4000, side=40)
-    flips = augment.Policy(ops=(), xflip_p=0.0)
+    flips = Policy(ops=(), xflip_p=0.0)
     told = ScoreAug(operations, flips)(key, x0, eps, jnp.ones(len(x0))).condition
     fired = np.asarray(
         [(told[:, :1] != 0).any(1), (told[:, 1:3] != 0).any(1), told[:, 3] != 0, told[:, 4:].any(1)]
@@ -370,8 +370,10 @@ def test_guidance_extrapolates_from_the_network_without_a_class():
     for guidance in (0.0, 1.0, 3.0):
         config.sample.guidance = guidance
         parts = build.parts(config, (8, 8, 1), 10)
+
         # x0_hat is the class / 10, and 0.2 without one; a learned variance comes along.
-        config_mean = lambda labels: jnp.where(labels < 0, 0.2, labels / 10.0)  # noqa: E731
+        def config_mean(labels):
+            return jnp.where(labels < 0, 0.2, labels / 10.0)
 
         def apply(params, z, t, labels, parts=parts, mean=config_mean):
             alpha, sigma = (

@@ -61,7 +61,10 @@ def main():
         mock.patch.object(torch.nn.Module, "load_state_dict"),
     ):
         network = inception.fid_inception_v3()
-    needed = lambda name: "num_batches" not in name and not name.startswith("fc.")  # noqa: E731
+
+    def needed(name):
+        return "num_batches" not in name and not name.startswith("fc.")
+
     shapes = {n: tuple(v.shape) for n, v in network.state_dict().items() if needed(n)}
     weights = random_weights(shapes)
     network.load_state_dict({n: torch.tensor(v) for n, v in weights.items()}, strict=False)

@@ -132,8 +132,13 @@ def older(content, path, about=None, rest=b""):
 
 def tensor(shape, strides, dtype="Float", view=b"N", key=None):
     """The pickle, without its end, of a tensor with the numbers of storage 0."""
-    text = lambda s: b"X" + struct.pack("<I", len(s)) + s  # noqa: E731
-    tail = lambda value: pickle.dumps(value, 2)[2:-1]  # noqa: E731
+
+    def text(s):
+        return b"X" + struct.pack("<I", len(s)) + s
+
+    def tail(value):
+        return pickle.dumps(value, 2)[2:-1]
+
     kind = b"ctorch\n" + dtype.encode() + b"Storage\n"
     start, end = b"(" + text(b"storage") + kind, text(b"cpu") + b"K\x04" + view + b"tQ"
     storage = start + (key or text(b"0")) + end

@@ -117,7 +117,10 @@ def test_the_gaussian_of_features_is_that_of_numpy_and_refuses_nonsense():
 
 def test_kid_of_everything_is_the_unbiased_estimate_by_loops():
     x, y = normal(0, 7, 3), normal(1, 7, 3) + 0.5
-    kernel = lambda a, b: (a @ b / 3 + 1) ** 3  # noqa: E731
+
+    def kernel(a, b):
+        return (a @ b / 3 + 1) ** 3
+
     pairs = [(i, j) for i in range(7) for j in range(7)]
     within = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in pairs if i != j) / 42
     expected = within - 2 * sum(kernel(x[i], y[j]) for i, j in pairs) / 49
@@ -140,7 +143,10 @@ def test_precision_recall_density_coverage_by_their_definitions(n, m, monkeypatc
     monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 1000)
     x, y = normal(0, n, 3) + 0.7, normal(1, m, 3)
     d = distances_one_by_one(x, y)
-    radius = lambda a, k: np.sort(distances_one_by_one(a, a))[:, k]  # noqa: E731  (0 is itself)
+
+    def radius(a, k):
+        return np.sort(distances_one_by_one(a, a))[:, k]
+
     expected = {
         "precision": np.mean([any(d[i, j] <= radius(y, 3)[j] for j in range(m)) for i in range(n)]),
         "recall": np.mean([any(d[i, j] <= radius(x, 3)[i] for i in range(n)) for j in range(m)]),
@@ -194,7 +200,10 @@ def test_sliced_wasserstein_distance_in_closed_form():
     n, d = 4000, 49
     coin = np.where(np.arange(n) % 2, 150, 100)
     gauss = 125 + 25 * scipy.stats.norm.ppf((np.arange(n) + 0.5) / n)
-    flat = lambda v: np.broadcast_to(v[:, None, None, None], (n, 9, 9, 1))  # noqa: E731
+
+    def flat(v):
+        return np.broadcast_to(v[:, None, None, None], (n, 9, 9, 1))
+
     found = wasserstein.sliced_wasserstein(flat(coin), flat(gauss), patches=1, projections=512)
     z = scipy.stats.norm
     one = scipy.integrate.quad(lambda u: 2 * abs(u - 1) * z.pdf(u), 0, 12)[0]

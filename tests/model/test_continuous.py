@@ -259,7 +259,9 @@ def test_edms_heun_is_its_algorithm_1():
     process, target = continuous.Edm(), continuous.Edm().walk(9)
     sigma = np.append(target.timesteps[::-1].astype(np.float64), 0.0)
     keys = solvers.sample_keys(0, jnp.arange(3))
-    denoise = lambda y, s: 0.3 + 0.04 / (0.04 + s**2) * (y - 0.3)  # noqa: E731
+
+    def denoise(y, s):
+        return 0.3 + 0.04 / (0.04 + s**2) * (y - 0.3)
 
     def predict(z, t):
         scale = jnp.sqrt(1.0 + t**2)[:, None, None, None]

@@ -52,7 +52,10 @@ def averages(values, widths):
 def test_an_average_is_the_weighted_sum_of_its_history():
     values = np.random.default_rng(0).normal(size=300)
     gamma = ema.exponent(0.1)
-    beta = lambda t: (1 - 1 / t) ** (gamma + 1)  # noqa: E731
+
+    def beta(t):
+        return (1 - 1 / t) ** (gamma + 1)
+
     weights = [(1 - beta(t)) * np.prod([beta(s) for s in range(t + 1, 301)]) for t in range(1, 301)]
     assert sum(weights) == pytest.approx(1)
     assert averages(values, [0.1])[0.1][-1] == pytest.approx(np.dot(weights, values), abs=1e-5)
@@ -81,7 +84,10 @@ def test_other_widths_and_steps_follow_from_what_was_stored():
 def test_the_error_of_a_combination_is_that_of_its_weights():
     steps, gammas = [100, 250, 400, 400], [ema.exponent(w) for w in (0.1, 0.1, 0.1, 0.05)]
     gamma, t = ema.exponent(0.08), (np.arange(400_000) + 0.5) / 1000
-    profile = lambda end, g: np.where(t < end, (g + 1) * t**g / end ** (g + 1), 0)  # noqa: E731
+
+    def profile(end, g):
+        return np.where(t < end, (g + 1) * t**g / end ** (g + 1), 0)
+
     factors, error = ema.coefficients(steps, gammas, 400, gamma)
     found = sum(f * profile(s, g) for f, s, g in zip(factors, steps, gammas))
     wanted = profile(400, gamma)

@@ -34,8 +34,13 @@ def test_group_norm_and_its_gradients(silu, per_image, on_cpu, monkeypatch):
     x = 3.0 * normal(0, 4, 6, 5, 8) + 1.5
     shape = (4, 8) if per_image else (8,)
     scale, shift, cotangent = 1 + normal(1, *shape), normal(2, *shape), normal(3, *x.shape)
-    fast = lambda *a: layers.group_norm(*a, groups=4, silu=silu)  # noqa: E731
-    plain = lambda *a: plain_norm(*a, groups=4, silu=silu)  # noqa: E731
+
+    def fast(*a):
+        return layers.group_norm(*a, groups=4, silu=silu)
+
+    def plain(*a):
+        return plain_norm(*a, groups=4, silu=silu)
+
     found, back = jax.vjp(fast, x, scale, shift)
     wanted, plain_back = jax.vjp(plain, x, scale, shift)
     assert_close(found, wanted)
@@ -130,7 +135,9 @@ def test_other_convolutions(shape, kernel, strides):
 def test_upsampled_convolution_and_its_gradients(shape):
     x, kernel = normal(0, 2, *shape, 3), normal(1, 3, 3, 3, 5)
 
-    plain = lambda x, kernel: direct(layers.upsample(x), kernel)  # noqa: E731
+    def plain(x, kernel):
+        return direct(layers.upsample(x), kernel)
+
     found, back = jax.vjp(layers.upsampled_convolution, x, kernel)
     wanted, plain_back = jax.vjp(plain, x, kernel)
     cotangent = normal(2, *wanted.shape)
@@ -158,7 +165,9 @@ def test_self_attention_and_its_gradients(order, on_cpu, monkeypatch):
             outputs.append(weights @ v)
         return jnp.concatenate(outputs, -1)
 
-    fast = lambda *a: layers.self_attention(*a, head_channels=d, order=order)  # noqa: E731
+    def fast(*a):
+        return layers.self_attention(*a, head_channels=d, order=order)
+
     found, back = jax.vjp(fast, x, kernel, bias)
     wanted, plain_back = jax.vjp(plain, x, kernel, bias)
     cotangent = normal(3, *wanted.shape)

@@ -56,14 +56,17 @@ def draw(
     short = schedule.respace(full, steps, stride=stride) if steps else full
     keys = solvers.sample_keys(0, jnp.arange(count))
     predict = network(full, x0_hat or gaussian(), parameterisation)
-    run = lambda keys: sampler(  # noqa: E731
-        predict,
-        keys,
-        schedule=short,
-        shape=SHAPE,
-        parameterisation=parameterisation,
-        **{"clip_x0": False} | options,
-    )
+
+    def run(keys):
+        return sampler(
+            predict,
+            keys,
+            schedule=short,
+            shape=SHAPE,
+            parameterisation=parameterisation,
+            **{"clip_x0": False} | options,
+        )
+
     return jax.jit(run)(keys)
 
 
@@ -135,14 +138,17 @@ def test_order_of_convergence_to_the_exact_flow(name, order, grid):
 
     def error(steps):
         predict = network(full, gaussian(mean, std), "v")
-        run = lambda keys: solvers.SAMPLERS[name](  # noqa: E731
-            predict,
-            keys,
-            schedule=grid(full, steps),
-            shape=SHAPE,
-            parameterisation="v",
-            clip_x0=False,
-        )
+
+        def run(keys):
+            return solvers.SAMPLERS[name](
+                predict,
+                keys,
+                schedule=grid(full, steps),
+                shape=SHAPE,
+                parameterisation="v",
+                clip_x0=False,
+            )
+
         return float(np.sqrt(np.mean((jax.jit(run)(keys) - exact) ** 2)))
 
     steps = [40, 80, 160]

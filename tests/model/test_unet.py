@@ -132,7 +132,10 @@ def test_classes_and_remat_and_dropout():
     params = random_params(network, z, t, y)
     out = network.apply(params, z, t, y)
     assert np.abs(out[0] - out[1]).max() > 1e-3  # the class matters
-    loss = lambda net: jax.jit(jax.grad(lambda p: (net.apply(p, z, t, y) ** 2).sum()))(params)  # noqa: E731
+
+    def loss(net):
+        return jax.jit(jax.grad(lambda p: (net.apply(p, z, t, y) ** 2).sum()))(params)
+
     plain, remat = loss(network), loss(tiny(num_classes=5, dropout=0.5, remat=True))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)

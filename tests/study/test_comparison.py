@@ -89,7 +89,10 @@ def test_the_same_command_trains_nothing_again_and_a_larger_grid_only_what_is_ne
 
 def test_a_cell_that_was_interrupted_stops_the_grid_and_goes_on(tmp_path, monkeypatch):
     real = loop.train
-    first = lambda c, w: real(tiny_until(c, 2), w)  # noqa: E731
+
+    def first(c, w):
+        return real(tiny_until(c, 2), w)
+
     monkeypatch.setattr(loop, "train", first)
     only = config(compare__methods=("none",))
     with pytest.raises(KeyboardInterrupt):
@@ -171,7 +174,10 @@ def test_results_of_other_images_are_refused_and_older_ones_measured_again(compa
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     cells = comparison.grid(settings, tmp_path)
     digests, said = comparison.digests_of(cells), []
-    finished = lambda: comparison.finished(cells[0], digests[cells[0]], None, said.append)  # noqa: E731
+
+    def finished():
+        return comparison.finished(cells[0], digests[cells[0]], None, said.append)
+
     assert finished() is not None and said == []
     (file,) = cells[0].workdir.glob("evaluation/*/metrics.json")
     whole = json.loads(file.read_text())

@@ -21,7 +21,7 @@ from tada_jax.study import evaluation
 from tada_jax.study import samples as sample_files
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
-from tada_jax.training import loop
+from tada_jax.training import loop, observe
 from tada_jax.training.alarm import copying
 from tests import tiny
 
@@ -169,7 +169,7 @@ def test_unlabelled_images_are_measured_through_their_augmentation(tmp_path):
 
 
 def test_a_run_without_augmentation_to_leak_is_measured_too():
-    made = plan(config(augment__ops=())).judge()
+    made = judges.of_plan(plan(config(augment__ops=())))
     found, _ = made.measure(made.images["held_out"][:60])
     assert "leak" not in found and "fd_leak" not in found and found["copies"].value < 0.05
     assert "leak" not in made.glance(made.images["held_out"][:60])
@@ -317,8 +317,8 @@ def test_quick_metrics_change_nothing_in_the_training(watched, finished):
     [("fd", 3.0, 3.0), ("leak", -0.2, 0.2), ("copy_margin", 0.8, -0.8), ("test_mse", 1.0, 1.0)],
 )
 def test_the_best_is_low_or_near_0_or_high(name, value, rank):
-    assert rank({name: value}, name) == rank
-    assert rank({}, name) is None
+    assert observe.rank({name: value}, name) == rank
+    assert observe.rank({}, name) is None
 
 
 def line(step, train, test, copies=None, real=0.01):

@@ -91,7 +91,10 @@ def test_a_run_goes_on_with_another_number_of_devices(finished, tmp_path, monkey
     _, _, whole = finished
     loop.train(tiny.config(train__total_steps=3), tmp_path)
     real = backend.data_mesh
-    two = lambda size, devices=None, **options: real(size, jax.devices()[:2], **options)  # noqa: E731
+
+    def two(size, devices=None, **options):
+        return real(size, jax.devices()[:2], **options)
+
     monkeypatch.setattr(backend, "data_mesh", two)
     resumed = loop.train(tiny.config(), tmp_path)
     assert len(jax.tree.leaves(resumed)[0].sharding.device_set) == 2
@@ -334,7 +337,9 @@ def test_the_best_checkpoint_outlives_the_latest_ones(tmp_path, monkeypatch):
             return {0.0: 1.0}
 
     def make_evaluation(*_, **__):
-        evaluate = lambda *_: Fake(next(scores), None, None)  # noqa: E731
+        def evaluate(*_):
+            return Fake(next(scores), None, None)
+
         evaluate.examples = 16
         return evaluate
 

@@ -187,9 +187,9 @@ def test_pieces_take_less_memory(on_cpu, monkeypatch):
     x0 = jax.ShapeDtypeStruct((64, 8, 8, 1), np.float32)
 
     def temporary(pieces):
-        grad = lambda p, x0: gradient(  # noqa: E731
-            p, jax.random.key(0), x0, None, parts, pieces=pieces
-        )
+        def grad(p, x0):
+            return gradient(p, jax.random.key(0), x0, None, parts, pieces=pieces)
+
         return jax.jit(grad).lower(params, x0).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(8) < 0.5 * temporary(1)
