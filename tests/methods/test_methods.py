@@ -1,6 +1,7 @@
 """What each method does to a training example, and what the network is told of it."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from tada_jax.augment import Policy
 from tada_jax.methods import linear
 from tada_jax.methods.base import augmented
 from tada_jax.methods.scoreaug import ScoreAug
-from tada_jax.methods.table import METHODS
+from tada_jax.methods.table import METHODS, Row
 from tada_jax.model import diffusion
 from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
@@ -40,6 +41,26 @@ def built(method, **fields):
 
 def test_the_methods_are_those_of_the_configuration():
     assert tuple(base.METHODS) == tuple(METHODS)
+
+
+def test_the_made_up_method_of_the_document_is_one_file_and_a_line(monkeypatch):
+    text = (tiny.ROOT / "docs" / "architecture.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names = {"__name__": "grey"}
+    exec(program, names)
+    monkeypatch.setitem(METHODS, "grey+tada", Row(names["Grey"], "tada"))
+    parts = built("grey+tada", augment__xflip_p=0.0)
+    key, x0, eps = examples(64)
+    still, moved = (parts.method(key, x0, eps, jnp.full(64, w)).x0 for w in (0.0, 0.5))
+    np.testing.assert_array_equal(still, x0)
+    grey = np.asarray(moved - x0).mean((1, 2, 3))
+    np.testing.assert_allclose(
+        moved - x0, np.broadcast_to(grey[:, None, None, None], x0.shape), atol=1e-6
+    )
+    assert 0.35 < grey.std() < 0.65
+    params = jax.eval_shape(parts.init_params, key)
+    terms = jax.eval_shape(lambda p: loss_fn(p, key, x0, None, parts), params)
+    assert terms["loss"].shape == (64,)
 
 
 @pytest.mark.parametrize("name", METHODS)
