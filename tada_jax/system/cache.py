@@ -8,6 +8,8 @@ import contextlib
 import pathlib
 import zlib
 
+import zstandard
+
 MOST_BYTES = 4 * 2**30  # of all entries: some hundred networks
 _CHECKED = ".checked"  # its time is that of the last look
 _SUFFIX = "-cache"
@@ -51,7 +53,7 @@ def _shrink(entries, most_bytes):
 
 
 def _is_whole(path):
-    """Whether an entry can be unpacked; JAX packs by Zstandard if it is installed, else by zlib."""
+    """Whether an entry can be unpacked; JAX packs by Zstandard where it is installed, else zlib."""
     content = path.read_bytes()
     try:
         if content[:4] == b"\x28\xb5\x2f\xfd":
@@ -65,10 +67,6 @@ def _is_whole(path):
 
 
 def _unpacks_as_zstandard(content):
-    try:
-        import zstandard
-    except ImportError:
-        return True  # somebody else's, who will see
     try:
         with zstandard.ZstdDecompressor().stream_reader(content) as reader:
             while reader.read(2**20):

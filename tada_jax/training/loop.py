@@ -70,7 +70,7 @@ def train(config, workdir):
             snapshots = Checkpoints(workdir_, keep=None, folder="ema")
             stack.callback(snapshots.close)
         if first:
-            workdirs.describe(config, workdir_)
+            workdirs.describe(config, workdir_, int(state.step))
             classes.keep(planned.dataset, workdir_)
             if planned.schedule:
                 strengths.keep(planned.schedule, workdir_)

@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
-import fcntl
 import functools
 import importlib.metadata
 import json
 import os
 import platform
 
+import filelock
 import jax
 from ml_collections import ConfigDict
 
@@ -151,34 +151,39 @@ def _lock(path):
     Raises:
       UserError: if another process has it.
     """
-    with (path / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                logs.say(
-                    f"warning: the file system of {path} has no locks ({e.strerror}): make sure "
-                    "that no other process trains there"
-                )
-                yield
-                return
-            file.seek(0)
-            raise UserError(
-                f"workdir {path} is in use by {file.read().strip() or 'another process'}: "
-                "wait for it, stop it, or choose another --workdir"
-            ) from e
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+    lock, owner = filelock.FileLock(path / ".lock"), path / ".owner"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as e:
+        who = owner.read_text().strip() if owner.exists() else "another process"
+        raise UserError(
+            f"workdir {path} is in use by {who}: wait for it, stop it, or choose another --workdir"
+        ) from e
+    except OSError as e:
+        if e.errno != errno.ENOLCK:
+            raise
+        logs.say(
+            f"warning: the file system of {path} has no locks ({e.strerror}): make sure that no "
+            "other process trains there"
+        )
         yield
+        return
+    try:
+        write_whole(owner, f"process {os.getpid()} on {platform.node()}\n")
+        yield
+    finally:
+        lock.release()
 
 
-def describe(config, path):
-    """Writes config.json and versions.json."""
+def describe(config, path, step=0):
+    """Writes config.json and versions.json; of other versions, up to `step`, the file is kept."""
     text = to_json({"version": VERSION, **config.to_dict()}, indent=2) + "\n"
     if not (path / CONFIG).exists() or (path / CONFIG).read_text() != text:
         write_whole(path / CONFIG, text)
-    write_whole(path / "versions.json", to_json(versions(), indent=2) + "\n")
+    text, current = to_json(versions(), indent=2) + "\n", path / "versions.json"
+    if current.exists() and current.read_text() != text:
+        current.rename(path / f"versions_until_step_{step:07d}.json")
+    write_whole(current, text)
 
 
 def absolute(workdir):

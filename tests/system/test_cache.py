@@ -5,6 +5,7 @@ import zlib
 
 import jax
 import pytest
+import zstandard
 
 from tada_jax.system import backend, cache
 
@@ -19,10 +20,11 @@ def entry(folder, name, content, used=None):
     return path
 
 
+@pytest.mark.parametrize("pack", [zlib.compress, zstandard.compress])
 @pytest.mark.parametrize("keep", [0, 1, 40, -1])
-def test_an_entry_that_was_cut_short_is_deleted_before_it_is_met(keep, tmp_path):
-    whole = entry(tmp_path, "whole", zlib.compress(PROGRAM))
-    cut = entry(tmp_path, "cut", zlib.compress(PROGRAM)[:keep])
+def test_an_entry_that_was_cut_short_is_deleted_before_it_is_met(keep, pack, tmp_path):
+    whole = entry(tmp_path, "whole", pack(PROGRAM))
+    cut = entry(tmp_path, "cut", pack(PROGRAM)[:keep])
     lines = []
     cache.tend(tmp_path, say=lines.append)
     assert whole.exists() and not cut.exists()

@@ -216,7 +216,7 @@ def test_a_disk_without_locks_is_no_folder_in_use(tmp_path, monkeypatch, capsys)
     def flock(file, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     with workdir.occupied(tiny.config(), tmp_path):
         pass
     assert "has no locks" in capsys.readouterr().err

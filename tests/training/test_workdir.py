@@ -118,3 +118,15 @@ def test_without_a_home_folder_there_is_a_line(monkeypatch):
 def test_the_folder_of_the_images_is_none_of_a_run(tmp_path):
     with pytest.raises(UserError, match="is the folder of the images"):
         loop.train(tiny.config(data__name="images", data__path=str(tmp_path)), tmp_path)
+
+
+def test_the_versions_of_every_part_of_a_run_are_kept(tmp_path, monkeypatch):
+    config = tiny.config()
+    workdir.describe(config, tmp_path)
+    workdir.describe(config, tmp_path, 3)
+    first = (tmp_path / "versions.json").read_text()
+    assert len(list(tmp_path.glob("versions*"))) == 1
+    monkeypatch.setattr(workdir, "versions", lambda: {"jax": "0.0.1"})
+    workdir.describe(config, tmp_path, 6)
+    assert (tmp_path / "versions_until_step_0000006.json").read_text() == first
+    assert json.loads((tmp_path / "versions.json").read_text()) == {"jax": "0.0.1"}
