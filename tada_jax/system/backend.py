@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import pathlib
 
 import jax
 import numpy as np
@@ -169,6 +170,27 @@ def check_devices():
             f"JAX finds no device (JAX_PLATFORMS={wanted or ''}; {reason}): unset JAX_PLATFORMS, "
             "or install the driver and requirements-cuda.txt or requirements-tpu.txt"
         ) from e
+
+
+def idle_accelerator(root="/"):
+    """A warning if this machine has an accelerator that JAX does not use; "" if it has none.
+
+    Args:
+      root: of the file system, in which drivers leave their devices.
+    """
+    if jax.default_backend() != "cpu" or os.environ.get("JAX_PLATFORMS"):
+        return ""  # in use, or the user's choice
+    root = pathlib.Path(root)
+    for pattern, name, device in (
+        ("dev/nvidia[0-9]*", "an NVIDIA GPU", "cuda"),
+        ("dev/accel[0-9]*", "a TPU", "tpu"),
+    ):
+        if any(root.glob(pattern)):
+            return (
+                f"this machine has {name}, and this JAX runs on the CPU: make train DEVICE={device}, "
+                f"or pip install -r requirements-{device}.txt, uses it (JAX_PLATFORMS=cpu is silent)"
+            )
+    return ""
 
 
 def is_first():

@@ -79,6 +79,9 @@ def introduce(session, state):
         f"network of {parameter_overview.count_parameters(state.params):,} parameters, "
         f"{planned.mesh.size} x {jax.devices()[0].device_kind}, everything in {session.workdir}"
     )
+    idle = backend.idle_accelerator()
+    if idle:
+        progress.say(f"warning: {idle}")
     if state.step:
         progress.say(f"continuing at step {int(state.step):,}")
     elif config.init.workdir is not None:

@@ -30,3 +30,14 @@ def test_deterministic_kernels_are_asked_for_where_there_are_others(
     for _ in range(2):  # twice is once
         backend.be_deterministic()
         assert os.environ["XLA_FLAGS"] == after
+
+
+@pytest.mark.parametrize(("device", "word"), [("nvidia0", "cuda"), ("accel0", "tpu")])
+def test_an_accelerator_that_is_not_used_is_named(device, word, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert backend.idle_accelerator(tmp_path) == ""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / device).touch()
+    assert f"DEVICE={word}" in backend.idle_accelerator(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert backend.idle_accelerator(tmp_path) == ""
