@@ -187,8 +187,9 @@ def idle_accelerator(root="/"):
     ):
         if any(root.glob(pattern)):
             return (
-                f"this machine has {name}, and this JAX runs on the CPU: make train DEVICE={device}, "
-                f"or pip install -r requirements-{device}.txt, uses it (JAX_PLATFORMS=cpu is silent)"
+                f"this machine has {name}, and this JAX runs on the CPU: make train "
+                f"DEVICE={device}, or pip install -r requirements-{device}.txt, uses it "
+                "(JAX_PLATFORMS=cpu is silent)"
             )
     return ""
 
