@@ -28,7 +28,7 @@ from tada_jax.setup import limits
 from tada_jax.system.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
     """Everything that a run closes over; arrays that change live in `train.TrainState`.
 

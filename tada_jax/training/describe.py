@@ -9,7 +9,7 @@ from tada_jax.system import backend, figures
 from tada_jax.system.paths import write_whole
 from tada_jax.training import memory
 from tada_jax.training import workdir as workdirs
-from tada_jax.training.step import init_state
+from tada_jax.training.step import state_shapes
 
 
 def describe(config):
@@ -25,7 +25,7 @@ def describe(config):
     seen = inspect(planned)
     resident = planned.image_bytes if planned.resident else 0
     needed = memory.estimate(planned.parts, config, planned.mesh.size, resident)
-    shapes = jax.eval_shape(lambda: init_state(planned.parts, config.seed).params)
+    shapes = state_shapes(planned.parts, config).params
     return [
         "configuration",
         *(f"  {name} = {value!r}" for name, value in workdirs.flatten(config.to_dict()).items()),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tada_jax.system.backend import GIB, size_bytes
-from tada_jax.training.step import init_state, loss_fn
+from tada_jax.training.step import loss_fn, state_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def estimate(parts, config, devices, image_bytes):
       devices: over which a batch is spread, and perhaps the state (all but its smallest arrays).
       image_bytes: of the training set on each device; 0 if it stays on disk.
     """
-    state = jax.eval_shape(lambda: init_state(parts, 0, widths=config.ema.widths))
+    state = state_shapes(parts, config)
     batch = (max(1, (config.train.microbatch or config.train.batch_size) // devices),)
     labels = jax.ShapeDtypeStruct(batch, jnp.int32) if parts.network.num_classes else None
 

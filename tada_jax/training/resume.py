@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import numpy as np
 
 from tada_jax.data import classes
 from tada_jax.methods.table import METHODS
@@ -20,12 +19,8 @@ def resume_or_init(checkpoints, planned, say):
     """The state of the newest checkpoint that is whole, or a fresh one."""
     config, widths = planned.config, planned.config.ema.widths
     sharding = steps.state_sharding(planned.parts, config, planned.mesh)
-    seed = np.uint32(config.seed)
-
-    def fresh(seed):
-        return steps.init_state(planned.parts, seed, widths=widths)
-
-    step, state, damaged = restore_one(checkpoints, "latest", jax.eval_shape(fresh, seed), sharding)
+    shapes = steps.state_shapes(planned.parts, config)
+    step, state, damaged = restore_one(checkpoints, "latest", shapes, sharding)
     if state is not None:
         _check_data(checkpoints, step, planned)
     for bad, reason in damaged.items():
@@ -36,7 +31,7 @@ def resume_or_init(checkpoints, planned, say):
     stale = checkpoints.path.parent / "ema"  # of a run whose checkpoints are gone
     if backend.is_first() and stale.is_dir() and any(stale.iterdir()):
         say(f"warning: {stale} is of another run: moved to {move_aside(stale)}")
-    state = jax.jit(fresh, out_shardings=sharding)(seed)
+    state = steps.fresh_state(planned.parts, config, planned.mesh)
     if config.init.workdir is None:
         return state
     params = jax.device_put(_params_of_another_run(config, state.params), sharding.params)

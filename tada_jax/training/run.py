@@ -17,7 +17,7 @@ from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import workdir as workdirs
 from tada_jax.training.checkpoint import Checkpoints, Damaged, restore_one
-from tada_jax.training.step import init_state
+from tada_jax.training.step import state_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,10 +240,8 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
             class_names=tuple(meta["class_names"]),
         )
         mesh = backend.data_mesh(jax.device_count())
-        widths = config.ema.widths
-        like = jax.eval_shape(lambda: init_state(parts, config.seed, widths=widths))
         step, state, damaged = restore_one(
-            checkpoints, str(checkpoint), like, backend.replicated(mesh)
+            checkpoints, str(checkpoint), state_shapes(parts, config), backend.replicated(mesh)
         )
     finally:
         checkpoints.close()

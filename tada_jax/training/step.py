@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics as clu_metrics
 
@@ -279,13 +280,31 @@ def fed_batches(seed, step, images, labels):
     return images, labels
 
 
+@functools.lru_cache(maxsize=8)
+def _fresh(parts, widths):
+    """`init_state` by the seed alone; the same function each time, so that JAX traces it once."""
+    return functools.partial(init_state, parts, widths=widths)
+
+
+def state_shapes(parts, config):
+    """The `TrainState` of a run as shapes, a pytree."""
+    return jax.eval_shape(jax.jit(_fresh(parts, tuple(config.ema.widths))), np.uint32(0))
+
+
 def state_sharding(parts, config, mesh):
     """Where each array of the `TrainState` lies, a pytree; see `backend.state_sharding`."""
+    return backend.state_sharding(mesh, state_shapes(parts, config), config.train.sharding)
 
-    def fresh():
-        return init_state(parts, 0, widths=config.ema.widths)
 
-    return backend.state_sharding(mesh, jax.eval_shape(fresh), config.train.sharding)
+def fresh_state(parts, config, mesh):
+    """The `TrainState` that a run starts from, on its devices."""
+    # It is computed once: on CPUs a program that is made in haste is ready sooner.
+    hasty = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(
+        _fresh(parts, tuple(config.ema.widths)),
+        out_shardings=state_sharding(parts, config, mesh),
+        compiler_options=hasty if jax.default_backend() == "cpu" else None,
+    )(np.uint32(config.seed))
 
 
 def make_steps(parts, config, mesh, fetch):
