@@ -217,7 +217,7 @@ def in_turn(action):
                 result = action()
             except UserError as e:
                 error = e
-        failed = multihost_utils.process_allgather(np.asarray(error is not None)).reshape(-1)
+        failed = _gathered(error is not None)
         if error is not None:
             raise error
         if failed.any():
@@ -229,7 +229,31 @@ def any_process(flag):
     """Whether `flag` is true in any of the processes; all of them must ask."""
     if jax.process_count() == 1:
         return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+    return bool(_gathered(flag).any())
+
+
+def _gathered(flag):
+    """`flag` of every process, bool [processes].
+
+    Raises:
+      UserError: if another process has ended or does not answer.
+    """
+    try:
+        return multihost_utils.process_allgather(np.asarray(flag)).reshape(-1)
+    except jax.errors.JaxRuntimeError as e:
+        raise of_another_process(e) or e from e
+
+
+def of_another_process(error):
+    """A `UserError` in place of JAX's where another process has ended; else None."""
+    text = " ".join(str(error).split())
+    signs = ("Gloo", "DEADLINE_EXCEEDED", "UNAVAILABLE", "oordination", "onnection")
+    if jax.process_count() == 1 or not any(sign in text for sign in signs):
+        return None
+    return UserError(
+        f"another of the {jax.process_count()} processes has ended or does not answer "
+        f"({text[:200]}): start all of them again, and the run goes on from its last checkpoint"
+    )
 
 
 def data_mesh(batch_size, devices=None, *, field="train.batch_size", warn=None):

@@ -14,14 +14,26 @@ SIGNALS = tuple(
 )
 
 
+class _Raise:
+    """A handler of signals that raises KeyboardInterrupt, and knows that it did."""
+
+    def __init__(self):
+        self.came = False
+
+    def __call__(self, number, frame):
+        self.came = True
+        raise KeyboardInterrupt
+
+
 def end_by_exception():
     """Until a `StopRequest` is entered, each of `SIGNALS` raises KeyboardInterrupt, as Ctrl-C.
 
     What is ignored stays so, as SIGHUP under `nohup`.
     """
+    handler = _Raise()
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, handler)
 
 
 class StopRequest:
@@ -29,6 +41,10 @@ class StopRequest:
 
     A second signal ends the process at once. What is ignored stays so. Does nothing outside the
     main thread, where Python allows no signal handlers.
+
+    Raises:
+      KeyboardInterrupt: on entering, if one of `end_by_exception` was lost: Python drops what is
+        raised while it collects garbage, and goes on.
     """
 
     def __init__(self):
@@ -42,6 +58,9 @@ class StopRequest:
                 for s in SIGNALS
                 if signal.getsignal(s) != signal.SIG_IGN
             }
+        if any(isinstance(h, _Raise) and h.came for h in self._before.values()):
+            self.__exit__()
+            raise KeyboardInterrupt
         return self
 
     def __exit__(self, *_):

@@ -27,11 +27,7 @@ class Log:
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         kept = [line for line in _lines(workdir) if line["step"] <= first_step]
         write_whole(self._path, "".join(map(_as_text, kept)))
-        from tensorboardX import SummaryWriter  # here, because it takes a while to import
-
-        self._events = SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1
-        )
+        self._events = _Events(pathlib.Path(workdir) / "tensorboard", first_step + 1)
 
     def write(self, step, scalars):
         """Appends one line of scalars and flushes it to disk."""
@@ -42,17 +38,58 @@ class Log:
         for name, value in scalars.items():
             parts = value if isinstance(value, dict) else {"": value}
             for part, number in parts.items():
-                self._events.add_scalar(f"{name}/{part}" if part != "" else name, number, step)
+                self._events.scalar(step, f"{name}/{part}" if part != "" else name, number)
 
     def image(self, step, name, image):
         """Adds an image uint8 [H,W,C] to the TensorBoard events."""
         if self._active:
-            self._events.add_image(name, image, step, dataformats="HWC")
+            self._events.image(step, name, image)
 
     def close(self):
         """Flushes and closes the events."""
         if self._active:
             self._events.close()
+
+
+class _Events:
+    """TensorBoard events, written where they arise.
+
+    tensorboardX' own writer has a thread for it; once that has met a full disk, whoever adds to its
+    queue waits for good.
+    """
+
+    FLUSHED_EVERY = 30.0  # seconds
+
+    def __init__(self, folder, first_step):
+        from tensorboardX import summary  # here, because it takes a while to import
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._summary, self._event, self._flushed = summary, Event, time.monotonic()
+        self._writer = EventsWriter(str(folder / "events"))
+        # What an interrupted session had written of these steps is not shown.
+        started = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(step=first_step, session_log=started))
+
+    def scalar(self, step, name, number):
+        """Adds a number."""
+        self._add(step, self._summary.scalar(name, number))
+
+    def image(self, step, name, image):
+        """Adds an image uint8 [H,W,C]."""
+        self._add(step, self._summary.image(name, image, dataformats="HWC"))
+
+    def _add(self, step, summary):
+        event = self._event(step=step, wall_time=time.time(), summary=summary)
+        self._writer.write_event(event)
+        if time.monotonic() - self._flushed > self.FLUSHED_EVERY:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self):
+        """Writes what is left."""
+        self._writer.close()
 
 
 def _as_text(line):

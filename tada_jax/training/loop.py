@@ -115,7 +115,7 @@ def _one_line_for_disk_errors(workdir):
         yield
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
-            raise
+            raise backend.of_another_process(e) or e from e
         raise UserError(
             "the device has too little memory for this run: take a smaller "
             "config.train.microbatch or batch_size, sample.batch_size, model.remat=True or "

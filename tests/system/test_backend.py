@@ -3,9 +3,11 @@
 import importlib.util
 import os
 
+import jax
 import pytest
 
 from tada_jax.system import backend
+from tada_jax.system.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,17 @@ def test_an_accelerator_that_is_not_used_is_named(device, word, tmp_path, monkey
     assert f"DEVICE={word}" in backend.idle_accelerator(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert backend.idle_accelerator(tmp_path) == ""
+
+
+def test_a_process_that_does_not_answer_is_one_line(monkeypatch):
+    def fails(value):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo context initialization failed: timed out")
+
+    monkeypatch.setattr(backend.multihost_utils, "process_allgather", fails)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for call in (lambda: backend.in_turn(lambda: 1), lambda: backend.any_process(False)):
+        with pytest.raises(UserError, match="another of the 2 processes.*Gloo.*start all") as e:
+            call()
+        assert "\n" not in str(e.value)
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert backend.of_another_process(jax.errors.JaxRuntimeError("Gloo")) is None

@@ -5,9 +5,11 @@ import io
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import tada_jax
@@ -73,6 +75,65 @@ def test_what_is_ignored_stays_ignored():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_that_python_has_dropped_is_granted(monkeypatch):
+    """As what is raised while garbage is collected, which is printed and forgotten."""
+
+    class Collected:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: dropped.append(event.exc_type))
+    before = {number: signal.getsignal(number) for number in interrupt.SIGNALS}
+    try:
+        interrupt.end_by_exception()
+        Collected()
+        assert dropped == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt), interrupt.StopRequest():
+            raise AssertionError("training began")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def events(folder):
+    """The TensorBoard events in a folder, from their format: length, its sum, bytes, their sum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = folder.iterdir()
+    content, found = file.read_bytes(), []
+    while content:
+        (size,) = struct.unpack("<Q", content[:8])
+        found.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    return found
+
+
+def test_events_hold_what_was_logged(tmp_path):
+    log = logs.Log(tmp_path, first_step=4)
+    log.write(6, {"loss": 0.5, "by": {"1.0": 2.0}})
+    log.image(6, "samples", np.zeros((4, 4, 1), np.uint8))
+    log.close()
+    head, started, *rest = events(tmp_path / "tensorboard")
+    assert head.file_version == "brain.Event:2" and started.step == 5  # later ones are hidden
+    assert started.session_log.status == started.session_log.START
+    (loss,), (by,), (image,) = (event.summary.value for event in rest)
+    assert (loss.tag, loss.simple_value) == ("loss", 0.5) and by.tag == "by/1.0"
+    assert image.tag == "samples" and image.image.height == 4
+
+
+def test_a_full_disk_is_met_where_events_are_written(tmp_path, monkeypatch):
+    """In a thread of tensorboardX' it would be a traceback, and then a wait without end."""
+    log = logs.Log(tmp_path, first_step=0)
+
+    def full(event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log._events._writer, "write_event", full)
+    with pytest.raises(OSError, match="No space"):
+        log.write(1, {"loss": 0.5})
 
 
 def test_a_reader_that_has_seen_enough(tmp_path):
