@@ -20,6 +20,19 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
+@pytest.fixture(autouse=True)
+def programs_of_changed_functions(request):
+    """A test that may change functions shares no compiled program with others."""
+    if "monkeypatch" not in request.fixturenames:
+        yield
+        return
+    from tada_jax.system import memo
+
+    memo.forget()
+    yield
+    memo.forget()
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A whole run of six steps: (config, workdir, final state). Not to be written to."""

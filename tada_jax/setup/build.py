@@ -21,11 +21,14 @@ from tada_jax import tada
 from tada_jax.augment import Policy
 from tada_jax.data import classes
 from tada_jax.data import order as orders
+from tada_jax.data.cache import digest
 from tada_jax.methods.base import Method
 from tada_jax.methods.table import METHODS
 from tada_jax.model import continuous, diffusion, schedule, solvers, unet
 from tada_jax.setup import limits
 from tada_jax.system.errors import UserError
+from tada_jax.system.memo import Memo
+from tada_jax.system.paths import to_json
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +87,7 @@ def _blame(section):
 
 
 def parts(config, image_shape, num_classes=0, found=None, class_names=()):
-    """Builds the parts of a run for images of `image_shape` (H, W, C).
+    """The parts of a run for images of `image_shape` (H, W, C); the same ones for equal runs.
 
     Args:
       config: the run's.
@@ -97,6 +100,23 @@ def parts(config, image_shape, num_classes=0, found=None, class_names=()):
       UserError: naming the field of the configuration that cannot be.
     """
     limits.check(config)
+    depends_on = {k: v for k, v in config.to_dict().items() if k not in _BESIDE}
+    depends_on["train"] = {"class_dropout": config.train.class_dropout}
+    depends_on["sample"] = {k: v for k, v in config.sample.items() if k not in _BESIDE}
+    of_images = [tuple(image_shape), num_classes, tuple(class_names)]
+    key = to_json([depends_on, of_images, found], sort_keys=True)
+    return _PARTS.get(key, lambda: _parts(config, image_shape, num_classes, found, class_names))
+
+
+# Sections of the configuration, and fields of its section `sample`, that no part depends on.
+_BESIDE = (
+    *("seed", "data", "init", "ema", "log", "evaluate", "compare", "analyze"),
+    *("count", "batch_size", "use_ema", "ema_width", "ema_step", "checkpoint"),
+)
+_PARTS, _ORDERS = Memo(), Memo()
+
+
+def _parts(config, image_shape, num_classes, found, class_names):
     noise, how = levels(config), method(config, image_shape)
     return Parts(
         image_shape=tuple(image_shape),
@@ -303,17 +323,27 @@ def sampled(built, config):
       UserError: naming the field that cannot be.
     """
     limits.check(config)
-    return dataclasses.replace(
-        built,
-        sample=sampler(config, built.schedule, built.image_shape),
-        **guidance(config, built.network.num_classes, built.class_names),
-    )
+
+    def replaced():
+        return dataclasses.replace(
+            built,
+            sample=sampler(config, built.schedule, built.image_shape),
+            **guidance(config, built.network.num_classes, built.class_names),
+        )
+
+    depends_on = {k: v for k, v in config.sample.items() if k not in _BESIDE}
+    return _PARTS.get((built, to_json(depends_on, sort_keys=True)), replaced)
 
 
 def order(config, labels, count):
     """The `order.Order` of `count` training examples with `labels`, int32 [N] or None."""
+    by_labels = config.data.order != "shuffled" and labels is not None
+    of_labels = digest(np.asarray(labels).tobytes()) if by_labels else None
     with _blame("data.order"):
-        made = orders.make(config.data.order, count, labels)
+        made = _ORDERS.get(
+            (config.data.order, count, of_labels),
+            lambda: orders.make(config.data.order, count, labels),
+        )
     if config.train.batch_size * made.length >= 2**31:
         raise UserError(
             f"config.train.batch_size={config.train.batch_size} is too large for epochs of "

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 
 from tada_jax.model import diffusion
 from tada_jax.system import backend
+from tada_jax.system.memo import Memo
 from tada_jax.system.pixels import to_float
 from tada_jax.training.step import EVALUATION, stream
 
@@ -50,14 +52,50 @@ class Evaluation:
         return {float((b + 0.5) * width): float(values.mean()) for b, values in of.items()}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluate:
+    """`evaluate(params, images, labels) -> Evaluation`.
+
+    Attributes:
+      program: (params, seed, images, labels) -> float32 [n], compiled.
+      logsnr: float64 [n].
+      seed: of the noise.
+    """
+
+    program: Callable[..., jax.Array]
+    logsnr: np.ndarray
+    seed: int
+
+    @property
+    def examples(self):
+        """How many noised images are looked at; no image beyond it is needed."""
+        return len(self.logsnr)
+
+    def __call__(self, params, images, labels):
+        """The `Evaluation` of uint8 images [N,H,W,C] and labels int32 [N] or None, on devices."""
+        mse = jax.device_get(self.program(params, np.uint32(self.seed), images, labels))
+        return Evaluation(mse, self.logsnr, np.arange(self.examples) % len(images))
+
+
 def make_evaluation(parts, config, mesh, examples=1024):
-    """`evaluate(params, images, labels) -> Evaluation`, over all devices.
+    """The `Evaluate` of a run, over all devices.
 
     The same noise, and timesteps spread evenly over the schedule, at every call, so that values at
     different steps compare. Images are used as often as it takes to see `examples` of them, rounded
-    up to whole batches; `evaluate.examples` is that number, and no image beyond it is needed.
+    up to whole batches.
     """
     size = config.train.batch_size
+    program, logsnr = _PROGRAMS.get(
+        (parts, mesh, size, examples), lambda: _program(parts, mesh, size, examples)
+    )
+    return Evaluate(program, logsnr, config.seed)
+
+
+_PROGRAMS = Memo()
+
+
+def _program(parts, mesh, size, examples):
+    """(program, log SNR of each example) of an `Evaluate` in batches of `size`."""
     batches = -(-examples // size)
     stride = next(s for s in itertools.count(61) if math.gcd(s, size * batches) == 1)
     schedule = parts.schedule
@@ -90,9 +128,4 @@ def make_evaluation(parts, config, mesh, examples=1024):
 
         return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
 
-    def evaluate(params, images, labels):
-        mse = jax.device_get(all_batches(params, np.uint32(config.seed), images, labels))
-        return Evaluation(mse, logsnr, np.arange(size * batches) % len(images))
-
-    evaluate.examples = size * batches
-    return evaluate
+    return all_batches, logsnr

@@ -13,9 +13,11 @@ import numpy as np
 import optax
 from clu import metrics as clu_metrics
 
-from tada_jax.data.order import batch_indices
+from tada_jax.data.order import Order, batch_indices
 from tada_jax.model import diffusion, ema
 from tada_jax.system import backend
+from tada_jax.system.memo import Memo
+from tada_jax.system.paths import to_json
 from tada_jax.system.pixels import to_float
 
 # Independent streams of the run's seed; `solvers.STREAM` is another.
@@ -261,18 +263,33 @@ def step_keys(seed):
     return jax.random.split(stream(seed, STEPS))
 
 
-def resident_batches(config, order, sharding):
-    """`fetch(seed, step, images, labels)` for sets that are whole on every device; traced."""
+@dataclasses.dataclass(frozen=True)
+class ResidentBatches:
+    """`fetch(seed, step, images, labels)` for sets that are whole on every device; traced.
 
-    def fetch(seed, step, images, labels):
+    Attributes:
+      batch_size: B.
+      order: an `order.Order`.
+      sharding: of a batch.
+    """
+
+    batch_size: int
+    order: Order
+    sharding: jax.sharding.NamedSharding
+
+    def __call__(self, seed, step, images, labels):
+        """(uint8 [B,H,W,C], int32 [B] or None), the batch of a step."""
         key_order, _ = step_keys(seed)
-        batch = batch_indices(key_order, step, batch_size=config.train.batch_size, order=order)
+        batch = batch_indices(key_order, step, batch_size=self.batch_size, order=self.order)
         # All of it on every device: a part on each would cost a message.
-        batch = jax.lax.with_sharding_constraint(batch, backend.replicated(sharding.mesh))
-        batch = jax.lax.with_sharding_constraint(batch, sharding)
+        batch = jax.lax.with_sharding_constraint(batch, backend.replicated(self.sharding.mesh))
+        batch = jax.lax.with_sharding_constraint(batch, self.sharding)
         return images[batch], None if labels is None else labels[batch]
 
-    return fetch
+
+def resident_batches(config, order, sharding):
+    """The `ResidentBatches` of a run."""
+    return ResidentBatches(config.train.batch_size, order, sharding)
 
 
 def fed_batches(seed, step, images, labels):
@@ -280,15 +297,18 @@ def fed_batches(seed, step, images, labels):
     return images, labels
 
 
-@functools.lru_cache(maxsize=8)
-def _fresh(parts, widths):
+def _fresh(parts, config):
     """`init_state` by the seed alone; the same function each time, so that JAX traces it once."""
-    return functools.partial(init_state, parts, widths=widths)
+    widths = tuple(config.ema.widths)
+    return _FRESH.get((parts, widths), lambda: functools.partial(init_state, parts, widths=widths))
+
+
+_FRESH = Memo()
 
 
 def state_shapes(parts, config):
     """The `TrainState` of a run as shapes, a pytree."""
-    return jax.eval_shape(jax.jit(_fresh(parts, tuple(config.ema.widths))), np.uint32(0))
+    return jax.eval_shape(jax.jit(_fresh(parts, config)), np.uint32(0))
 
 
 def state_sharding(parts, config, mesh):
@@ -301,7 +321,7 @@ def fresh_state(parts, config, mesh):
     # It is computed once: on CPUs a program that is made in haste is ready sooner.
     hasty = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(
-        _fresh(parts, tuple(config.ema.widths)),
+        _fresh(parts, config),
         out_shardings=state_sharding(parts, config, mesh),
         compiler_options=hasty if jax.default_backend() == "cpu" else None,
     )(np.uint32(config.seed))
@@ -312,8 +332,20 @@ def make_steps(parts, config, mesh, fetch):
 
     The state and the tally are donated. `fetch(seed, step, images, labels)` takes the batch of a
     step from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
+    Equal runs get the same function.
     """
+    depends_on = {k: v for k, v in config.train.items() if k not in _BESIDE}
+    settings = to_json([depends_on, config.ema.widths], sort_keys=True)
+    return _STEPS.get(
+        (parts, mesh, fetch, settings), lambda: _make_steps(parts, config, mesh, fetch)
+    )
 
+
+_BESIDE = ("total_steps", "steps_per_call")  # fields of the section `train`
+_STEPS = Memo()
+
+
+def _make_steps(parts, config, mesh, fetch):
     where = state_sharding(parts, config, mesh)
 
     def step(state, tally, seed, images, labels):

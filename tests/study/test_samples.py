@@ -21,7 +21,7 @@ from tada_jax.data import classes
 from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
 from tada_jax.study import samples as sample_files
-from tada_jax.system import backend, figures
+from tada_jax.system import backend, figures, memo
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop, resume
 from tada_jax.training import step as training_step
@@ -166,9 +166,11 @@ def of_classes(tmp_path_factory):
         log__best_metric="",
         sample__label="2",
     )
+    memo.forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_step, "init_state", with_random_parameters(training_step.init_state))
         loop.train(config, folder / "run")
+    memo.forget()
     (folder / "set.npz").unlink()  # nothing below reads it again
     return config, folder / "run"
 
