@@ -1,7 +1,9 @@
 """Eight host devices and a compilation cache inside the checkout, before anything imports jax."""
 
+import inspect
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -19,18 +21,58 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+from tada_jax.system import figures, memo  # noqa: E402 (not before the environment is set)
+
+# What compiled programs are made of: whoever changes it shares none with other tests.
+TRACED = (
+    *("tada_jax.augment", "tada_jax.transforms", "tada_jax.resample", "tada_jax.tada", "jax"),
+    *("tada_jax.model", "tada_jax.methods", "tada_jax.setup.build", "tada_jax.system.backend"),
+    *("tada_jax.training.step", "tada_jax.training.heldout"),
+)
+
+
+class Patch(pytest.MonkeyPatch):
+    """pytest's, that forgets compiled programs where what they are made of is changed."""
+
+    traced = False
+
+    def setattr(self, target, *arguments, **options):
+        super().setattr(target, *arguments, **options)
+        owner = target if isinstance(target, type) else type(target)
+        name = getattr(target, "__name__", "") if inspect.ismodule(target) else owner.__module__
+        if (target if isinstance(target, str) else name).startswith(TRACED):
+            memo.forget()
+            self.traced = True
+
+    def undo(self):
+        super().undo()
+        if self.traced:
+            memo.forget()
+
+
+@pytest.fixture
+def monkeypatch():
+    """As pytest's."""
+    patch = Patch()
+    yield patch
+    patch.undo()
+
+
+class NoFigures:
+    """`system.figures`, but that nothing is drawn."""
+
+    def __getattr__(self, name):
+        return (lambda *a, **k: None) if name.endswith("_figure") else getattr(figures, name)
+
 
 @pytest.fixture(autouse=True)
-def programs_of_changed_functions(request):
-    """A test that may change functions shares no compiled program with others."""
-    if "monkeypatch" not in request.fixturenames:
+def no_figures():
+    """Runs inside tests draw none, for they take seconds; those of shared fixtures do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tada_jax.training.describe", "tada_jax.training.observe"):
+            if name in sys.modules:
+                patch.setattr(sys.modules[name], "figures", NoFigures())
         yield
-        return
-    from tada_jax.system import memo
-
-    memo.forget()
-    yield
-    memo.forget()
 
 
 @pytest.fixture(scope="session")
