@@ -60,6 +60,7 @@ for name in tada_jax.__all__:
 """
     found = dict(line.split() for line in run(program, site, tmp_path).splitlines())
     assert found.keys() == set(tada_jax.__all__)
+    assert (site / "tada_jax" / "study" / "comparison.html.j2").is_file()
     functions = ("strength", "augment", "augment_batch", "train", "sample", "evaluate", "load_run")
     assert {found[name] for name in functions} == {"function"}
     assert found["Policy"] == "type"

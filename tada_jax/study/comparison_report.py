@@ -1,17 +1,12 @@
 """The result of a comparison in files: table.md, comparison.json, figures, and one HTML page."""
 
-import base64
-import html
 import json
-import shlex
-import sys
 
 import numpy as np
 
 from tada_jax.metrics.measures import MEASURES
-from tada_jax.study import evaluation, tables
+from tada_jax.study import comparison_page, tables
 from tada_jax.system import figures
-from tada_jax.system.logs import duration
 from tada_jax.system.paths import to_json, write_whole
 from tada_jax.training import workdir as workdirs
 
@@ -23,29 +18,6 @@ _CURVES = (
     ("copies.png", "copies", "share of copies"),
     ("loss.png", "test_mse", "squared error, held-out images"),
 )
-
-_DEFINITIONS = {
-    "fd": "Frechet distance of two Gaussians fitted to features, of the samples and of real "
-    "images. Biased upwards with few images, so comparable at equal numbers only.",
-    "kid": "Squared maximum mean discrepancy of the same features under a cubic kernel; unbiased.",
-    "precision": "Share of samples within the k-nearest-neighbour balls of the real images.",
-    "recall": "Share of real images within those of the samples.",
-    "leak": "Share of augmented images among the samples that look like a real or an augmented "
-    "one, by a classifier of three kinds: held-out real images, T(x, 1), and bad images that are "
-    "neither. 0% as for real images, 100% if all are augmented. A network that was not trained to "
-    "its end may draw more varied shapes, as augmentation does: compare with a run without it.",
-    "neither": "Share of samples that look neither real nor augmented, by the same classifier; "
-    "above 50% there is no leak to be had.",
-    "copies": "Share of samples that are nearer to one training image than a third of the distance "
-    "to the next one.",
-    "copy_margin": "Mean distance to the nearest training image over that to the nearest of as "
-    "many held-out images: 1 if the model knows nothing of its training images in particular.",
-    "authentic": "Share of samples that are further from their training image than that is from "
-    "the next one.",
-    "c_t": "Standardised rank test of the distances to the training images, samples against "
-    "held-out images; negative: copying.",
-    "gap": "Squared error of the network on held-out images minus that on its training images.",
-}
 
 
 def write(path, config, results, failures):
@@ -79,7 +51,7 @@ def write(path, config, results, failures):
     for name, key, label in _CURVES:
         if curves_figure(path / name, results, key, label):
             drawn.append(name)
-    write_whole(path / "report.html", _page(path, config, results, failures, drawn))
+    write_whole(path / "report.html", comparison_page.page(path, config, results, failures, drawn))
 
 
 def _looks(results):
@@ -103,10 +75,6 @@ def _caption(results):
     named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     protocol = next(iter(results.values())).protocol
     return sizes, f"{protocol['samples']:,} samples", named, len(seeds) > 1
-
-
-def _images(size):
-    return "all training images" if size is None else f"{size:,} training images"
 
 
 # What is drawn against what.
@@ -188,13 +156,13 @@ def _trade_panel(ax, results, size, *keys):
         if len(line) > 1:
             color, _, style = looks[members[0]]
             ax.plot(*zip(*line), color=color, linestyle=style, linewidth=1)
-    real = [tables.real_images(results, key, size) for key in keys]
+    real = [tables.realtables.images_text(results, key, size) for key in keys]
     if None not in real:
         at = [value * m.factor for value, m in zip(real, measures)]
         ax.plot(*at, color="black", marker="*", markersize=12, linestyle="", label="real images")
     against = "Frechet distance to held-out images"
     titles = [against if "/" in key else m.title for key, m in zip(keys, measures)]
-    ax.set(title=_images(size), xlabel=titles[0], ylabel=titles[1])
+    ax.set(title=tables.images_text(size), xlabel=titles[0], ylabel=titles[1])
     if keys[0].startswith("fd"):
         ax.set_xscale("log")
     ax.grid(alpha=0.3)
@@ -240,7 +208,7 @@ def _curves(results, key, label):
                 label=method,
             )
             ax.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15)
-        ax.set(title=_images(size), xlabel="training step", ylabel=label)
+        ax.set(title=tables.images_text(size), xlabel="training step", ylabel=label)
         if key == "fd":
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
@@ -250,159 +218,3 @@ def _curves(results, key, label):
 
 
 # The page
-
-
-def _page(path, config, results, failures, figures):
-    protocol = next(iter(results.values())).protocol
-    methods, sizes = tables.methods_and_sizes(results)
-    seeds = sorted({cell.seed for cell in results})
-    seconds = sum(tables.seconds_spent(cell) for cell in results)
-    versions = workdirs.versions()
-    command = shlex.join(["python", *sys.argv]) if sys.argv[0].endswith("main.py") else "Python API"
-    facts = {
-        "command": command,
-        "grid": f"{len(results)} runs: {', '.join(methods)}; "
-        f"{', '.join(_images(size) for size in sizes)}; seeds {', '.join(map(str, seeds))}",
-        "data": protocol["data"].partition("; training on")[0],
-        "training": f"{config.train.total_steps:,} steps of {config.train.batch_size} images",
-        "samples": f"{protocol['samples']:,} a run, {protocol['sampler']}, {protocol['weights']}, "
-        f"seed {protocol['sample_seed']}",
-        "features": protocol["extractor"],
-        "time": f"{duration(seconds)} of training, sampling and measuring, all runs together",
-        "machine": f"{len(versions['devices'])} x {versions['devices'][0]}",
-        "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "devices"),
-    }
-    parts = [
-        "<h1>Comparison</h1>",
-        _table([[k, v] for k, v in facts.items()]),
-        *([f"<p class=bad>Failed: {_e(k)}: {_e(v)}</p>" for k, v in failures.items()]),
-        *(_result_table(results, methods, size) for size in sizes),
-        _difference_tables(results, methods, sizes),
-        "<h2>Figures</h2>",
-        *(f"<img src='{_embedded(path / name)}' alt='{_e(name)}'>" for name in figures),
-        *_grids(results, methods, sizes),
-        "<h2>What the numbers mean</h2><dl>",
-        *(f"<dt>{_e(MEASURES[k].title)}</dt><dd>{_e(v)}</dd>" for k, v in _DEFINITIONS.items()),
-        "</dl><h2>What this does not prove</h2>",
-        _caveats(protocol, seeds),
-        "<h2>Every run</h2>",
-        *_appendix(results),
-        f"<details><summary>Configuration</summary><pre>"
-        f"{_e(to_json(config.to_dict(), indent=2))}</pre></details>",
-    ]
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}"
-        "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;"
-        "padding:.25em .6em;text-align:left}td+td{font-variant-numeric:tabular-nums}"
-        "img{max-width:100%}img.grid{image-rendering:pixelated}pre{overflow:auto;font-size:12px}"
-        ".bad{color:#a00}dt{font-weight:bold}"
-    )
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title>"
-        f"<style>{style}</style><body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
-
-
-def _e(text):
-    return html.escape(str(text), quote=True)
-
-
-def _table(rows, head=None):
-    def cells(row, tag):
-        return "".join(f"<{tag}>{_e(cell)}</{tag}>" for cell in row)
-
-    top = f"<tr>{cells(head, 'th')}</tr>" if head else ""
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table>{top}{body}</table>"
-
-
-def _result_table(results, methods, size):
-    rows = []
-    for key in tables.headlines(results):
-        found = tables.summaries(results, key)
-        real = tables.real_images(results, key, size)
-        rows.append(
-            [
-                tables.title_of(key),
-                *(
-                    tables.cell_text(key, found[m, size]) if (m, size) in found else ""
-                    for m in methods
-                ),
-                "" if real is None else evaluation.printed(key, real),
-                MEASURES[key.partition("/")[0]].better,
-            ]
-        )
-    title = f"<h2>{_images(size).capitalize()}</h2><p>Mean ± standard deviation over the seeds.</p>"
-    return title + _table(rows, ["", *methods, "real images", "better"])
-
-
-def _difference_tables(results, methods, sizes):
-    base = tables.reference_method(methods)
-    others = [method for method in methods if method != base]
-    if not others:
-        return ""
-    rows = [
-        [
-            _images(size),
-            tables.title_of(key),
-            *(tables.difference_text(results, key, base, other, size) for other in others),
-        ]
-        for size in sizes
-        for key in tables.headlines(results)
-    ]
-    head = ["", "", *(f"{base} - {other}" for other in others)]
-    return (
-        "<h2>Paired differences</h2><p>At equal seeds, which share data, initialisation and noise; "
-        "mean, and its 95% bootstrap interval over the seeds.</p>" + _table(rows, head)
-    )
-
-
-def _grids(results, methods, sizes):
-    """Samples beside their nearest training images, of the first seed of each method and size."""
-    parts = ["<h2>Samples, and the three nearest training images of each</h2>"]
-    for size in sizes:
-        pictures = []
-        for method in methods:
-            shown = [
-                (cell, result)
-                for cell, result in results.items()
-                if (cell.method, cell.size) == (method, size)
-            ]
-            if not shown:
-                continue
-            cell, result = shown[0]
-            picture = result.folder / "nearest.png"
-            if picture.is_file():
-                pictures.append(
-                    f"<td>{_e(method)}, seed {cell.seed}<br><img class=grid "
-                    f"src='{_embedded(picture)}' alt='{_e(cell.title)}'></td>"
-                )
-        parts.append(f"<h3>{_images(size).capitalize()}</h3><table><tr>{''.join(pictures)}</tr>")
-        parts.append("</table><p>Twice in a row: a sample, then its three nearest.</p>")
-    return parts
-
-
-def _caveats(protocol, seeds):
-    points = [
-        f"{len(seeds)} seeds: intervals over so few say little more than the range that was seen.",
-        f"Distances are those of {protocol['extractor']} features, not of FID's Inception: they "
-        "rank runs on these data, and compare with no published number."
-        if not protocol["extractor"].startswith("Inception")
-        else "FID with few samples is biased: compare only at equal numbers of samples.",
-        "One network, one length of training, one data set. A longer run memorises more, and a "
-        "larger network sooner.",
-        "The numbers are those of the last step, not of each run's best.",
-    ]
-    return "<ul>" + "".join(f"<li>{_e(point)}</li>" for point in points) + "</ul>"
-
-
-def _appendix(results):
-    for cell, result in results.items():
-        yield (
-            f"<details><summary>{_e(cell.title)}</summary><pre>{_e(result.table())}</pre></details>"
-        )
-
-
-def _embedded(file):
-    """A PNG as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()

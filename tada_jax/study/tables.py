@@ -239,3 +239,8 @@ def curves(results, key):
         values = np.array([[points[step] for step in steps] for points in runs])
         found[group] = (np.array(steps), values)
     return found
+
+
+def images_text(size):
+    """A number of training images in words; None: all."""
+    return "all training images" if size is None else f"{size:,} training images"
