@@ -1,5 +1,6 @@
 """Eight host devices and a compilation cache inside the checkout, before anything imports jax."""
 
+import gc
 import inspect
 import os
 import pathlib
@@ -20,6 +21,8 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "xla")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax  # noqa: E402 (not before the environment is set)
 
 from tada_jax.system import figures, memo  # noqa: E402 (not before the environment is set)
 
@@ -56,6 +59,15 @@ def monkeypatch():
     patch = Patch()
     yield patch
     patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_program_outlives_its_file():
+    """A process would grow to gigabytes otherwise; the files share little but `finished`."""
+    yield
+    memo.forget()
+    jax.clear_caches()
+    gc.collect()
 
 
 class NoFigures:
