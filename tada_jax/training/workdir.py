@@ -172,6 +172,7 @@ def _lock(path):
         write_whole(owner, f"process {os.getpid()} on {platform.node()}\n")
         yield
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
 
 

@@ -471,7 +471,7 @@ def test_mistakes_in_arguments(arguments, expected):
 
 def test_import_is_lean():
     program = (
-        "import sys, tada_jax.data; heavy = {'jax', 'sklearn', 'tensorflow', "
+        "import sys, tada_jax.data; heavy = {'flax', 'sklearn', 'tensorflow', "
         "'tensorflow_datasets', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
     root = tiny.ROOT
