@@ -448,15 +448,24 @@ def test_xlas_normal_optimisation_computes_the_same(finished, tmp_path):
 # Fine-tuning
 
 
-def test_a_network_that_was_told_of_other_operations_is_no_start(finished, tmp_path, monkeypatch):
-    theirs = tiny.config("ar", augment__ops=("rotate_int",))
-    other = dataclasses.replace(load_run(finished[1]), config=theirs)
+@pytest.mark.parametrize(
+    ("method", "section", "theirs", "mine"),
+    [
+        ("ar", "augment", "rotate_int", "brightness"),
+        ("scoreaug", "scoreaug", "brightness", "cutout"),
+    ],
+)
+def test_a_network_that_was_told_of_other_operations_is_no_start(
+    method, section, theirs, mine, finished, tmp_path, monkeypatch
+):
+    """Whose labels have the same length."""
+    told = tiny.config(method, **{f"{section}__ops": (theirs,)})
+    other = dataclasses.replace(load_run(finished[1]), config=told)
     monkeypatch.setattr(resume, "load_run", lambda *arguments, **options: other)
-    mine = tiny.config("ar", augment__ops=("brightness",), init__workdir=str(finished[1]))
-    with pytest.raises(
-        UserError, match="told of \\('rotate_int',\\) by its labels.*make them equal"
-    ):
-        loop.train(mine, tmp_path)
+    own = tiny.config(method, **{f"{section}__ops": (mine,)}, init__workdir=str(finished[1]))
+    message = rf"told of \('{theirs}',\) by its labels.*config\.{section}\.ops.*make them equal"
+    with pytest.raises(UserError, match=message):
+        loop.train(own, tmp_path)
 
 
 @pytest.mark.parametrize("use_ema", [True, False])
