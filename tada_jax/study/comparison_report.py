@@ -156,7 +156,7 @@ def _trade_panel(ax, results, size, *keys):
         if len(line) > 1:
             color, _, style = looks[members[0]]
             ax.plot(*zip(*line), color=color, linestyle=style, linewidth=1)
-    real = [tables.realtables.images_text(results, key, size) for key in keys]
+    real = [tables.real_images(results, key, size) for key in keys]
     if None not in real:
         at = [value * m.factor for value, m in zip(real, measures)]
         ax.plot(*at, color="black", marker="*", markersize=12, linestyle="", label="real images")
