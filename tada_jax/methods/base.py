@@ -9,6 +9,7 @@ Images are float32 [B,H,W,C] in [-1, 1], strengths w [B] (or [B,K] for each of K
 names, and with which strength, a configuration asks for it.
 """
 
+import abc
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ class Example(NamedTuple):
     condition: jax.Array | None = None
 
 
-class Method:
+class Method(abc.ABC):
     """A way to use augmentation in training; a frozen dataclass of its options.
 
     Attributes:
@@ -53,7 +54,7 @@ class Method:
         """
         return cls(policy)
 
-    @classmethod
+    @classmethod  # noqa: B027 (most combine with everything)
     def check(cls, config):
         """Refuses what cannot be combined with the method.
 
@@ -66,13 +67,13 @@ class Method:
         """What the entries of `condition` stand for, a tuple: another network's may mean others."""
         return ()
 
+    @abc.abstractmethod
     def __call__(self, rng, x0, eps, w):
         """`Example` of clean images, their noise and strengths."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def always(self):
         """The same done to every image, for pictures and for classifiers of leaks."""
-        raise NotImplementedError
 
 
 def augmented(method, rng, x0, w):

@@ -33,7 +33,7 @@ from tada_jax.system.paths import to_json
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
-    """Everything that a run closes over; arrays that change live in `train.TrainState`.
+    """Everything that a run closes over; arrays that change live in `step.TrainState`.
 
     Attributes:
       image_shape: (H, W, C).

@@ -52,12 +52,11 @@ def _copies_grow(lines):
 MOST_SKIPPED = 50
 
 
-def check_finite(tally, step, steps, session, skipped=0):
+def check_finite(tally, steps, session, skipped=0):
     """What to log about steps whose loss or gradient was not finite; stops the run if it must.
 
     Args:
       tally: of the last `steps` steps, on the host.
-      step: steps done.
       steps: how many the tally covers.
       session: of the run.
       skipped: steps before them that were skipped, without a good one in between.

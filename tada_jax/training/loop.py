@@ -188,7 +188,7 @@ class _Window:
           UserError: if they are not finite, and the run shall not go on.
         """
         tally, count = jax.device_get(self.tally), step - self._from
-        scalars = check_finite(tally, step, count, self._session, self.skipped)
+        scalars = check_finite(tally, count, self._session, self.skipped)
         if int(tally.nonfinite) < count:
             self.skipped = 0
             scalars |= {name: float(mean) for name, mean in tally.means.compute().items()}
