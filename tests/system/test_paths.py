@@ -69,7 +69,7 @@ def test_json_is_written_in_one_place_alone():
         and isinstance(node.value, ast.Name)
         and node.value.id == "json"
     }
-    assert writers == {"paths.py"}
+    assert writers == {"system/paths.py"}
 
 
 def test_a_log_says_what_was_not_finite_and_readers_do_not_see_it(tmp_path):
