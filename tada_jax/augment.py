@@ -19,8 +19,9 @@ and it moves up. `translate_frac` moves right and down in both, and the rest is 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,14 @@ class Policy:
     magnitude: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     truncate: Any = 3.0
     mapping: str = "magnitude"
+
+    RANGES: ClassVar = {  # of what a configuration may say, both ends included
+        "p": (0, 1),
+        "xflip_p": (0, 1),
+        "max_ops": (0, math.inf),
+        "truncate": (0, math.inf),
+        **{f"magnitude.{name}": (0, 100) for name in OPERATIONS if name not in DISCRETE},
+    }
 
     def __post_init__(self):
         for name in (*self.ops, *self.magnitude):

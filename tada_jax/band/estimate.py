@@ -16,6 +16,7 @@ A level is sensitive where both are large: below, the noise hides the shift; abo
 """
 
 import itertools
+import math
 import time
 
 import jax
@@ -40,6 +41,7 @@ FEWEST_PLACES = 4  # ... but so many
 WIDTHS = (0.0, 0.5, 2.0, 8.0, 32.0)  # of points that it may choose of, in variances of the noise
 PATCHES = (1, 3, 5, 7, 11, 15, 23, 31, 47, 63)  # sides that it may choose of, pixels
 COMPONENTS = 512  # of the covariances of `wiener`
+RANGES = {"queries": (16, math.inf), "copies": (1, math.inf), "seed": (0, 2**32 - 1)}
 SHELL = 2.0  # standard deviations of |n|^2 within which a query lies in the shell of an image
 
 

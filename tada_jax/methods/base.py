@@ -10,10 +10,12 @@ names, and with which strength, a configuration asks for it.
 """
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from tada_jax.augment import Policy
 
 
 class Example(NamedTuple):
@@ -39,11 +41,13 @@ class Method(abc.ABC):
       own_operations: whether it has operations of its own instead of `config.augment.ops`; leaks
         are then measured against those.
       section: of the configuration, with its options.
+      RANGES: {field of that section: (lowest, highest)}, of what they may be.
     """
 
     condition_size = 0
     own_operations = False
     section = "augment"
+    RANGES: ClassVar = Policy.RANGES
 
     @classmethod
     def from_config(cls, config, policy, image_shape):

@@ -11,6 +11,7 @@ of small images often come to nothing.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ class Operations:
     cutout_min: float = 0.1
     cutout_max: float = 0.3
     identity: bool = True
+
+    RANGES: ClassVar = {"brightness": (1, 100)}
 
     def __post_init__(self):
         for name in self.ops:

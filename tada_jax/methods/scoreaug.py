@@ -22,6 +22,7 @@ class ScoreAug(Method):
     flips: Policy
     own_operations = True
     section = "scoreaug"
+    RANGES = linear.Operations.RANGES
 
     @classmethod
     def from_config(cls, config, policy, image_shape):

@@ -24,6 +24,7 @@ class ShiftedNoise(Method):
     mu: float = 0.5
     weight: float = 1.0
     section = "sda"
+    RANGES = {"mu": (-10, 10), "weight": (0, 1e6)}
 
     @classmethod
     def from_config(cls, config, policy, image_shape):

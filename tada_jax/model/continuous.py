@@ -9,6 +9,7 @@ the log SNR only.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,8 @@ class Edm(Continuous):
     rho: float = 7.0
     sigma_data: float = 0.5
 
+    RANGES: ClassVar = {"p_mean": (-20, 20)}
+
     def __post_init__(self):
         if not 0.0 < self.sigma_min < self.sigma_max < np.inf:
             raise ValueError(
@@ -172,6 +175,8 @@ class Flow(Continuous):
     logit_mean: float = 0.0
     logit_std: float = 1.0
     t_min: float = 1e-3
+
+    RANGES: ClassVar = {"logit_mean": (-10, 10)}
 
     def __post_init__(self):
         if self.times not in TIMES:

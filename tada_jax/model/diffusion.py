@@ -4,6 +4,8 @@ Images and noise are float32 [B,H,W,C], images in [-1, 1]; alpha, sigma and ever
 z_t = alpha_t x_0 + sigma_t eps. Losses stay unreduced per example: who calls decides what to mean.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,14 @@ from tada_jax.model import schedule as schedules
 PARAMETERISATIONS = ("eps", "x0", "v", "flow", "edm")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 WEIGHTINGS = ("none", "p2", "min_snr")
+
+RANGES = {  # of the arguments of `training_losses`
+    "vlb_weight": (0, math.inf),
+    "p2_gamma": (0, math.inf),
+    "p2_k": (0, math.inf),
+    "min_snr_gamma": (0, math.inf),
+    "sigma_data": (math.ulp(0), math.inf),
+}
 
 
 def expand(a, like):

@@ -4,8 +4,9 @@ The only file that knows flax.linen; everything else sees `network.apply(params,
 Parameters are float32. Computation may be bfloat16, but normalisation and softmax are float32.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -212,6 +213,14 @@ class UNet(nn.Module):
     condition_size: int = 0
     dtype: str = "float32"
     remat: bool = False
+
+    RANGES: ClassVar = {
+        "channels": (2, math.inf),
+        "num_res_blocks": (1, math.inf),
+        "head_channels": (1, math.inf),
+        "norm_groups": (1, math.inf),
+        "dropout": (0, math.nextafter(1, 0)),
+    }
 
     @nn.compact
     def __call__(self, z, t, labels=None, condition=None, *, deterministic=True):

@@ -12,7 +12,7 @@ from tada_jax import data
 from tada_jax.band import estimate
 from tada_jax.data import order as orders
 from tada_jax.methods.table import METHODS
-from tada_jax.model import continuous, diffusion, ema, schedule, solvers
+from tada_jax.model import continuous, diffusion, ema, schedule, solvers, unet
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
 
@@ -45,33 +45,23 @@ CHOICES = {
 _ANY, _SHARE, _BELOW_1 = (0, math.inf), (0, 1), (0, math.nextafter(1, 0))
 _COUNT, _SEED, _POSITIVE = (1, math.inf), (0, 2**32 - 1), (math.ulp(0), math.inf)
 
+
+def _of(section, ranges):
+    return {f"{section}.{field}": bounds for field, bounds in ranges.items()}
+
+
+# Those of parts are stated where the parts are.
 RANGES = {
+    **functools.reduce(dict.__or__, (_of(r.kind.section, r.kind.RANGES) for r in METHODS.values())),
+    **_of("schedule.edm", continuous.Edm.RANGES),
+    **_of("schedule.flow", continuous.Flow.RANGES),
+    **_of("diffusion", diffusion.RANGES),
+    **_of("model", unet.UNet.RANGES),
+    **_of("sensitivity", estimate.RANGES),
     "seed": _SEED,
     "constant_strength": _SHARE,
     "data.device_gib": _ANY,
     "tada.budget": _ANY,
-    "sensitivity.queries": (16, math.inf),
-    "sensitivity.copies": _COUNT,
-    "sensitivity.seed": _SEED,
-    "scoreaug.brightness": (1, 100),
-    "schedule.edm.p_mean": (-20, 20),
-    "schedule.flow.logit_mean": (-10, 10),
-    "augment.p": _SHARE,
-    "augment.xflip_p": _SHARE,
-    "augment.max_ops": _ANY,
-    "augment.truncate": _ANY,
-    "sda.mu": (-10, 10),
-    "sda.weight": (0, 1e6),
-    "diffusion.vlb_weight": _ANY,
-    "diffusion.p2_gamma": _ANY,
-    "diffusion.p2_k": _ANY,
-    "diffusion.min_snr_gamma": _ANY,
-    "diffusion.sigma_data": _POSITIVE,
-    "model.channels": (2, math.inf),
-    "model.num_res_blocks": _COUNT,
-    "model.head_channels": _COUNT,
-    "model.norm_groups": _COUNT,
-    "model.dropout": _BELOW_1,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_steps": _ANY,
     "optimizer.b1": _BELOW_1,
@@ -123,17 +113,17 @@ def check(config):
         value = _value(config, field)
         if value not in ("latest", "best") and not value.isdigit():
             raise UserError(f"config.{field}={value!r} is unknown: latest, best, or a step as 5000")
-    magnitudes = {f"augment.magnitude.{name}": (0, 100) for name in config.augment.magnitude}
-    for field, (low, high) in (RANGES | magnitudes).items():
+    for field, (low, high) in RANGES.items():
         value = _value(config, field)
         if not low <= value <= high:
             bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             bounds = "positive" if low == math.ulp(0) else bounds
             raise UserError(f"config.{field}={value} cannot be: it must be {bounds}")
     _check_lists(config)
-    if METHODS[config.method].kind.own_operations:
+    kind = METHODS[config.method].kind
+    if kind.own_operations:
         _check_own_operations(config)
-    METHODS[config.method].kind.check(config)
+    kind.check(config)
     c = config.diffusion
     if c.weighting == "p2" and -c.p2_gamma * math.log(c.p2_k + math.exp(-40.0)) > 80.0:
         raise UserError(
