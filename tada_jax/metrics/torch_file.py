@@ -6,10 +6,9 @@ classes of this module: nothing in the file is ever called.
 """
 
 import collections
-import functools
 import io
 import math
-import pickle
+import pickletools
 import zipfile
 
 import ml_dtypes
@@ -62,7 +61,7 @@ def read_state_dict(path):
         if sum(x.nbytes for x in tensors.values()) > 4 * len(content) + 2**20:
             raise ValueError("its tensors are much larger than the file")
         return {name: x.array(storages, order) for name, x in tensors.items()}
-    except Exception as e:  # damaged files make pickle and zipfile raise almost anything
+    except Exception as e:  # damaged files make pickletools and zipfile raise almost anything
         reason = " ".join(f"{e}".split())[:200] or type(e).__name__
         raise UserError(
             f"{path} is no file of PyTorch tensors that can be read ({reason}): download it again, "
@@ -86,23 +85,22 @@ def _read_zip(file):
             raise ValueError("it is a zip without a data.pkl of its own")
         has_order = f"{folders[0]}byteorder" in archive.namelist()
         order = read(f"{folders[0]}byteorder") if has_order else b"little"
-        unpickler = _Unpickler(io.BytesIO(read(f"{folders[0]}data.pkl")))
-        tree = unpickler.load()
-        storages = {key: read(f"{folders[0]}data/{key}") for key in unpickler.dtypes}
+        tree, dtypes = _unpickled(io.BytesIO(read(f"{folders[0]}data.pkl")))
+        storages = {key: read(f"{folders[0]}data/{key}") for key in dtypes}
     return tree, storages, {b"little": "<", b"big": ">"}[order]
 
 
 def _read_older(file):
-    if _Unpickler(file).load() != _MAGIC or _Unpickler(file).load() != _PROTOCOL:
+    if [_unpickled(file)[0] for _ in range(2)] != [_MAGIC, _PROTOCOL]:
         raise ValueError("it does not begin as one")
-    _Unpickler(file).load()  # about the machine that wrote it
-    unpickler = _Unpickler(file)
-    tree = unpickler.load()
+    _unpickled(file)  # about the machine that wrote it
+    tree, dtypes = _unpickled(file)
+    keys, _ = _unpickled(file)
     storages = {}
-    for key in _Unpickler(file).load():
+    for key in keys:
         # Machines of either byte order write these numbers as little-endian.
         count = int.from_bytes(file.read(8), "little", signed=True)
-        size = count * unpickler.dtypes[key].itemsize
+        size = count * dtypes[key].itemsize
         content = file.read(size) if size >= 0 else b""
         if len(content) != size:
             raise ValueError("it ends too early")
@@ -141,49 +139,105 @@ def _rebuild_parameter(tensor, *_):
     return tensor
 
 
-# The one in Python: that in C fills a memo of any size that a damaged file asks for.
-class _Unpickler(pickle._Unpickler):
-    _ADMITTED = {
-        "collections.OrderedDict": collections.OrderedDict,
-        "torch._utils._rebuild_tensor_v2": _Tensor,
-        "torch._utils._rebuild_parameter": _rebuild_parameter,
-        **{f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()},
-        **{f"torch.{np.dtype(dtype).name}": np.dtype(dtype) for dtype in _DTYPES.values()},
-    }
+_ADMITTED = {
+    "collections.OrderedDict": collections.OrderedDict,
+    "torch._utils._rebuild_tensor_v2": _Tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    **{f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()},
+    **{f"torch.{np.dtype(dtype).name}": np.dtype(dtype) for dtype in _DTYPES.values()},
+}
 
-    def __init__(self, file):
-        super().__init__(file, encoding="utf-8")
-        self.dtypes = {}  # of the storages, by key
 
-    def find_class(self, module, name):
-        if f"{module}.{name}" not in self._ADMITTED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, refused as unsafe")
-        return self._ADMITTED[f"{module}.{name}"]
+def _named(name):
+    if name not in _ADMITTED:
+        raise ValueError(f"it names {name}, refused as unsafe")
+    return _ADMITTED[name]
 
-    def persistent_load(self, pid):
-        kind, dtype, key, _, _, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
-            raise pickle.UnpicklingError("it refers to something other than numbers")
-        if any(part is not None for part in view):
-            raise pickle.UnpicklingError("it holds parts of storages, as PyTorch before 0.4 did")
-        self.dtypes[key] = dtype
-        return dtype, key
 
-    def _refuse(self):
-        raise pickle.UnpicklingError("it holds a bytearray")
+def _storage(pid):
+    """(dtype, key) of what a pickle refers to outside of itself."""
+    kind, dtype, key, _, _, *view = pid
+    if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
+        raise ValueError("it refers to something other than numbers")
+    if any(part is not None for part in view):
+        raise ValueError("it holds parts of storages, as PyTorch before 0.4 did")
+    return dtype, key
 
-    def _skip(self):
-        self.stack.pop()
 
-    def _list(self, length):
-        self.stack[-length:] = [self.stack[-length:]]
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
-    dispatch = pickle._Unpickler.dispatch | {
-        pickle.BYTEARRAY8[0]: _refuse,  # allocates whatever size the file claims
-        pickle.BUILD[0]: _skip,  # sets attributes, even those of a class; here only _metadata
-        # Tuples as lists, which are no keys: hashing a deep tuple overflows the stack of C.
-        pickle.TUPLE[0]: pickle._Unpickler.load_list,
-        pickle.TUPLE1[0]: functools.partial(_list, length=1),
-        pickle.TUPLE2[0]: functools.partial(_list, length=2),
-        pickle.TUPLE3[0]: functools.partial(_list, length=3),
-    }
+
+_VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+}
+
+
+def _unpickled(file):
+    """Reads one pickle by the few instructions that tensors need.
+
+    Returns:
+      (the object, with tuples as lists; {key: dtype} of the storages it refers to).
+
+    Raises:
+      ValueError: for any other instruction.
+    """
+    stack, below, memo, dtypes = [], [], {}, {}
+    for instruction, argument, _ in pickletools.genops(file):
+        match instruction.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append(_CONSTANTS[instruction.name])
+            case name if name in _VALUES:
+                stack.append(argument)
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append([])
+            case "MARK":
+                below.append(stack)
+                stack = []
+            case "LIST" | "TUPLE":
+                items, stack = stack, below.pop()
+                stack.append(items)
+            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                count = int(name[-1])
+                stack[-count:] = [stack[-count:]]
+            case "APPEND":
+                item = stack.pop()
+                stack[-1].append(item)
+            case "APPENDS":
+                items, stack = stack, below.pop()
+                stack[-1].extend(items)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                stack[-1][key] = value
+            case "SETITEMS":
+                items, stack = stack, below.pop()
+                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            case "GLOBAL":
+                stack.append(_named(argument.replace(" ", ".")))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(_named(f"{module}.{name}"))
+            case "REDUCE":
+                arguments = stack.pop()
+                stack[-1] = stack[-1](*arguments)
+            case "BUILD":  # sets attributes: here only the versions of modules
+                stack.pop()
+            case "BINPERSID":
+                dtype, key = _storage(stack.pop())
+                dtypes[key] = dtype
+                stack.append((dtype, key))
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "STOP":
+                return stack.pop(), dtypes
+            case name:
+                raise ValueError(f"it holds {name}, which no tensor needs")
+    raise ValueError("it ends too early")

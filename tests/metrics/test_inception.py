@@ -3,8 +3,6 @@
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 
 import jax
@@ -166,7 +164,7 @@ def test_pickled_code_is_not_run(layout, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (dict_of(b"\x96" + struct.pack("<Q", 1 << 40)), "bytearray"),
+        (dict_of(b"\x96" + struct.pack("<Q", 1 << 40)), "bytearray8"),
         (dict_of(*[tensor((1 << 18,), (0,))] * 64), "larger than the file"),
         (dict_of(tensor((1 << 30, 1 << 30), (0, 0))), "larger than the file"),
         (dict_of(tensor((4,), (2,))), "reaches beyond"),
@@ -190,20 +188,16 @@ def test_what_is_compressed_is_refused(tmp_path):
 
 def test_a_file_cannot_change_the_reader(tmp_path):
     """BUILD would set an attribute of the stand-in for tensors, for all files to come."""
-    changes = b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x05\x00\x00\x00arrayNs\x86b0"
+    changes = b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x05\x00\x00\x00arrayNs\x86b"
     zipped(changes + dict_of(tensor((4,), (1,))) + b".", tmp_path / "a.pth", data__0=bytes(16))
     assert read_state_dict(tmp_path / "a.pth")["w0"].tolist() == [0, 0, 0, 0]
     assert len(read_state_dict(tiny.FILES / "zip.pth")) == 11
 
 
-def test_a_deep_tuple_does_not_end_the_process(tmp_path):
-    older(b"})" + b"\x85" * 500_000 + b"Ns.", tmp_path / "deep.pth")
-    code = (
-        "import sys; from tada_jax.metrics import torch_file as t; t.read_state_dict(sys.argv[1])"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "deep.pth")]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tiny.ROOT)
-    assert run.returncode == 1 and "UserError" in run.stderr and "deep.pth" in run.stderr
+def test_a_key_that_is_no_name_is_refused(tmp_path):
+    older(b"})\x85Ns.", tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="odd.pth .*unhashable"):
+        read_state_dict(tmp_path / "odd.pth")
 
 
 @pytest.mark.parametrize(("dtype", "code"), [("Float", "f"), ("Double", "d"), ("BFloat16", None)])
