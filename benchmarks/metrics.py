@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import digits_compare
-from tada_jax.metrics import inception, leakage, memorisation, quality, wasserstein
+from tada_jax.metrics import inception, leakage, memorisation, quality, scores, wasserstein
 from tada_jax.metrics import judge as judges
 from tada_jax.metrics.features import Extractor, pixels
 from tada_jax.metrics.views import augmented_images
@@ -102,7 +102,7 @@ def print_mixtures(judge):
     for percent in (0, 10, 25, 50, 75, 90, 100):
         k = 10 * percent
         mixture = np.concatenate([moved[order[:k]], fresh[order[k:]]])
-        found = judge.leakage(mixture)
+        found = scores.leakage_scores(judge, mixture)
         low, high = found["leak"].interval
         moments = " | ".join(f"{100 * found[f'moment/{op}'].value:.0f}" for op in ops)
         print(

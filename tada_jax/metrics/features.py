@@ -83,6 +83,10 @@ def _compiled(apply, mesh):
     return jax.jit(sharded, out_shardings=backend.replicated(mesh))
 
 
+NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
+MOST_BYTES = 2**29  # of what is drawn from a set at a time
+
+
 def small(images, side):
     """Images float32 [N,H',W',C], averaged over squares until no side is above `side` pixels."""
     images = np.asarray(images)

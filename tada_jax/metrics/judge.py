@@ -6,7 +6,6 @@ whole of it, `glance` what is cheap enough for the training loop.
 
 import dataclasses
 import functools
-import math
 import time
 
 import jax
@@ -17,31 +16,16 @@ from tada_jax.data.base import Joined, spread
 from tada_jax.data.cache import digest
 from tada_jax.methods.plain import Plain
 from tada_jax.methods.table import METHODS
-from tada_jax.metrics import (
-    classifier,
-    features,
-    intervals,
-    leakage,
-    memorisation,
-    quality,
-    wasserstein,
-)
-from tada_jax.metrics.measures import Number
-from tada_jax.metrics.views import augmented_images, images_of_kind
+from tada_jax.metrics import classifier, features, leakage, memorisation, quality, scores
+from tada_jax.metrics.views import images_of_kind
 from tada_jax.setup import build, limits
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.pixels import to_float
 
-# Real images to score in the samples' place, for each reference; "all" has no others.
-_STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
-
 FEWEST_HELD_OUT = 10  # images
 FEWEST_DIFFERENT = 6  # training images
 FOLDS = 2  # of the held-out images, for the leak classifiers
-NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
-MOST_IN_CELLS = 10_000  # training images for C_T, as long as they fit `MOST_BYTES` in float64
-MOST_BYTES = 2**29  # of what is drawn from a set
 GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
 
 
@@ -106,7 +90,7 @@ class Judge:
             )
         self.config, self._pool, self._given_extractor = config, pool, extractor
         self._say, self._stopping = say or (lambda text: None), stopping or (lambda: False)
-        self._mesh = mesh or features.local_mesh()
+        self.mesh = mesh or features.local_mesh()
         train, held_out = dataset.train.images, np.asarray(dataset.test.images)
         self._everything = Joined(pool.train.images, held_out)
         self.images = {"train": train, "held_out": held_out}
@@ -117,7 +101,7 @@ class Judge:
         self.happens = Plain(self.policy) if policy.ops else None
         if METHODS[config.method].kind.own_operations:
             self.happens = build.method(config, train.shape[1:]).always()
-        self._flips = float(build.policy(config).xflip_p) > 0
+        self.flips = float(build.policy(config).xflip_p) > 0
 
     def prepare(self):
         """Makes all that measuring needs; returns itself.
@@ -125,7 +109,7 @@ class Judge:
         Raises:
           Stopped: if it was told to give up.
         """
-        _ = self.features, self._glanced_at, self._held_out_gallery, self._leak_judges
+        _ = self.features, self._glanced_at, self.held_out_gallery, self.leak_judges
         return self
 
     @functools.cached_property
@@ -137,13 +121,14 @@ class Judge:
     def features(self):
         """{reference: float [N,D]} of the real images."""
         return {
-            name: self.extractor.cached(images, self._mesh) for name, images in self.images.items()
+            name: self.extractor.cached(images, self.mesh) for name, images in self.images.items()
         }
 
     @functools.cached_property
-    def _gallery(self):
+    def gallery(self):
+        """The different training images, a `memorisation.Gallery`."""
         train = self.images["train"]
-        made = self._galleried(train, inspection.alike(train, mirrored=self._flips))
+        made = self._galleried(train, inspection.alike(train, mirrored=self.flips))
         if len(made) < FEWEST_DIFFERENT:
             raise TooFewImages(
                 f"measuring needs at least {FEWEST_DIFFERENT} different training images: "
@@ -152,15 +137,16 @@ class Judge:
         return made
 
     @functools.cached_property
-    def _held_out_gallery(self):
+    def held_out_gallery(self):
+        """The held-out images, a `memorisation.Gallery`."""
         return self._galleried(self.images["held_out"])
 
     @functools.cached_property
     def _glanced_at(self):
         """The gallery, or a part of it, drawn, since sets lie in order of class."""
-        if len(self._gallery) <= GLANCE_IMAGES:
-            return self._gallery
-        return self._gallery.some(GLANCE_IMAGES, np.random.default_rng(0))
+        if len(self.gallery) <= GLANCE_IMAGES:
+            return self.gallery
+        return self.gallery.some(GLANCE_IMAGES, np.random.default_rng(0))
 
     def title(self, name):
         """The name of a reference with its number of images."""
@@ -203,13 +189,13 @@ class Judge:
 
     def _galleried(self, images, alike=()):
         """The `memorisation.Gallery` of images uint8 [N,H,W,C], large ones averaged down."""
-        images = features.reduced(images, NEIGHBOUR_SIDE)
-        return memorisation.gallery(images, mirrored=self._flips, alike=alike)
+        images = features.reduced(images, features.NEIGHBOUR_SIDE)
+        return memorisation.gallery(images, mirrored=self.flips, alike=alike)
 
     @property
     def different_images(self):
         """How many different training images there are."""
-        return len(self._gallery)
+        return len(self.gallery)
 
     def nearest_training_images(self, samples, k):
         """The k nearest training images of samples uint8 [N,H,W,C], as they are compared.
@@ -217,9 +203,9 @@ class Judge:
         Returns:
           uint8 [N,k,H,W,C]; averaged down and enlarged again where they are large.
         """
-        small = features.small(samples, NEIGHBOUR_SIDE)
-        _, versions = self._gallery.nearest(small, k)
-        shown = np.round(self._gallery.shown(small, versions)).astype(np.uint8)
+        small = features.small(samples, features.NEIGHBOUR_SIDE)
+        _, versions = self.gallery.nearest(small, k)
+        shown = np.round(self.gallery.shown(small, versions)).astype(np.uint8)
         h, w = samples.shape[1:3]
         rows, columns = (
             np.minimum(np.arange(side) * reduced // side, reduced - 1)
@@ -230,7 +216,7 @@ class Judge:
     # Leakage
 
     @functools.cached_property
-    def _leak_judges(self):
+    def leak_judges(self):
         """The `_LeakJudges`; None where nothing could leak."""
         if self.happens is None:
             return None
@@ -248,15 +234,15 @@ class Judge:
             )
             judges.append(judge)
             for found, images in zip(answers, pure):
-                found[fold == k] = judge(images[fold == k], self._mesh)
+                found[fold == k] = judge(images[fold == k], self.mesh)
         return _LeakJudges(judges, answers, pure[classifier.KINDS.index("augmented")])
 
     def leak(self, samples):
         """The `leakage.Leak` of uint8 samples; None without an augmentation that could leak."""
-        if self._leak_judges is None:
+        if self.leak_judges is None:
             return None
-        answers = np.mean([judge(samples, self._mesh) for judge in self._leak_judges.networks], 0)
-        return leakage.classifier_leak(answers, *self._leak_judges.answers)
+        answers = np.mean([judge(samples, self.mesh) for judge in self.leak_judges.networks], 0)
+        return leakage.classifier_leak(answers, *self.leak_judges.answers)
 
     # All together
 
@@ -271,10 +257,10 @@ class Judge:
           "neither"}; no "leak" nor "neither" where nothing could leak, and a "leak" of NaN where
           too many samples are neither.
         """
-        drawn = quality.gaussian(self.extractor(samples, self._mesh))
-        train, held_out = self._glanced_at, self._held_out_gallery
+        drawn = quality.gaussian(self.extractor(samples, self.mesh))
+        train, held_out = self._glanced_at, self.held_out_gallery
         images, real = (
-            features.small(x, NEIGHBOUR_SIDE) for x in (samples, self.images["held_out"])
+            features.small(x, features.NEIGHBOUR_SIDE) for x in (samples, self.images["held_out"])
         )
         scalars = {
             "fd": quality.frechet_distance(drawn, quality.gaussian(self.features["held_out"])),
@@ -305,163 +291,15 @@ class Judge:
             )
         found, seconds = {}, {}
         for name, part in (
-            ("features and quality", self._quality),
-            ("sliced Wasserstein", self._wasserstein),
-            ("memorisation", self._memorisation),
-            ("leakage", self.leakage),
+            ("features and quality", scores.quality_scores),
+            ("sliced Wasserstein", scores.wasserstein_scores),
+            ("memorisation", scores.memorisation_scores),
+            ("leakage", scores.leakage_scores),
         ):
             mark = time.monotonic()
-            found |= part(samples)
+            found |= part(self, samples)
             seconds[name] = time.monotonic() - mark
         return found, seconds
-
-    def _quality(self, samples):
-        drawn, found = self.extractor(samples, self._mesh), {}
-        if not np.isfinite(drawn).all():
-            raise UserError(
-                f"the extractor {self.extractor.name} gives numbers that are not finite"
-            )
-        n, dimension = drawn.shape
-        biased = f"fewer samples than the {dimension:,} features: biased upwards"
-        for name, reference in self.features.items():
-            scores, deviation = _quality(drawn, reference)
-            real, _ = _quality(self.features[_STAND_IN[name]], reference)
-            notes = {
-                "fd": biased if n <= dimension else "",
-                "kid": "" if math.isnan(deviation) else f"sd of a subset {deviation * 1e3:.2f}",
-            }
-            limits_of = {
-                "fd": _frechet_interval(drawn, reference, scores["fd"]),
-                "precision": intervals.of_share(round(scores["precision"] * n), n),
-            }
-            for key, value in scores.items():
-                found[f"{key}/{name}"] = Number(
-                    value,
-                    n,
-                    self.title(name),
-                    self.extractor.name,
-                    real=None if name == "all" else real[key],
-                    interval=limits_of.get(key),
-                    note=notes.get(key, ""),
-                )
-        return found
-
-    def _wasserstein(self, samples):
-        found = {}
-        for name, images in self.images.items():
-            drawn, real = (
-                float(np.mean(wasserstein.sliced_wasserstein(x, images)))
-                for x in (samples, self.images[_STAND_IN[name]])
-            )
-            found[f"swd/{name}"] = Number(
-                drawn,
-                min(len(samples), len(images)),
-                self.title(name),
-                "patches of 7x7",
-                None if name == "all" else real,
-            )
-        return found
-
-    def _memorisation(self, samples):
-        train, held_out, n = self._gallery, self._held_out_gallery, len(samples)
-        images, real = (
-            features.small(x, NEIGHBOUR_SIDE) for x in (samples, self.images["held_out"])
-        )
-        mirrored = " and their mirror images" if self._flips else ""
-        reference = f"{self.title('train')}{mirrored}"
-        both = f"{reference} and {self.title('held_out')}"
-        versions = len(self.images["train"]) - len(train)
-        note = f"{versions:,} that look like others count as those" if versions else ""
-
-        def share(measure):
-            of_samples, of_real = (measure(x, train) for x in (images, real))
-            interval = intervals.of_share(of_samples.sum(), n)
-            value, best = float(of_samples.mean()), float(of_real.mean())
-            return Number(value, n, reference, "pixels", best, interval, note)
-
-        margin = memorisation.copy_margin(images, train, held_out)
-        most = max(1000, min(MOST_IN_CELLS, MOST_BYTES // (8 * images[0].size)))
-        in_cells = train.versions(most)
-        copying = memorisation.data_copying(images, in_cells, real)
-        return {
-            "copies": share(memorisation.copies),
-            "copy_margin": Number(margin, n, both, "pixels", 1.0, note=note),
-            "authentic": share(memorisation.authenticity),
-            "c_t": Number(copying, n, both, "pixels", 0.0, note=_drawn(len(in_cells), most)),
-        }
-
-    def leakage(self, samples):
-        """Every measure of leakage of uint8 samples, {key: Number}."""
-        leak = self.leak(samples)
-        if leak is None:
-            return {}
-        reference, n = self.title("held_out"), len(samples)
-        through = f"leak classifier, AUC {leak.auc:.2f}"
-        answers = "; ".join(
-            f"{'/'.join(f'{p:.2f}' for p in mean)} {what}"
-            for what, mean in (
-                ("samples", leak.samples),
-                ("real", leak.real),
-                ("T(x, 1)", leak.augmented),
-            )
-        )
-        drawn = self.extractor(samples, self._mesh)
-        augmented = self.extractor.cached(self._leak_judges.augmented, self._mesh)
-        found = {
-            "leak": Number(
-                leak.share,
-                n,
-                reference,
-                through,
-                0.0,
-                None if leak.reason else leak.interval,
-                leak.reason,
-            ),
-            "neither": Number(
-                leak.neither,
-                n,
-                reference,
-                through,
-                0.0,
-                leak.neither_interval,
-                f"P(real)/P(augmented)/P(neither): {answers}",
-            ),
-            "fd_leak": Number(
-                leakage.frechet_leak(drawn, self.features["held_out"], augmented),
-                n,
-                f"{reference} and T of them",
-                self.extractor.name,
-                leakage.frechet_leak(self.features["train"], self.features["held_out"], augmented),
-            ),
-        }
-        plain = isinstance(self.happens, Plain)  # other operations have no statistic of their own
-        for op in self.policy.ops if plain else ():
-            alone = dataclasses.replace(self.policy, ops=(op,), xflip_p=0.0)
-            moved = augmented_images(self.images["held_out"], Plain(alone))
-            shift = leakage.moment_shift(op, samples, self.images["held_out"], moved)
-            (m, s), (mr, sr), (ma, sa) = shift.samples, shift.real, shift.augmented
-            found[f"moment/{op}"] = Number(
-                shift.share,
-                n,
-                reference,
-                shift.statistic,
-                0.0,
-                None,
-                f"{m:.3f} +- {s:.3f} samples, {mr:.3f} +- {sr:.3f} real, "
-                f"{ma:.3f} +- {sa:.3f} T(x, 1)",
-            )
-        return found
-
-
-def _drawn(count, most):
-    return f"{count:,} training images, drawn" if count == most else ""
-
-
-def _quality(drawn, reference):
-    """All of `metrics.quality` of features, and the deviation of KID's subsets."""
-    kid, deviation = quality.kernel_distance(drawn, reference)
-    fd = quality.frechet_distance(quality.gaussian(drawn), quality.gaussian(reference))
-    return {"fd": fd, "kid": kid, **quality.manifold(drawn, reference)}, deviation
 
 
 def check(dataset):
@@ -495,28 +333,12 @@ def _probabilities(network):
     return apply
 
 
-def _frechet_interval(drawn, reference, value, resamples=30, most_features=256, seed=0):
-    """95%, from the deviation over bootstrapped samples; None where that would take too long."""
-    if drawn.shape[1] > most_features:
-        return None
-    rng, fixed = np.random.default_rng(seed), quality.gaussian(reference)
-    deviation = np.std(
-        [
-            quality.frechet_distance(
-                quality.gaussian(drawn[rng.integers(len(drawn), size=len(drawn))]), fixed
-            )
-            for _ in range(resamples)
-        ]
-    )
-    return max(0.0, value - 1.96 * deviation), value + 1.96 * deviation
-
-
 def _in_order_of_content(images, labels, most=20_000):
     """The examples in an order that does not depend on how they were split.
 
-    At most so many, and fewer where they would take more than `MOST_BYTES`.
+    At most so many, and fewer where they would take more than `features.MOST_BYTES`.
     """
-    most = min(most, MOST_BYTES // int(np.prod(images.shape[1:])))
+    most = min(most, features.MOST_BYTES // int(np.prod(images.shape[1:])))
     digests = []
     for start in range(0, len(images), 256):
         digests += [digest(image.tobytes()) for image in images[start : start + 256]]

@@ -23,6 +23,7 @@ from tada_jax.metrics import (
     neighbours,
     neither,
     quality,
+    scores,
     wasserstein,
 )
 from tada_jax.metrics.views import augmented_images, images_of_kind
@@ -557,11 +558,11 @@ def test_the_interval_of_a_frechet_distance_is_as_wide_as_other_samples_vary():
         return quality.frechet_distance(quality.gaussian(x), quality.gaussian(reference))
 
     drawn = normal(1, 400, 4) + 0.3
-    low, high = judge._frechet_interval(drawn, reference, value(drawn))
+    low, high = scores._frechet_interval(drawn, reference, value(drawn))
     others = np.array([value(normal(100 + i, 400, 4) + 0.3) for i in range(40)])
     assert (low + high) / 2 == pytest.approx(value(drawn))
     assert (high - low) / 3.92 == pytest.approx(others.std(), rel=0.4)
-    assert judge._frechet_interval(normal(0, 9, 300), normal(1, 9, 300), 1.0) is None
+    assert scores._frechet_interval(normal(0, 9, 300), normal(1, 9, 300), 1.0) is None
 
 
 # Extractors

@@ -253,7 +253,7 @@ def test_a_set_on_disk_is_read_in_pieces(tmp_path, monkeypatch):
     measuring = judge.Judge(settings, images, images)
     measuring.glance(np.asarray(on_disk[:60]))
     assert sum(read) > 2 * on_disk.nbytes and max(read) <= 2**25
-    assert measuring._gallery.points.nbytes == 2150 * 64 * 64 * 4
+    assert measuring.gallery.points.nbytes == 2150 * 64 * 64 * 4
 
 
 NOISE = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 1))
