@@ -113,7 +113,7 @@ _BESIDE = (
     *("seed", "data", "init", "ema", "log", "evaluate", "compare", "analyze"),
     *("count", "batch_size", "use_ema", "ema_width", "ema_step", "checkpoint"),
 )
-_PARTS, _ORDERS = Memo(), Memo()
+_PARTS, _ORDERS, _OPTIMIZERS = Memo(), Memo(), Memo()
 
 
 def _parts(config, image_shape, num_classes, found, class_names):
@@ -307,8 +307,12 @@ def network(config, image_shape, num_classes, condition_size=0):
 
 
 def optimizer(config):
-    """Adam or AdamW with linear warm-up and clipping by global norm."""
-    c = config.optimizer
+    """Adam or AdamW with linear warm-up and clipping by global norm; one for equal settings."""
+    settings = to_json(config.optimizer.to_dict(), sort_keys=True)
+    return _OPTIMIZERS.get(settings, lambda: _optimizer(config.optimizer))
+
+
+def _optimizer(c):
     rate = optax.linear_schedule(0.0, c.learning_rate, c.warmup_steps)
     if not c.warmup_steps:
         rate = c.learning_rate

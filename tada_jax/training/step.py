@@ -300,7 +300,8 @@ def fed_batches(seed, step, images, labels):
 def _fresh(parts, config):
     """`init_state` by the seed alone; the same function each time, so that JAX traces it once."""
     widths = tuple(config.ema.widths)
-    return _FRESH.get((parts, widths), lambda: functools.partial(init_state, parts, widths=widths))
+    depends_on = parts.network, parts.image_shape, parts.optimizer, widths
+    return _FRESH.get(depends_on, lambda: functools.partial(init_state, parts, widths=widths))
 
 
 _FRESH = Memo()

@@ -21,7 +21,7 @@ def run_steps(config, count, devices, steps_per_call=1):
     parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
     mesh = backend.data_mesh(config.train.batch_size, devices)
     whole = backend.replicated(mesh)
-    state = jax.jit(lambda: training_step.init_state(parts, config.seed), out_shardings=whole)()
+    state = training_step.fresh_state(parts, config, mesh)
     labels = dataset.train.labels if parts.network.num_classes else None
     images, labels = jax.device_put((dataset.train.images, labels), whole)
     order = build.order(config, dataset.train.labels, len(images))
