@@ -20,12 +20,6 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 8, 6, 3), np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-
-
 def together(dataset):
     """All images in the order of the file."""
     images = np.concatenate([dataset.train.images[:], dataset.test.images[:]])
