@@ -150,7 +150,9 @@ def _exchanges(config, pair, dataset, profiles, say):
         windows = [(m - c.window / 2, m + c.window / 2) for m in middles.tolist()]
     batch_size = min(config.sample.batch_size, config.analyze.count)
     draw = two_networks.make_exchange(pair, pair.base.mesh, batch_size=batch_size)
-    judge = Judge(pair.augmented.config, dataset, dataset, say=say)
+    of_run = pair.augmented.config.copy_and_resolve_references().unlock()  # what may leak is its
+    of_run.evaluate = config.evaluate
+    judge = Judge(of_run.lock(), dataset, dataset, say=say)
     return two_networks.exchange(draw, judge, named + windows, c.count, config.sample.seed, say)
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import tada_jax
+from tada_jax.metrics import classifier
 from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build
 from tada_jax.setup.plan import load_data
@@ -115,7 +116,10 @@ def test_an_analysis_leaves_tables_numbers_and_figures(finished, tmp_path, monke
     loop.train(tiny.config("constant", optimizer__learning_rate=0.02), other)
     networks = {"analyze__base": str(finished[1]), "analyze__augmented": str(other)}
     config = _analysed(analyze__distances=("features",), analyze__sweep=6.0, **networks)
+    steps, real = set(), classifier.fit
+    monkeypatch.setattr(classifier, "fit", lambda *a, **k: steps.add(k["steps"]) or real(*a, **k))
     found = tada_jax.analyze(config, tmp_path / "run", say=lambda text: None)
+    assert steps == {2}  # of this configuration, not of the runs
     assert (found.folder / "analysis.md").read_text() == found.text
     assert "--config.tada.r_rough=" in found.text and "| two networks |" in found.text
     numbers = json.loads((found.folder / "networks.json").read_text())

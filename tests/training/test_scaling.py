@@ -181,7 +181,7 @@ def test_a_batch_in_pieces_has_the_same_gradient():
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_pieces_take_less_memory(on_cpu, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if on_cpu else "gpu")
-    config = tiny.config(model__channels=16, model__channel_mult=(1, 1))
+    config = tiny.config()
     parts = build.parts(config, (8, 8, 1))
     params = jax.eval_shape(parts.init_params, jax.random.key(0))
     x0 = jax.ShapeDtypeStruct((64, 8, 8, 1), np.float32)
@@ -192,7 +192,7 @@ def test_pieces_take_less_memory(on_cpu, monkeypatch):
 
         return jax.jit(grad).lower(params, x0).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary(8) < 0.5 * temporary(1)
+    assert temporary(4) < 0.6 * temporary(1)
 
 
 def test_a_state_that_is_spread_trains_alike_and_takes_less(monkeypatch):
