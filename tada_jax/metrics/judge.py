@@ -109,7 +109,8 @@ class Judge:
         Raises:
           Stopped: if it was told to give up.
         """
-        _ = self.features, self._glanced_at, self.held_out_gallery, self.leak_judges
+        # What may refuse the images comes before networks that take minutes.
+        _ = self._glanced_at, self.held_out_gallery, self.features, self.leak_judges
         return self
 
     @functools.cached_property
