@@ -100,19 +100,17 @@ def parts(config, image_shape, num_classes=0, found=None, class_names=()):
       UserError: naming the field of the configuration that cannot be.
     """
     limits.check(config)
-    depends_on = {k: v for k, v in config.to_dict().items() if k not in _BESIDE}
+    depends_on = {k: v for k, v in config.to_dict().items() if k not in _OTHER_SECTIONS}
     depends_on["train"] = {"class_dropout": config.train.class_dropout}
-    depends_on["sample"] = {k: v for k, v in config.sample.items() if k not in _BESIDE}
+    depends_on["sample"] = _of_sampler(config)
     of_images = [tuple(image_shape), num_classes, tuple(class_names)]
     key = to_json([depends_on, of_images, found], sort_keys=True)
     return _PARTS.get(key, lambda: _parts(config, image_shape, num_classes, found, class_names))
 
 
-# Sections of the configuration, and fields of its section `sample`, that no part depends on.
-_BESIDE = (
-    *("seed", "data", "init", "ema", "log", "evaluate", "compare", "analyze"),
-    *("count", "batch_size", "use_ema", "ema_width", "ema_step", "checkpoint"),
-)
+# On which no part depends.
+_OTHER_SECTIONS = ("seed", "data", "init", "ema", "log", "evaluate", "compare", "analyze")
+_OTHER_SAMPLE_FIELDS = ("count", "batch_size", "use_ema", "ema_width", "ema_step", "checkpoint")
 _PARTS, _ORDERS, _OPTIMIZERS = Memo(), Memo(), Memo()
 
 
@@ -335,8 +333,11 @@ def sampled(built, config):
             **guidance(config, built.network.num_classes, built.class_names),
         )
 
-    depends_on = {k: v for k, v in config.sample.items() if k not in _BESIDE}
-    return _PARTS.get((built, to_json(depends_on, sort_keys=True)), replaced)
+    return _PARTS.get((built, to_json(_of_sampler(config), sort_keys=True)), replaced)
+
+
+def _of_sampler(config):
+    return {k: v for k, v in config.sample.items() if k not in _OTHER_SAMPLE_FIELDS}
 
 
 def order(config, labels, count):

@@ -335,14 +335,14 @@ def make_steps(parts, config, mesh, fetch):
     step from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
     Equal runs get the same function.
     """
-    depends_on = {k: v for k, v in config.train.items() if k not in _BESIDE}
+    depends_on = {k: v for k, v in config.train.items() if k not in _OTHER_FIELDS}
     settings = to_json([depends_on, config.ema.widths], sort_keys=True)
     return _STEPS.get(
         (parts, mesh, fetch, settings), lambda: _make_steps(parts, config, mesh, fetch)
     )
 
 
-_BESIDE = ("total_steps", "steps_per_call")  # fields of the section `train`
+_OTHER_FIELDS = ("total_steps", "steps_per_call")  # of `train`, on which no step depends
 _STEPS = Memo()
 
 
