@@ -2,11 +2,14 @@
 
 python -m benchmarks.startup
 python -m benchmarks.startup --config=configs/cifar10_tada.py --config.train.batch_size=32
+python -m benchmarks.startup --against=../another_checkout
 
 Every start is a process of its own, as a user's, in a folder that is thrown away; arguments are
-those of main.py. What was imported is listed by what it took.
+those of main.py. What was imported is listed by what it took. With another checkout of this
+repository beside it, the two start in turns.
 """
 
+import argparse
 import importlib.util
 import os
 import pathlib
@@ -24,14 +27,14 @@ REPETITIONS = 5
 DEAR = ("tensorflow", "tensorflow_datasets", "torch", "matplotlib", "sklearn", "scipy", "pandas")
 
 
-def start(arguments, cache, folder):
-    """Seconds from the command to the end of the first step of a run."""
+def start(arguments, cache, folder, root=ROOT):
+    """Seconds from the command to the end of the first step of a run of a checkout."""
     command = [sys.executable, "main.py", *arguments, f"--workdir={folder}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     mark = time.monotonic()
     with subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=root,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,19 +62,36 @@ def imports(arguments):
 
 def main():
     """Starts runs and prints."""
-    arguments = sys.argv[1:] or ["--config=configs/digits_tada.py"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--against", type=pathlib.Path, help="folder of another checkout")
+    options, arguments = parser.parse_known_args()
+    arguments = arguments or ["--config=configs/digits_tada.py"]
+    checkouts = {"here": ROOT}
+    if options.against:
+        checkouts = {"before": options.against.resolve(), **checkouts}
+    cold, warm = {}, {name: [] for name in checkouts}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
-        cache = scratch / "cache"
         # Killed runs have saved nothing, so each folder is that of a fresh run.
-        cold = start(arguments, cache, scratch / "cold")
-        warm = [start(arguments, cache, scratch / f"warm{i}") for i in range(REPETITIONS)]
+        for number in range(1 + REPETITIONS):
+            for name, root in checkouts.items():
+                places = scratch / name / "cache", scratch / name / str(number)
+                seconds = start(arguments, *places, root)
+                if number:
+                    warm[name].append(seconds)
+                else:
+                    cold[name] = seconds
     dearest, found = imports(arguments)
-    machine, median = timing.machine(), statistics.median(warm)
+    machine = timing.machine()
     print(machine)
+    for name in checkouts:
+        print(
+            f"{name}: {cold[name]:.1f} s to the first step with nothing compiled, "
+            f"{statistics.median(warm[name]):.1f} s ({min(warm[name]):.1f} to "
+            f"{max(warm[name]):.1f}) with the cache"
+        )
     timing.show(
-        f"to the first step: {cold:.1f} s with nothing compiled, {median:.1f} s "
-        f"({min(warm):.1f} to {max(warm):.1f}) with the cache; dearest imports "
+        "dearest imports "
         + ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in dearest)
         + f"; of {', '.join(DEAR)}: {', '.join(found) or 'none'} imported",
         benchmark="startup",
