@@ -1,10 +1,12 @@
 """Eight host devices and a compilation cache inside the checkout, before anything imports jax."""
 
+import ctypes
 import gc
 import importlib.metadata
 import inspect
 import os
 import pathlib
+import resource
 import sys
 
 import pytest
@@ -39,6 +41,9 @@ TRACED = (
 )
 
 
+STATM = pathlib.Path("/proc/self/statm")  # of Linux: pages, the second those in memory
+
+
 class Patch(pytest.MonkeyPatch):
     """pytest's, that forgets compiled programs where what they are made of is changed."""
 
@@ -66,13 +71,28 @@ def monkeypatch():
     patch.undo()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_program_outlives_its_file():
-    """A process would grow to gigabytes otherwise; the files share little but `finished`."""
-    yield
+def forget_programs():
+    """Gives back what compiled programs take: a process would grow to gigabytes otherwise."""
     memo.forget()
     jax.clear_caches()
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_program_outlives_its_file():
+    """Files share little but `finished`."""
+    yield
+    forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def no_process_grows():
+    """Tests that compute step by step compile a program for each operation."""
+    yield
+    if STATM.exists() and int(STATM.read_text().split()[1]) * resource.getpagesize() > 2**30:
+        forget_programs()
 
 
 class NoFigures:
