@@ -37,8 +37,7 @@ def run_steps(config, count, devices, steps_per_call=1):
 
 @pytest.mark.parametrize(
     ("method", "fields"),
-    [
-        ("tada", {}),
+    [  # of TADA alone: test_scaling.py
         ("scoreaug+tada", {"model__class_conditional": True, "train__class_dropout": 0.5}),
         ("sda", {}),
     ],
