@@ -116,6 +116,9 @@ def get_config(method="tada"):
     c.data.channels = placeholder(int)  # 1 (grey) or 3 (RGB); None: those of the data
     c.data.fit = "crop"  # to a square: "crop" the centre or "pad"; or "keep" the common aspect
     c.data.background = (255, 255, 255)  # RGB behind transparent pixels and around padded images
+    # Classes of images in folders and zips: by "folders", "prefix" (of names, up to the first _), a
+    # "file" (dataset.json), or "none"; "auto": the file, else folders that are no mere chunks
+    c.data.labels = "auto"
     c.data.unreadable = "refuse"  # images that cannot be read: "refuse" the data set, or "skip"
     c.data.order = "shuffled"  # of an epoch: "shuffled", or "balanced": every class equally often
     c.data.device_gib = 4.0  # larger training sets stay on disk and are fed batch by batch, GiB

@@ -10,9 +10,10 @@ import importlib
 import numpy as np
 
 from tada_jax.data.base import FITS, MAX_PIXELS, UNREADABLE, Dataset, Options, Reading, Split
+from tada_jax.data.labels import LABELS
 from tada_jax.system.errors import UserError
 
-__all__ = ["FITS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]
+__all__ = ["FITS", "LABELS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]
 
 _SOURCES = {"cifar10": "cifar10", "digits": "digits", "images": "files", "tfds": "tfds"}
 
@@ -50,6 +51,10 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         raise UserError(
             f"data.unreadable={options.unreadable!r} is unknown; choose one of: "
             f"{', '.join(UNREADABLE)}"
+        )
+    if options.labels not in LABELS:
+        raise UserError(
+            f"data.labels={options.labels!r} is unknown; choose one of: {', '.join(LABELS)}"
         )
     if options.channels not in (None, 1, 3):
         raise UserError(f"data.channels={options.channels} cannot be: 1 (grey) or 3 (RGB)")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from tada_jax.data import classes, images
+from tada_jax.data import classes, images, labels
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.system.errors import UserError
@@ -40,9 +40,8 @@ _BLOCK = 8  # images that a thread takes at once: more is quicker for small ones
 def load(options: Options) -> Dataset:
     """Loads the images in the folder or zip at `options.path`, `test_fraction` held out.
 
-    Images are sorted by their names relative to the root. The first folder below whatever all
-    images have in common is an image's class, in natural order (2 before 10); there are no classes
-    if there are fewer than two, or if images lie beside their folders.
+    Images are sorted by their names relative to the root; their classes are decided by `labels`,
+    in natural order (2 before 10).
 
     Without `options.resolution`, images of one common size keep it, up to the `fit`; else it is the
     largest power of two, at least 8, that does not exceed the median of the shorter sides (for
@@ -60,32 +59,44 @@ def load(options: Options) -> Dataset:
         files = _list(path, stack)
         if not files.names:
             raise UserError(
-                f"data.path={path} holds no images, only {files.other_files:,} other files; "
+                f"data.path={path} holds no images, only other files"
+                f"{f' ({by_ending(files.others)})' if files.others else ''}; "
                 f"images are files that end in {', '.join(images.ENDINGS)}"
             )
         pixels, facts = _cached(files, options, path)
+        described = labels.find(files.others, facts["names"])
+        try:
+            of = labels.decide(facts["names"], options.labels, described, files.read)
+        except UserError as error:
+            raise UserError(f"data.path={path}: {error}") from error
     skipped = tuple(facts["skipped"])
     if skipped and options.unreadable == "refuse":
         raise _unreadable(path, skipped, len(files.names))
 
-    labels, class_names, clause = _classes(facts["names"])
-    clause += _unread_folders(files.names, facts["names"])
+    clause = f"; {of.clause}" if of.clause else ""
+    if options.labels == "folders" or (options.labels == "auto" and not described):
+        clause += _unread_folders(files.names, facts["names"])
     if files.runs:
         clause += f"; left out, since they are runs: {classes.listed(files.runs)}"
-    train, test = hold_out(Split(pixels, labels), options.test_fraction, options.seed)
+    # What is left out is no image of the set, though it has been read.
+    kept = np.arange(len(pixels)) if of.kept is None else of.kept
+    images_of = Split(pixels, None) if of.kept is None else Split(pixels, None).take(kept)
+    examples = dataclasses.replace(images_of, labels=of.numbers)
+    train, test = hold_out(examples, options.test_fraction, options.seed)
+    others = [name for name in files.others if name != described or not of.names]
     reading = Reading(
-        np.asarray(facts["sizes"], np.int32), facts["modes"], skipped, files.other_files
+        np.asarray(facts["sizes"], np.int32)[kept], facts["modes"], skipped, by_ending(others)
     )
     name = path.resolve().name
     return Dataset(
         name if path.is_dir() else pathlib.Path(name).stem,
         train,
         test,
-        len(class_names),
+        len(of.names),
         f"{name}: {len(train.images):,} training + {len(test.images):,} held-out images, "
-        + _describe(pixels.shape[1:], len(class_names), reading, options)
+        + _describe(pixels.shape[1:], len(of.names), reading, options)
         + clause,
-        class_names,
+        of.names,
         reading,
     )
 
@@ -117,23 +128,6 @@ def _unreadable(path, skipped, total) -> UserError:
     )
 
 
-def _classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...], str]:
-    """(labels int32 [N], class names, a clause if folders are no classes, for the source).
-
-    Labels are None and there are no names if there are fewer than two classes.
-    """
-    folders = [name.split("/")[:-1] for name in names]
-    depth = len(os.path.commonprefix(folders))
-    beside = sum(len(parts) == depth for parts in folders)
-    if beside:
-        clause = f"; no classes, since {beside:,} images lie beside the sub-folders"
-        return None, (), clause if beside < len(folders) else ""
-    of_each = [parts[depth] for parts in folders]
-    class_names = sorted(set(of_each), key=classes.natural)
-    numbers = {name: number for number, name in enumerate(class_names)}
-    return np.array([numbers[name] for name in of_each], np.int32), tuple(class_names), ""
-
-
 def _unread_folders(listed: list[str], read: list[str]) -> str:
     """A clause on sub-folders in which no image can be read, for the source; "" if none."""
     depth = len(os.path.commonprefix([name.split("/")[:-1] for name in listed]))
@@ -151,7 +145,7 @@ class _Files:
     """Image files by their POSIX names relative to the root, sorted; `read` raises ValueError."""
 
     names: list[str]
-    other_files: int
+    others: tuple[str, ...]  # files whose names are not those of images
     read: Callable[[str], bytes]
     runs: tuple[str, ...] = ()  # folders of runs, whose pictures are not those of the data set
 
@@ -196,7 +190,14 @@ def _list(path: pathlib.Path, stack: contextlib.ExitStack) -> _Files:
 def _choose(names: Iterable[str], read: Callable[[str], bytes]) -> _Files:
     visible = [name for name in names if not _is_hidden(name)]
     chosen = [name for name in visible if os.path.splitext(name)[1].lower() in images.ENDINGS]
-    return _Files(sorted(chosen), len(visible) - len(chosen), read)
+    return _Files(sorted(chosen), tuple(sorted(set(visible).difference(chosen))), read)
+
+
+def by_ending(names: Iterable[str]) -> str:
+    """How many files have which ending, as ".heic 40, .csv 1"; "" for none."""
+    count = collections.Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
+    most_first = sorted(count.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{ending} {number:,}" for ending, number in most_first)
 
 
 def _is_hidden(name: str) -> bool:

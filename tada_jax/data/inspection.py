@@ -266,7 +266,7 @@ def _describe(dataset, seen):
         if len(reading.skipped) > 5:
             yield "skipped", f"and {len(reading.skipped) - 5:,} more"
         if reading.other_files:
-            yield "other files", f"{reading.other_files:,} passed over, by their names no images"
+            yield "other files", f"{reading.other_files}: passed over, by their names no images"
     yield from _classes(classes.of(dataset))
 
 

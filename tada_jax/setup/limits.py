@@ -35,6 +35,7 @@ CHOICES = {
     "model.attention_order": ("legacy", "new"),
     "data.order": orders.ORDERS,
     "data.fit": data.FITS,
+    "data.labels": data.LABELS,
     "data.unreadable": data.UNREADABLE,
     "train.nonfinite": ("stop", "skip"),
     "train.sharding": backend.SHARDINGS,

@@ -61,6 +61,7 @@ ADDED = {
     "data.channels": None,
     "data.device_gib": 4.0,
     "data.fit": "crop",
+    "data.labels": "auto",
     "data.order": "shuffled",
     "data.resolution": None,
     "data.unreadable": "refuse",

@@ -46,9 +46,14 @@ def test_a_folder_and_a_zip_hold_the_same(tmp_path, prefix):
         assert dataset.train.labels.dtype == np.int32
         np.testing.assert_array_equal(dataset.train.labels, [0, 1, 1, 2, 2])
         assert dataset.class_names == ("Zebra", "cat", "dog") and dataset.num_classes == 3
-        assert dataset.reading.other_files == 2 and dataset.reading.modes == {"RGB": 5}
+        assert dataset.reading.other_files == ".heic 1, .txt 1" and dataset.reading.modes == {
+            "RGB": 5
+        }
         assert dataset.name == name
-        assert dataset.source == (f"{shown}: 5 training + 0 held-out images, 8x8x3, 3 classes")
+        assert dataset.source == (
+            f"{shown}: 5 training + 0 held-out images, 8x8x3, 3 classes; classes by folders "
+            "(data.labels=none: no classes)"
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ def test_folders_that_are_no_classes_are_named(tmp_path):
     assert dataset.class_names == ("cat", "dog")
     assert "no image can be read: 'bird'" in dataset.source
     beside = load(write(tmp_path / "b", pngs("1.png", "cat/1.png", "dog/1.png")))
-    assert beside.source.endswith("no classes, since 1 images lie beside the sub-folders")
+    assert beside.source.endswith("no classes, since an image lies beside the sub-folders")
     alone = write(tmp_path / "c", pngs("cat/1.png", "cat/2.png") | {"bird/1.png": b"torn"})
     dataset = load(alone, unreadable="skip")
     assert dataset.num_classes == 0 and "no image can be read: 'bird'" in dataset.source
@@ -127,7 +132,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (root / "dog" / "self").symlink_to("self")
     dataset = load(root)
     np.testing.assert_array_equal(dataset.train.labels, [0, 0, 1, 1])
-    assert dataset.reading.other_files == 1
+    assert dataset.reading.other_files == "no ending 1"
     (root / "cat" / "3.png").symlink_to("nowhere")
     os.mkfifo(root / "cat" / "4.png")
     message = error(root)
@@ -240,7 +245,9 @@ def test_nothing_there(tmp_path):
     assert "does not exist" in error(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert "holds no images" in error(tmp_path / "empty")
-    assert "only 1 other files" in error(write(tmp_path / "text", {"a.txt": b"", ".b.png": b""}))
+    assert "only other files (.txt 1)" in error(
+        write(tmp_path / "text", {"a.txt": b"", ".b.png": b""})
+    )
     assert "holds no images" in error(write_zip(tmp_path / "a.zip", {"a.txt": b""}))
     (tmp_path / "not.zip").write_bytes(encode(noise(8, 8)))
     assert "is no zip" in error(tmp_path / "not.zip")

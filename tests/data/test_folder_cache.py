@@ -33,7 +33,7 @@ def test_a_second_load_decodes_nothing_and_is_equal(tmp_path, monkeypatch):
     assert_equal(first, load(write_zip(tmp_path / "b.zip", files), test_fraction=0.5))
     assert len(list((tmp_path / "cache" / "images").iterdir())) == 1
     write(root, {"notes.txt": b""})
-    assert load(root).reading.other_files == 1
+    assert load(root).reading.other_files == ".txt 1"
 
 
 def test_whatever_changes_pixels_or_order_is_decoded_anew(tmp_path):

@@ -163,7 +163,9 @@ def test_advice(message, images, fields):
 
 def test_what_was_read_is_told():
     sizes = np.array([[32, 32]] * 298 + [[64, 48], [10, 90]])
-    reading = Reading(sizes, {"RGB": 290, "P": 10}, tuple(f"{i}.png: torn" for i in range(7)), 3)
+    reading = Reading(
+        sizes, {"RGB": 290, "P": 10}, tuple(f"{i}.png: torn" for i in range(7)), ".heic 2, .txt 1"
+    )
     found = inspection.inspect(
         dataset(
             smooth(300),
@@ -181,7 +183,7 @@ def test_what_was_read_is_told():
         "from 10x32 to 64x90, median 32x32, 1 enlarged, 2 cropped",
         "4.png: torn",
         "and 2 more",
-        "3 passed over",
+        ".heic 2, .txt 1: passed over",
         "2, as number: name (training images)",
         "0: 'cat' (250), 1: 'dog' (20)",
     ):

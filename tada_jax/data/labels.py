@@ -1,0 +1,194 @@
+"""Which class each image of a folder or zip is of: by a file of labels, its folder, or its name.
+
+EDM's dataset tool and StyleGAN's write a `dataset.json` beside chunk folders of 1,000 images
+(`00000/img00000000.png`), which are no classes; FFHQ comes in such folders without it;
+guided-diffusion takes what stands before the first `_` of a file's name.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from tada_jax.data import classes
+from tada_jax.system.errors import UserError
+
+LABELS = ("auto", "folders", "prefix", "file", "none")
+FILE = "dataset.json"
+CHUNK = 1000  # images in a folder, of all tools that are known to make chunks
+MOST_STRAY = 0.1  # share of images beside their folders that are left out; more: no classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What was decided.
+
+    Attributes:
+      numbers: int32 [N], of the kept images; None without classes.
+      names: of the classes, in order.
+      clause: how that came about, for the data report.
+      kept: int [N], which of the images these are; None: all.
+    """
+
+    numbers: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    clause: str = ""
+    kept: np.ndarray | None = None
+
+
+def decide(names: list[str], how: str, file: str | None, read: Callable[[str], bytes]) -> Labels:
+    """The classes of images.
+
+    Args:
+      names: of the images, relative to the root of the set, POSIX.
+      how: one of `LABELS`: "auto" takes the labels of a file, else folders unless they are chunks.
+      file: the name of the set's `dataset.json`; None if there is none.
+      read: the content of a file by its name; raises ValueError.
+
+    Raises:
+      UserError: if the labels that were asked for are not there, or do not fit the images.
+    """
+    if how == "none":
+        return Labels(clause="no classes, since data.labels=none")
+    if how == "prefix":
+        return _by_prefix(names)
+    if how == "file" and file is None:
+        raise UserError(
+            f"data.labels=file, and there is no {FILE} beside the images: choose folders, prefix, "
+            "none or auto"
+        )
+    told = _told(file, read) if file and how in ("auto", "file") else None
+    if told is not None:
+        return _by_file(names, file, told)
+    unlabelled = f"{file} has no labels: " if file and how in ("auto", "file") else ""
+    if how == "file" or unlabelled:
+        return Labels(clause=f"{unlabelled}no classes")
+    return _by_folder(names, chunks_count=how == "folders")
+
+
+def find(files: Iterable[str], images: list[str]) -> str | None:
+    """The `dataset.json` that lies where all of the images are, or above; the lowest of several."""
+    root = os.path.commonprefix([name.split("/")[:-1] for name in images])
+    above = {"/".join([*root[:depth], FILE]) for depth in range(len(root) + 1)}
+    return max(above.intersection(files), key=len, default=None)
+
+
+def _numbered(of_each: list[str], clause: str, kept: np.ndarray | None = None) -> Labels:
+    names = sorted(set(of_each), key=classes.natural)
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.array([numbers[name] for name in of_each], np.int32)
+    return Labels(labels, tuple(names), clause, kept)
+
+
+# By a file
+
+
+def _told(file: str, read: Callable[[str], bytes]) -> dict | None:
+    """{image: label} of a `dataset.json`; None where it says that there are none."""
+    try:
+        found = json.loads(read(file))["labels"]
+        return None if found is None else {str(name): label for name, label in found}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{file} is no list of labels, as {{'labels': [['00000/img00000000.png', 3], ...]}} "
+            f"({type(error).__name__}): mend it, or set data.labels=none or folders"
+        ) from error
+
+
+def _by_file(names: list[str], file: str, told: dict) -> Labels:
+    root = file.removesuffix(FILE)
+    missing = [name for name in names if name.removeprefix(root) not in told]
+    if missing:
+        raise UserError(
+            f"{file} has labels of {len(told):,} images, and none of {len(missing):,} that lie "
+            f"here, as {missing[0]}: add them, or set data.labels=none or folders"
+        )
+    found = [told[name.removeprefix(root)] for name in names]
+    absent = len(told.keys() - {name.removeprefix(root) for name in names})
+    clause = f"classes by {file}" + (f", which names {absent:,} more images" if absent else "")
+    if all(isinstance(label, int) and not isinstance(label, bool) for label in found):
+        return _numbered([str(label) for label in found], clause)
+    vectors = _vectors(found)
+    if vectors is None:
+        odd = next(
+            label for label in found if isinstance(label, bool) or not isinstance(label, int)
+        )
+        raise UserError(
+            f"{file} has labels that are neither whole numbers nor lists of as many numbers, as "
+            f"{str(odd)[:40]!r}: mend it, or set data.labels=none or folders"
+        )
+    one_hot = np.isin(vectors, (0, 1)).all() and (vectors.sum(1) == 1).all()
+    if not one_hot:
+        several = f"{vectors.shape[1]} numbers an image, which name no class"
+        return Labels(clause=f"no classes, since {file} has {several}")
+    return _numbered([str(i) for i in vectors.argmax(1)], f"{clause}, one-hot")
+
+
+def _vectors(found: list) -> np.ndarray | None:
+    """Lists of numbers, all as long, as float64 [N,K]; None if they are something else."""
+    try:
+        vectors = np.array(found, np.float64)
+    except (ValueError, TypeError):
+        return None
+    return (
+        vectors if vectors.ndim == 2 and vectors.shape[1] and np.isfinite(vectors).all() else None
+    )
+
+
+# By names
+
+
+def _by_prefix(names: list[str]) -> Labels:
+    files = [name.rpartition("/")[2] for name in names]
+    without = [name for name, file in zip(names, files) if "_" not in file]
+    if without:
+        raise UserError(
+            f"data.labels=prefix takes what stands before the first _ of a file's name, and "
+            f"{len(without):,} of {len(names):,} have none, as {without[0]}: rename, or choose "
+            "folders, file, none or auto"
+        )
+    return _numbered(
+        [file.partition("_")[0] for file in files], "classes by names up to the first _"
+    )
+
+
+def _by_folder(names: list[str], *, chunks_count: bool) -> Labels:
+    folders = [name.split("/")[:-1] for name in names]
+    inside, beside = list(range(len(names))), []
+    while True:
+        depth = len(os.path.commonprefix([folders[i] for i in inside]))
+        level = [i for i in inside if len(folders[i]) == depth]
+        if not level or len(level) == len(inside):
+            break
+        beside += level
+        inside = [i for i in inside if len(folders[i]) > depth]
+    if level or len(beside) > MOST_STRAY * len(names):
+        lie = f"{len(beside):,} images lie" if len(beside) > 1 else "an image lies"
+        return Labels(clause=f"no classes, since {lie} beside the sub-folders" if beside else "")
+    of_each = [folders[i][depth] for i in inside]
+    if not chunks_count and not beside and _are_chunks(names, of_each):
+        return Labels(
+            clause=f"no classes, since folders hold {CHUNK:,} consecutive images each "
+            "(data.labels=folders makes them classes)"
+        )
+    clause = "classes by folders (data.labels=none: no classes)"
+    if beside:
+        listed = classes.listed([names[i] for i in sorted(beside)])
+        clause += f"; left out, since they lie beside the folders of classes: {listed}"
+    return _numbered(of_each, clause, np.array(inside) if beside else None)
+
+
+def _are_chunks(names: list[str], of_each: list[str]) -> bool:
+    """Whether folders `00000`, `00001` (or `01000`), ... hold images by 1,000s of their numbers."""
+    if not all(re.fullmatch("[0-9]{5,}", folder) for folder in set(of_each)):
+        return False
+    stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
+    numbers = [re.search("[0-9]+$", stem) for stem in stems]
+    if not all(numbers):
+        return False
+    starts = np.array([int(number.group()) for number in numbers]) // CHUNK
+    folders = np.array([int(folder) for folder in of_each])
+    return bool((folders == starts).all() or (folders == starts * CHUNK).all())

@@ -1,0 +1,132 @@
+"""Folders and zips as the tools of the field lay them out: which image is of which class."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.data.pictures import encode, error, load, noise, pngs, write, write_zip
+
+
+def edm(count, label):
+    """What EDM's dataset tool puts into a zip: chunks of 1,000, stored, and `dataset.json`."""
+    files = {
+        f"{i // 1000:05}/img{i:08}.png": encode(np.full((2, 2), i % 256, np.uint8))
+        for i in range(count)
+    }
+    listed = None if label is None else [[name, label(i)] for i, name in enumerate(files)]
+    return files | {"dataset.json": json.dumps({"labels": listed}).encode()}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_edms_labels_are_those_of_its_file(packed, tmp_path):
+    files = edm(1100, lambda i: i % 2)
+    pack = (lambda p, f: write_zip(p, f, zipfile.ZIP_STORED)) if packed else write
+    found = load(pack(tmp_path / "set.zip", files))
+    assert found.class_names == ("0", "1")
+    np.testing.assert_array_equal(np.bincount(found.train.labels), [550, 550])
+    values = found.train.images[:][:, 0, 0, 0]
+    np.testing.assert_array_equal(found.train.labels, values.astype(int) % 2)
+    assert "classes by dataset.json" in found.source and not found.reading.other_files
+
+
+def test_edms_file_below_a_folder_and_labels_with_gaps(tmp_path):
+    files = edm(30, lambda i: (7, 12, 3)[i % 3])
+    found = load(write_zip(tmp_path / "a.zip", {f"set/{n}": c for n, c in files.items()}))
+    assert found.class_names == ("3", "7", "12")
+    np.testing.assert_array_equal(found.train.labels[:6], [1, 2, 0, 1, 2, 0])
+
+
+def test_one_hot_labels_are_classes_and_other_vectors_are_said_to_be_none(tmp_path):
+    one_hot = edm(12, lambda i: [float(i % 3 == k) for k in range(3)])
+    found = load(write_zip(tmp_path / "a.zip", one_hot))
+    np.testing.assert_array_equal(found.train.labels, np.arange(12) % 3)
+    attributes = load(write_zip(tmp_path / "b.zip", edm(12, lambda i: [1, 0, 1])))
+    assert attributes.train.labels is None and not attributes.num_classes
+    assert "dataset.json has 3 numbers an image, which name no class" in attributes.source
+
+
+def test_a_file_without_labels_and_chunks_alone_are_no_classes(tmp_path):
+    found = load(write_zip(tmp_path / "a.zip", edm(1100, None)))
+    assert not found.num_classes and "dataset.json has no labels: no classes" in found.source
+    ffhq = {f"{i // 1000 * 1000:05}/{i:05}.png": encode(noise(2, 2)) for i in range(900, 1100)}
+    for files in (ffhq, {n: c for n, c in edm(1100, None).items() if n != "dataset.json"}):
+        root = write(tmp_path / str(len(files)), files)
+        found = load(root)
+        assert not found.num_classes and found.train.labels is None
+        assert "1,000 consecutive images each (data.labels=folders" in found.source
+        assert load(root, labels="folders").num_classes == 2
+
+
+def test_folders_of_digits_that_are_no_chunks_are_classes(tmp_path):
+    found = load(write(tmp_path / "a", pngs("0/00001.png", "0/00007.png", "1/00002.png")))
+    assert found.class_names == ("0", "1")
+    assert "classes by folders (data.labels=none: no classes)" in found.source
+    long = load(write(tmp_path / "b", pngs("00000/1.png", "00001/2.png", "00002/3.png")))
+    assert long.num_classes == 3
+
+
+def test_prefixes_are_those_of_guided_diffusion(tmp_path):
+    root = write(tmp_path / "a", pngs("x/cat_2.png", "y/cat_1.png", "x/dog_a_b.png"))
+    found = load(root, labels="prefix")
+    assert found.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(found.train.labels, [0, 1, 0])
+    write(root, pngs("y/bird.png"))
+    assert "1 of 4 have none, as y/bird.png" in error(root, labels="prefix")
+
+
+def test_no_classes_if_none_are_wanted(tmp_path):
+    root = write(tmp_path / "a", pngs("cat/1.png", "dog/1.png"))
+    found = load(root, labels="none")
+    assert not found.num_classes and "no classes, since data.labels=none" in found.source
+    assert "there is no dataset.json" in error(root, labels="file")
+
+
+def test_a_stray_image_is_left_out_and_named_and_the_classes_stay(tmp_path):
+    files = pngs(*(f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(20)))
+    alone = load(write(tmp_path / "a", files))
+    found = load(write(tmp_path / "b", pngs("cover.png") | files))
+    assert found.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(found.train.images[:], alone.train.images[:])
+    np.testing.assert_array_equal(found.train.labels, alone.train.labels)
+    assert len(found.reading.sizes) == 40
+    assert "left out, since they lie beside the folders of classes: 'cover.png'" in found.source
+    deeper = {f"set/{name}": content for name, content in files.items()} | pngs(
+        "set/a.png", "b.png"
+    )
+    found = load(write(tmp_path / "c", deeper))
+    assert found.class_names == ("cat", "dog") and "'b.png', 'set/a.png'" in found.source
+
+
+def test_many_images_beside_folders_are_no_strays(tmp_path):
+    files = pngs(*(f"{i}.png" for i in range(9)), "cat/1.png", "dog/1.png")
+    found = load(write(tmp_path / "a", files))
+    assert len(found.train.images) == 11 and not found.num_classes
+    assert "no classes, since 9 images lie beside the sub-folders" in found.source
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is no list of labels"),
+        (b"[]", "is no list of labels"),
+        (b'{"labels": [["1.png"]]}', "is no list of labels"),
+        (b'{"labels": [["1.png", 0]]}', "none of 1 that lie here, as 2.png"),
+        (b'{"labels": [["1.png", "cat"], ["2.png", "dog"]]}', "as 'cat'"),
+        (b'{"labels": [["1.png", 1.5], ["2.png", 1]]}', "as '1.5'"),
+        (b'{"labels": [["1.png", [1]], ["2.png", [1, 2]]]}', "as '[1]'"),
+    ],
+)
+def test_a_file_of_labels_that_cannot_be_is_one_line(content, message, tmp_path):
+    root = write(tmp_path / "a", pngs("1.png", "2.png") | {"dataset.json": content})
+    assert message in error(root) and "dataset.json" in error(root)
+    assert not load(root, labels="none").num_classes
+
+
+def test_what_is_passed_over_is_named_by_its_ending(tmp_path):
+    more = {f"{i}.heic": b"x" for i in range(3)} | {"list.CSV": b"x", "README": b"x"}
+    found = load(write(tmp_path / "a", pngs("1.png") | more))
+    assert found.reading.other_files == ".heic 3, .csv 1, no ending 1"
+    message = error(write(tmp_path / "b", more))
+    assert "holds no images, only other files (.heic 3, .csv 1, no ending 1)" in message
