@@ -24,6 +24,7 @@ class Quiet:
             self._hook = sys.unraisablehook
             sys.unraisablehook = self._unraisable
             logging.getLogger("absl").addFilter(self._shorten)
+            logging.getLogger("asyncio").addFilter(self._is_heard)
         self._users += 1
 
     def leave(self):
@@ -35,12 +36,20 @@ class Quiet:
                 gc.collect()  # what was abandoned reports now
             sys.unraisablehook = self._hook
             logging.getLogger("absl").removeFilter(self._shorten)
+            logging.getLogger("asyncio").removeFilter(self._is_heard)
 
     def _unraisable(self, event):
         code = getattr(event.object, "cr_code", None)
         abandoned = "orbax" in getattr(code, "co_filename", "")
-        if not abandoned and str(event.exc_value) != "Event loop is closed":
+        # A signal that Python drops is granted all the same: `interrupt.StopRequest`.
+        dropped = isinstance(event.exc_value, KeyboardInterrupt)
+        if not abandoned and not dropped and str(event.exc_value) != "Event loop is closed":
             self._hook(event)
+
+    @staticmethod
+    def _is_heard(record):
+        """Not tasks of orbax that failed with nobody waiting: who saves has heard of the first."""
+        return "orbax" not in record.getMessage()
 
     @staticmethod
     def _shorten(record):
