@@ -226,7 +226,7 @@ def _fitted(found, options, *, resolution, fit, channels):
         rows = (fitted(image) for i in chunks for image in found[i : i + _CHUNK])
         write(folder / "images.npy", rows, len(found))
 
-    return read(cached(digest("conform 2", PIL.__version__, settings, *content), make))
+    return read(cached(digest("conform 3", PIL.__version__, settings, *content), make))
 
 
 def write(file: pathlib.Path, rows: Iterable[np.ndarray], count: int) -> None:

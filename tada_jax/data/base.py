@@ -23,7 +23,7 @@ class Options:
       resolution: shorter side in pixels; None for that of the data.
       channels: 1 (grey) or 3 (RGB); None for that of the data.
       fit: how an image that is not square becomes one: "crop" its centre, "pad" it with the
-        background; or "keep" its aspect, which all images must then share.
+        background, which enlarges no image; or "keep" its aspect, which all images must then share.
       background: RGB 0..255, behind transparent pixels and around padded images.
       labels: where the classes of images in folders and zips come from, one of `labels.LABELS`.
       unreadable: what an image that cannot be read does: "refuse" the data set, or "skip".

@@ -32,7 +32,7 @@ from tada_jax.system.paths import expanded, to_json
 
 MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
 
-_FORMAT_VERSION = "1"  # of the cached folders; to be raised whenever the same files give others
+_FORMAT_VERSION = "2"  # of the cached folders; to be raised whenever the same files give others
 _NAMED = 5  # unreadable images named in an error
 _BLOCK = 8  # images that a thread takes at once: more is quicker for small ones, but takes memory
 

@@ -262,8 +262,9 @@ def resize(
     Args:
       image: of mode "L" or "RGB".
       resolution: R, pixels.
-      fit: "crop": the shorter side becomes R and the centre R x R is kept. "pad": the longer side
-        becomes R and the background fills the square. "keep": the shorter side becomes R.
+      fit: "crop": the shorter side becomes R and the centre R x R is kept. "pad": the background
+        fills the square around the image, of which a longer side above R becomes R; smaller ones
+        keep every pixel. "keep": the shorter side becomes R.
       background: RGB 0..255.
 
     Returns:
@@ -286,7 +287,9 @@ def resize(
     # Cropped images are those of ADM's code bit for bit, which rounds after every halving; for the
     # other fits it matters more that what had one aspect keeps one aspect.
     size = image.size if fit == "crop" else size
-    image = image.resize(_scaled(size, resolution / side(size)), Image.Resampling.BICUBIC)
+    scale = resolution / side(size)
+    scale = min(1.0, scale) if fit == "pad" else scale
+    image = image.resize(_scaled(size, scale), Image.Resampling.BICUBIC)
     if fit == "crop":
         return _centre(image, resolution, resolution)
     if fit == "keep":

@@ -120,7 +120,7 @@ def _read(folder, split, options):
         for part in (os.fsencode(path.name), digest_of_file(path))
     ]
     settings = (options.resolution, options.channels, options.fit, tuple(options.background))
-    key = digest("tfds 3", PIL.__version__, split, repr(settings), *files)
+    key = digest("tfds 4", PIL.__version__, split, repr(settings), *files)
 
     def make(target):
         from tada_jax.data import images  # here, because Pillow takes a while to import

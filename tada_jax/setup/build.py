@@ -300,7 +300,11 @@ def network(config, image_shape, num_classes, condition_size=0):
             h, w = image_shape[:2]
             side = max(factor, min(h, w) // factor * factor)
             square = "" if h == w else " with config.data.fit=crop"
-            raise ValueError(f"{e}, as config.data.resolution={side}{square}") from e
+            whole = -(-max(h, w) // factor) * factor
+            raise ValueError(
+                f"{e}, as config.data.resolution={side}{square}; or ={whole} with "
+                "config.data.fit=pad, which keeps every pixel in a frame of config.data.background"
+            ) from e
     return made
 
 

@@ -61,10 +61,18 @@ def test_a_size_that_is_advised_fits_the_network(height, width, pictures):
     images = load_data(settings)
     with pytest.raises(UserError, match="multiples of 8") as refused:
         build.parts(settings, images.train.images.shape[1:])
-    settings.data.resolution = int(re.search(r"data\.resolution=(\d+)", str(refused.value))[1])
-    fit = re.search(r"data\.fit=(\w+)", str(refused.value))
+    smaller, larger = str(refused.value).split("; or ")
+    settings.data.resolution = int(re.search(r"data\.resolution=(\d+)", smaller)[1])
+    fit = re.search(r"data\.fit=(\w+)", smaller)
     settings.data.fit = fit[1] if fit else settings.data.fit
     build.parts(settings, load_data(settings).train.images.shape[1:])
+    settings.data.resolution = int(re.search(r"=(\d+)", larger)[1])
+    settings.data.fit = re.search(r"data\.fit=(\w+)", larger)[1]
+    padded = load_data(settings).train.images[:]
+    build.parts(settings, padded.shape[1:])
+    top, left = (settings.data.resolution - height) // 2, (settings.data.resolution - width) // 2
+    inside = padded[:, top : top + height, left : left + width]
+    np.testing.assert_array_equal(inside, images.train.images[:])
 
 
 def test_a_resolution_that_is_advised_for_memory_is_enough(pictures):
