@@ -181,9 +181,17 @@ def _list(path: pathlib.Path, stack: contextlib.ExitStack) -> _Files:
         raise UserError(
             f"data.path={path} is {what}; pass a folder or a zip of images, or an .npz or .npy file"
         ) from error
-    members = {
-        _member_name(path, info.filename): info for info in archive.infolist() if not info.is_dir()
-    }
+    members = {}
+    for info in archive.infolist():
+        if info.is_dir():
+            continue
+        name = _member_name(path, info.filename)
+        if name in members and not _is_hidden(name):
+            raise UserError(
+                f"data.path={path} has several members named {_shown(name)}, of which one would be "
+                "lost: pack the images again, each under a name of its own"
+            )
+        members[name] = info
     return _choose(members, lambda name: _read_member(archive, members[name]))
 
 
@@ -201,7 +209,8 @@ def by_ending(names: Iterable[str]) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    # What a Mac packs beside its files, and what a Synology station keeps about them.
+    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in name.split("/"))
 
 
 def is_run(folder: pathlib.Path) -> bool:

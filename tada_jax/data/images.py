@@ -18,7 +18,8 @@ from tada_jax.data.base import MAX_PIXELS
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "TGA")
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".apng", ".avif", ".avifs"),
+    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),  # JPEG 2000
 )
 
 _GREY_MODES = ("1", "L", "LA", "La", "I")

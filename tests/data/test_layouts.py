@@ -130,3 +130,31 @@ def test_what_is_passed_over_is_named_by_its_ending(tmp_path):
     assert found.reading.other_files == ".heic 3, .csv 1, no ending 1"
     message = error(write(tmp_path / "b", more))
     assert "holds no images, only other files (.heic 3, .csv 1, no ending 1)" in message
+
+
+def test_what_a_synology_station_keeps_beside_images_is_none_of_them(tmp_path):
+    thumbnails = pngs("cat/@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "@eaDir/x.png")
+    found = load(write(tmp_path / "a", pngs("cat/1.png", "dog/1.png") | thumbnails))
+    assert len(found.train.images) == 2 and found.class_names == ("cat", "dog")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_with_repeated_names_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("1.png", "./2.png", "2.png", "3.png"):
+            archive.writestr(name, encode(noise(4, 4)))
+    assert "several members named 2.png" in error(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind", "options"),
+    [
+        ("j2k", "JPEG2000", {"no_jp2": True}),
+        ("jpx", "JPEG2000", {}),
+        ("apng", "PNG", {}),
+        ("avifs", "AVIF", {"quality": 100}),
+    ],
+)
+def test_other_endings_of_kinds_that_are_read(ending, kind, options, tmp_path):
+    found = load(write(tmp_path / "a", {f"1.{ending}": encode(noise(16, 16), kind, **options)}))
+    assert found.train.images.shape == (1, 16, 16, 3)
