@@ -10,7 +10,7 @@ import importlib
 import numpy as np
 
 from tada_jax.data.base import FITS, MAX_PIXELS, UNREADABLE, Dataset, Options, Reading, Split
-from tada_jax.data.labels import LABELS
+from tada_jax.data.labels import LABELS, of_folders_alone
 from tada_jax.system.errors import UserError
 
 __all__ = ["FITS", "LABELS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]
@@ -56,6 +56,8 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         raise UserError(
             f"data.labels={options.labels!r} is unknown; choose one of: {', '.join(LABELS)}"
         )
+    if kind != "images" and options.labels not in ("auto", "none"):
+        raise of_folders_alone(options.labels)
     if options.channels not in (None, 1, 3):
         raise UserError(f"data.channels={options.channels} cannot be: 1 (grey) or 3 (RGB)")
     if options.resolution is not None and options.resolution < 1:
@@ -75,9 +77,22 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         raise UserError(
             f"data.test_fraction={options.test_fraction} leaves no training image: lower it"
         )
+    if options.labels == "none" and dataset.num_classes:
+        dataset = _without_labels(dataset)
     if train_size is not None:
         dataset = _subset(dataset, train_size, options.seed, name)
     return _conform(dataset, options)
+
+
+def _without_labels(dataset):
+    return dataclasses.replace(
+        dataset,
+        train=dataclasses.replace(dataset.train, labels=None),
+        test=dataclasses.replace(dataset.test, labels=None),
+        num_classes=0,
+        class_names=(),
+        source=f"{dataset.source}; no classes, since data.labels=none",
+    )
 
 
 def _subset(dataset, train_size, seed, name):

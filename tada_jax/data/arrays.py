@@ -1,5 +1,6 @@
 """Images that are arrays already: .npy and .npz files, and fitting arrays to a stated size."""
 
+import dataclasses
 import pathlib
 import time
 import zipfile
@@ -9,12 +10,15 @@ import numpy as np
 
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest
+from tada_jax.data.classes import natural
+from tada_jax.data.labels import of_folders_alone
 from tada_jax.system.errors import UserError
 from tada_jax.system.logs import Progress
 from tada_jax.system.paths import expanded
 
-IMAGES = ("images", "x_train", "train_images", "x", "arr_0")
-LABELS = ("labels", "y_train", "train_labels", "y", "label", "arr_1")
+IMAGES = ("images", "x_train", "train_images", "x", "data", "arr_0")
+LABELS = ("labels", "y_train", "train_labels", "y", "label", "target", "targets", "arr_1")
+CLASS_NAMES = ("class_names", "label_names", "target_names", "classes")
 TEST_IMAGES, TEST_LABELS = ("x_test", "test_images"), ("y_test", "test_labels")
 
 _CHUNK = 256  # images that are hashed together
@@ -24,9 +28,11 @@ def load(options: Options) -> Dataset:
     """Loads a .npy of images, or a .npz with images, labels and perhaps a test split.
 
     Images are uint8 [N,H,W,C] or [N,H,W]; a .npy stays on disk, memory-mapped. In a .npz they are
-    called as in `IMAGES` or are the only array that can be images; labels as in `LABELS`, any
-    whole numbers from 0, which stay the names of their classes; a test split as in `TEST_IMAGES`
-    and `TEST_LABELS`. RGBA is laid over `options.background` and kept in the cache.
+    called as in `IMAGES` or are the only array that can be images; labels as in `LABELS`, whole
+    numbers from 0, which stay the names of their classes unless there are `CLASS_NAMES`, or text; a
+    test split as in `TEST_IMAGES` and `TEST_LABELS`. Other arrays, as a third split, are named in
+    the source. With `options.labels` "none" labels are left out. RGBA is laid over
+    `options.background` and kept in the cache.
 
     Raises:
       UserError: naming the file and what is wrong with it.
@@ -34,6 +40,8 @@ def load(options: Options) -> Dataset:
     path = expanded(options.path)
     if not path.is_file():
         raise UserError(f"data.path={options.path} does not exist or is no file")
+    if options.labels not in ("auto", "none"):
+        raise of_folders_alone(options.labels)
     try:
         if path.suffix.lower() == ".npy":
             return _dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))
@@ -59,6 +67,8 @@ def _plain(array):
 
 
 def _from_archive(path, options, archive):
+    used = set()
+
     def find(names, what):
         present = [name for name in names if name in archive.files]
         if len(present) > 1:
@@ -66,34 +76,44 @@ def _from_archive(path, options, archive):
                 f"data.path={path}: which of its arrays {' and '.join(present)} are the {what}? "
                 f"Save only one of them (it holds {', '.join(archive.files)})"
             )
+        used.update(present)
         return _plain(archive[present[0]]) if present else None
 
     found = find(IMAGES, "images")
     if found is None:
         # A name of its own is fine as long as only one array can be meant.
-        known = {*LABELS, *TEST_IMAGES, *TEST_LABELS}
+        known = {*LABELS, *TEST_IMAGES, *TEST_LABELS, *CLASS_NAMES}
         candidates = {n: _plain(archive[n]) for n in archive.files if n not in known}
-        candidates = [array for array in candidates.values() if array.ndim in (3, 4)]
+        candidates = {name: array for name, array in candidates.items() if array.ndim in (3, 4)}
         if len(candidates) != 1:
             raise UserError(
                 f"data.path={path}: which of its arrays ({', '.join(archive.files) or 'none'}) are "
                 f"the images? Name them images, uint8 [N,H,W,C]"
             )
-        found = candidates[0]
-    return _dataset(
-        path,
-        options,
-        found,
-        find(LABELS, "labels"),
-        find(TEST_IMAGES, "test images"),
-        find(TEST_LABELS, "test labels"),
-    )
+        ((name, found),) = candidates.items()
+        used.add(name)
+    test_images = find(TEST_IMAGES, "test images")
+    labels, test_labels, names = None, None, None
+    if options.labels != "none":
+        names = find(CLASS_NAMES, "names of classes")
+        labels, test_labels = find(LABELS, "labels"), find(TEST_LABELS, "test labels")
+        if labels is None and names is not None and len(names) == len(found):
+            labels, names = names, None  # `classes` of each image
+    left = [f"{name} {list(archive[name].shape)}" for name in archive.files if name not in used]
+    made = _dataset(path, options, found, labels, test_images, test_labels, names)
+    clause = f"; left out: its arrays {', '.join(left)}" if left else ""
+    return dataclasses.replace(made, source=made.source + clause)
 
 
-def _dataset(path, options, found, labels=None, test_images=None, test_labels=None):
+def _dataset(
+    path, options, found, labels=None, test_images=None, test_labels=None, class_names=None
+):
     found = _checked(path, found, options)
+    if labels is not None and labels.dtype.kind == "U":
+        labels, test_labels, class_names = _spelt(path, labels, test_labels)
     labels = _whole_numbers(path, labels, len(found))
     values, numbers = _classes(labels)
+    names = _names(path, values, class_names)
     if test_images is None:
         train, test = hold_out(Split(found, numbers), options.test_fraction, options.seed)
     else:
@@ -122,7 +142,31 @@ def _dataset(path, options, found, labels=None, test_images=None, test_labels=No
     )
     if labels is not None and numbers is None:
         source += f"; labels left out, since all are {labels[0]}"
-    return Dataset(path.stem, train, test, len(values), source, tuple(map(str, values)))
+    return Dataset(path.stem, train, test, len(values), source, names)
+
+
+def _spelt(path, labels, test_labels):
+    """(labels, test labels, names) of labels that are text: numbered in natural order."""
+    both = [part for part in (labels, test_labels) if part is not None]
+    if any(part.dtype.kind != "U" for part in both):
+        raise UserError(f"data.path={path}: only one of its two splits has labels that are text")
+    names = sorted({str(name) for part in both for name in part.ravel()}, key=natural)
+    number = {name: i for i, name in enumerate(names)}
+    numbered = [np.vectorize(number.get, otypes=[np.int32])(part) for part in both]
+    return numbered[0], (numbered[1] if len(numbered) > 1 else None), np.array(names)
+
+
+def _names(path, values, class_names):
+    """The names of the classes whose labels are `values`, of an array of all of them or None."""
+    if class_names is None or not len(values):
+        return tuple(map(str, values))
+    if class_names.ndim != 1 or class_names.dtype.kind != "U" or len(class_names) <= values[-1]:
+        raise UserError(
+            f"data.path={path}: its names of classes are {class_names.dtype} "
+            f"{list(class_names.shape)}, and its labels go up to {values[-1]}: save one text a "
+            "label, from 0, or leave them out"
+        )
+    return tuple(str(class_names[value]) for value in values)
 
 
 def _checked(path, found, options):
@@ -161,7 +205,7 @@ def _whole_numbers(path, labels, count):
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"data.path={path}: its labels are {labels.dtype} {list(labels.shape)}, not whole "
-            f"numbers [{count}]: save one label for each image, or none"
+            f"numbers [{count}]: save one label for each image, or set data.labels=none"
         )
     if labels.min() < 0:
         raise UserError(f"data.path={path}: its labels go down to {labels.min()}: count from 0")

@@ -69,6 +69,11 @@ def decide(names: list[str], how: str, file: str | None, read: Callable[[str], b
     return _by_folder(names, chunks_count=how == "folders")
 
 
+def of_folders_alone(how: str) -> UserError:
+    """The refusal of a way that is none of arrays and known data sets."""
+    return UserError(f"data.labels={how!r} is of folders and zips: choose auto or none")
+
+
 def find(files: Iterable[str], images: list[str]) -> str | None:
     """The `dataset.json` that lies where all of the images are, or above; the lowest of several."""
     root = os.path.commonprefix([name.split("/")[:-1] for name in images])

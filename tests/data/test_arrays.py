@@ -401,3 +401,65 @@ def test_a_prepared_set_in_the_format_of_tensorflow(prepare, tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match="without TensorFlow.*prepare it again"):
         data.load("tfds:flowers")
+
+
+def medmnist(channels=()):
+    """MedMNIST's arrays: three splits, labels [N,1]."""
+    rng = np.random.default_rng(0)
+    return {
+        f"{split}_{what}": rng.integers(0, high, (n, *shape), np.uint8)
+        for split, n in (("train", 20), ("val", 6), ("test", 8))
+        for what, high, shape in (("images", 256, (28, 28, *channels)), ("labels", 2, (1,)))
+    }
+
+
+def test_medmnist_is_read_and_the_split_that_is_left_out_is_named(tmp_path):
+    found = load_npz(tmp_path, **medmnist((3,)))
+    assert (len(found.train.images), len(found.test.images), found.num_classes) == (20, 8, 2)
+    assert "left out: its arrays val_images [6, 28, 28, 3], val_labels [6, 1]" in found.source
+
+
+def test_several_labels_an_image_are_refused_or_left_out(tmp_path):
+    chest = medmnist() | {
+        f"{split}_labels": np.zeros((n, 14), np.uint8)
+        for split, n in (("train", 20), ("val", 6), ("test", 8))
+    }
+    with pytest.raises(UserError, match="set data.labels=none"):
+        load_npz(tmp_path, **chest)
+    found = load_npz(tmp_path, labels_from="none", **chest)
+    assert not found.num_classes and found.train.labels is None
+    assert "train_labels [20, 14]" in found.source
+
+
+@pytest.mark.parametrize("name", ["target", "targets", "labels"])
+@pytest.mark.parametrize("names", ["class_names", "target_names", "classes"])
+def test_names_of_classes(name, names, tmp_path):
+    arrays = {"data": np.zeros((9, 5, 5), np.uint8), name: np.arange(9) % 3}
+    found = load_npz(tmp_path, **arrays, **{names: np.array(["cat", "dog", "ant"])})
+    assert found.class_names == ("cat", "dog", "ant") and "left out" not in found.source
+    np.testing.assert_array_equal(found.train.labels, np.arange(9) % 3)
+    with pytest.raises(UserError, match="go up to 2"):
+        load_npz(tmp_path, **arrays, **{names: np.array(["cat", "dog"])})
+
+
+def test_labels_that_are_text(tmp_path):
+    text = np.array(["b10", "b2", "a"])
+    found = load_npz(tmp_path, images=np.zeros((6, 5, 5), np.uint8), classes=np.tile(text, 2))
+    assert found.class_names == ("a", "b2", "b10")
+    np.testing.assert_array_equal(found.train.labels, [2, 1, 0] * 2)
+
+
+def load_npz(folder, labels_from="auto", **arrays):
+    np.savez(folder / "set.npz", **arrays)
+    return data.load("images", path=str(folder / "set.npz"), labels=labels_from, test_fraction=0.0)
+
+
+def test_where_labels_come_from_is_honoured_or_refused_by_every_source(tmp_path):
+    arrays = {"images": np.zeros((6, 5, 5), np.uint8), "labels": np.arange(6) % 2}
+    with pytest.raises(UserError, match="data.labels='prefix' is of folders and zips"):
+        load_npz(tmp_path, labels_from="prefix", **arrays)
+    with pytest.raises(UserError, match="data.labels='folders' is of folders and zips"):
+        data.load("digits", labels="folders")
+    found = data.load("digits", labels="none")
+    assert found.train.labels is None and found.test.labels is None and not found.class_names
+    assert not found.num_classes and found.source.endswith("no classes, since data.labels=none")
