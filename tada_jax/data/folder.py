@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from tada_jax.data import classes, images, labels
+from tada_jax.data import classes, images, labels, splits
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.system.errors import UserError
@@ -41,7 +41,8 @@ def load(options: Options) -> Dataset:
     """Loads the images in the folder or zip at `options.path`, `test_fraction` held out.
 
     Images are sorted by their names relative to the root; their classes are decided by `labels`,
-    in natural order (2 before 10).
+    in natural order (2 before 10). Folders `train` and `test` (or `val`) are a split of their own:
+    `splits`.
 
     Without `options.resolution`, images of one common size keep it, up to the `fit`; else it is the
     largest power of two, at least 8, that does not exceed the median of the shorter sides (for
@@ -65,8 +66,12 @@ def load(options: Options) -> Dataset:
             )
         pixels, facts = _cached(files, options, path)
         described = labels.find(files.others, facts["names"])
+        divided = None if described else splits.of_folders(facts["names"])
         try:
-            of = labels.decide(facts["names"], options.labels, described, files.read)
+            if divided is None:
+                of = labels.decide(facts["names"], options.labels, described, files.read)
+            else:
+                divided, of = splits.labelled(divided, options.labels)
         except UserError as error:
             raise UserError(f"data.path={path}: {error}") from error
     skipped = tuple(facts["skipped"])
@@ -74,15 +79,25 @@ def load(options: Options) -> Dataset:
         raise _unreadable(path, skipped, len(files.names))
 
     clause = f"; {of.clause}" if of.clause else ""
-    if options.labels == "folders" or (options.labels == "auto" and not described):
+    by_folders = options.labels == "folders" or (options.labels == "auto" and not described)
+    if by_folders and divided is None:
         clause += _unread_folders(files.names, facts["names"])
     if files.runs:
         clause += f"; left out, since they are runs: {classes.listed(files.runs)}"
     # What is left out is no image of the set, though it has been read.
-    kept = np.arange(len(pixels)) if of.kept is None else of.kept
-    images_of = Split(pixels, None) if of.kept is None else Split(pixels, None).take(kept)
+    used = None if divided is None else divided.order
+    if of.kept is not None:
+        used = of.kept if used is None else used[of.kept]
+    images_of = Split(pixels, None) if used is None else Split(pixels, None).take(used)
     examples = dataclasses.replace(images_of, labels=of.numbers)
-    train, test = hold_out(examples, options.test_fraction, options.seed)
+    if divided is None or not divided.held_out:
+        train, test = hold_out(examples, options.test_fraction, options.seed)
+    else:
+        count = len(divided.train)
+        held_out = np.isin(used, divided.order[count:])
+        train, test = (examples.take(np.flatnonzero(part)) for part in (~held_out, held_out))
+    clause += "" if divided is None else f"; {divided.clause}"
+    kept = np.arange(len(pixels)) if used is None else used
     others = [name for name in files.others if name != described or not of.names]
     reading = Reading(
         np.asarray(facts["sizes"], np.int32)[kept], facts["modes"], skipped, by_ending(others)

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.data.pictures import encode, error, load, noise, pngs, write, write_zip
+from tests.data.pictures import encode, error, load, noise, pngs, truth, write, write_zip
 
 
 def edm(count, label):
@@ -97,6 +97,44 @@ def test_a_stray_image_is_left_out_and_named_and_the_classes_stay(tmp_path):
     )
     found = load(write(tmp_path / "c", deeper))
     assert found.class_names == ("cat", "dog") and "'b.png', 'set/a.png'" in found.source
+
+
+def test_train_and_val_are_a_split_and_no_classes(tmp_path):
+    """AFHQ's layout, packed below one more folder."""
+    files = pngs(
+        *(f"afhq/train/{kind}/{i}.png" for kind in ("cat", "dog", "wild") for i in range(4)),
+        *(f"afhq/val/{kind}/{i}.png" for kind in ("cat", "wild") for i in range(2)),
+    )
+    found = load(write_zip(tmp_path / "a.zip", files), test_fraction=0.5)
+    assert (len(found.train.images), len(found.test.images)) == (12, 4)
+    assert found.class_names == ("cat", "dog", "wild")
+    np.testing.assert_array_equal(np.bincount(found.train.labels), [4, 4, 4])
+    np.testing.assert_array_equal(found.test.labels, [0, 0, 2, 2])
+    for split, name in ((found.train, "train"), (found.test, "val")):
+        of_split = {n: c for n, c in files.items() if f"/{name}/" in n}
+        np.testing.assert_array_equal(split.images[:], truth(of_split))
+    assert "trained on 'train', held out is 'val'" in found.source
+
+
+def test_of_three_splits_the_test_is_held_out_and_the_third_is_named(tmp_path):
+    files = pngs(*(f"{split}/{i}.png" for split in ("Train", "valid", "test") for i in range(5)))
+    found = load(write(tmp_path / "a", files))
+    assert (len(found.train.images), len(found.test.images), found.num_classes) == (5, 5, 0)
+    np.testing.assert_array_equal(
+        found.test.images[:], truth({n: c for n, c in files.items() if n.startswith("test")})
+    )
+    assert "left out: 5 images of 'valid'" in found.source
+
+
+def test_a_flat_test_split_beside_classes_is_left_out_and_named(tmp_path):
+    files = pngs(*(f"train/{kind}/{i}.png" for kind in "ab" for i in range(10)), "test/1.png")
+    found = load(write(tmp_path / "a", files | pngs("test/2.png")), test_fraction=0.2)
+    assert (len(found.train.images), len(found.test.images), found.num_classes) == (16, 4, 2)
+    assert "held out is 'test', but without classes: its 2 are left out" in found.source
+
+
+def test_train_beside_anything_else_is_a_class(tmp_path):
+    assert load(write(tmp_path / "a", pngs("train/1.png", "ship/1.png"))).num_classes == 2
 
 
 def test_many_images_beside_folders_are_no_strays(tmp_path):
