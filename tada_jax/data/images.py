@@ -91,6 +91,8 @@ def decode(
         image = _open(content)
         rawmode = image.tile[0].args if image.tile else None  # gone once loaded
         image.load()
+        if image.format == "TGA" and image.mode == "RGBA" and not content[17] & 15:
+            image = _opaque(image)
         if image.format == "TIFF" and image.mode.startswith("I;16"):
             image = _to_full_16_bits(image)
         # Pillow stretches these pixels to 8 bits, but not the colour that is declared transparent.
@@ -130,7 +132,39 @@ def _open(content: bytes) -> Image.Image:
         raise ValueError(f"has {height}x{width} pixels")
     if width * height > MAX_PIXELS:
         raise ValueError(f"has {height:,}x{width:,} pixels, more than {MAX_PIXELS:,}")
+    if image.format == "TIFF":
+        _check_planes(image)
+    elif image.format == "JPEG2000":
+        _check_depth(content)
     return image
+
+
+def _check_planes(image: Image.Image) -> None:
+    """Refuses TIFFs of one plane a channel of which Pillow would make other pixels."""
+    tags = image.tag_v2
+    if tags.get(ExifTags.Base.PlanarConfiguration) != 2:
+        return
+    bits, samples = tags.get(ExifTags.Base.BitsPerSample, (1,))[0], image.tag_v2.get(277, 1)
+    compressed = tags.get(ExifTags.Base.Compression, 1) != 1
+    if samples == 2 or (samples > 1 and bits > 8 and not compressed):
+        raise ValueError(
+            f"is a TIFF of {samples} planes of {bits} bits, of which Pillow makes other pixels: "
+            "save it with its channels interleaved"
+        )
+
+
+def _check_depth(content: bytes) -> None:
+    """Refuses JPEG 2000 of several channels beyond 8 bits, of which Pillow makes black of white."""
+    start = content.find(b"\xff\x4f\xff\x51")  # the first two markers, of which SIZ has the depths
+    if start < 0:
+        return
+    count = int.from_bytes(content[start + 40 : start + 42], "big")
+    depths = [(byte & 127) + 1 for byte in content[start + 42 : start + 42 + 3 * count : 3]]
+    if count > 1 and max(depths, default=8) > 8:
+        raise ValueError(
+            f"is a JPEG 2000 of {count} channels of {max(depths)} bits, of which Pillow makes "
+            "other pixels: save it with 8 bits, or as PNG"
+        )
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -189,6 +223,13 @@ def flatten(
     if image.mode not in ("1", "L"):
         image = image.convert("RGB")  # Pillow has no shorter way from LAB to L
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Without alpha: a TGA of 32 bits that says it has 0 bits of alpha has a filler there."""
+    made = image.convert("RGB")
+    made.format = image.format
+    return made
 
 
 def _to_full_16_bits(image: Image.Image) -> Image.Image:

@@ -207,6 +207,67 @@ def test_tiffs_of_12_and_16_bits_black_and_white_either_way(bits, photometric, v
     np.testing.assert_array_equal(found[0, :, 0], expected)
 
 
+def planes(values, extra=None):
+    """An uncompressed TIFF of one plane a channel, of values [C,H,W], as rasterio writes them."""
+    count, height, width = values.shape
+    size = values[0].nbytes
+    arrays = {258: [8 * values.itemsize] * count, 273: range(8, 8 + count * size, size)}
+    arrays |= {279: [size] * count}
+    start = 8 + count * size
+    tags = {256: width, 257: height, 259: 1, 262: 2 if count > 2 else 1, 277: count, 278: height}
+    tags |= {284: 2} | ({} if extra is None else {338: extra}) | dict.fromkeys(arrays)
+    behind = start + 2 + 12 * len(tags) + 4
+    table, rest = b"", b""
+    for tag in sorted(tags):
+        if tag not in arrays:
+            table += struct.pack("<HHIHH", tag, 3, 1, tags[tag], 0)
+            continue
+        content = struct.pack(f"<{count}I", *arrays[tag])
+        if tag == 258:
+            content = struct.pack(f"<{count}H", *arrays[tag])
+        if len(content) <= 4:
+            table += struct.pack("<HHI", tag, 3 if tag == 258 else 4, count) + content.ljust(
+                4, b"\0"
+            )
+        else:
+            table += struct.pack("<HHII", tag, 3 if tag == 258 else 4, count, behind + len(rest))
+            rest += content
+    pixels = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    directory = struct.pack("<H", len(tags)) + table + bytes(4)
+    return b"II*\x00" + struct.pack("<I", start) + pixels + directory + rest
+
+
+def test_tiffs_in_planes_are_right_or_refused():
+    eight = noise(5, 7).transpose(2, 0, 1)
+    np.testing.assert_array_equal(decode(planes(eight)), eight.transpose(1, 2, 0))
+    sixteen = eight.astype(np.uint16) * 257
+    assert "is a TIFF of 3 planes of 16 bits" in reason(planes(sixteen))
+    assert "is a TIFF of 2 planes of 8 bits" in reason(planes(eight[:2], extra=2))
+
+
+def test_jpeg_2000_of_several_deep_channels_is_refused():
+    """Its SIZ marker says the depths; the rest of the file would be read to get there."""
+    content = bytearray(encode(noise(16, 16), "JPEG2000"))
+    place = content.find(b"\xff\x4f\xff\x51") + 42
+    for channel in range(3):
+        assert content[place + 3 * channel] == 7
+        content[place + 3 * channel] = 11
+    assert "JPEG 2000 of 3 channels of 12 bits" in reason(bytes(content))
+    deep = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    grey = encode(deep, "JPEG2000")
+    np.testing.assert_array_equal(decode(grey, channels=1)[..., 0], deep // 257)
+
+
+def test_a_tga_without_bits_of_alpha_is_opaque():
+    pixels = noise(6, 8)
+    filler = np.zeros((6, 8, 1), np.uint8)
+    content = bytearray(encode(np.concatenate([pixels, filler], -1), "TGA"))
+    assert content[16] == 32 and content[17] & 15 == 8
+    assert (decode(bytes(content)) == 255).all()  # transparent, as it says
+    content[17] &= 0xF0
+    np.testing.assert_array_equal(decode(bytes(content)), pixels)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_not_clipped(kind):
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
