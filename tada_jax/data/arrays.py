@@ -95,10 +95,11 @@ def _from_archive(path, options, archive):
     test_images = find(TEST_IMAGES, "test images")
     labels, test_labels, names = None, None, None
     if options.labels != "none":
-        names = find(CLASS_NAMES, "names of classes")
         labels, test_labels = find(LABELS, "labels"), find(TEST_LABELS, "test labels")
-        if labels is None and names is not None and len(names) == len(found):
-            labels, names = names, None  # `classes` of each image
+        if labels is not None:
+            names = find(CLASS_NAMES, "names of classes")
+        elif "classes" in archive.files and len(archive["classes"]) == len(found):
+            labels = find(("classes",), "labels")  # of each image
     left = [f"{name} {list(archive[name].shape)}" for name in archive.files if name not in used]
     made = _dataset(path, options, found, labels, test_images, test_labels, names)
     clause = f"; left out: its arrays {', '.join(left)}" if left else ""

@@ -60,13 +60,12 @@ def decide(names: list[str], how: str, file: str | None, read: Callable[[str], b
             f"data.labels=file, and there is no {FILE} beside the images: choose folders, prefix, "
             "none or auto"
         )
-    told = _told(file, read) if file and how in ("auto", "file") else None
-    if told is not None:
-        return _by_file(names, file, told)
-    unlabelled = f"{file} has no labels: " if file and how in ("auto", "file") else ""
-    if how == "file" or unlabelled:
-        return Labels(clause=f"{unlabelled}no classes")
-    return _by_folder(names, chunks_count=how == "folders")
+    if how == "folders" or file is None:
+        return _by_folder(names, chunks_count=how == "folders")
+    told = _told(file, read)
+    if told is None:
+        return Labels(clause=f"{file} has no labels: no classes")
+    return _by_file(names, file, told)
 
 
 def of_folders_alone(how: str) -> UserError:

@@ -121,6 +121,7 @@ class _Tensor:
         self.nbytes = math.prod(shape) * self.dtype.itemsize
 
     def array(self, storages, order):
+        """The numbers, of the tensor's shape; `storages` {key: bytes} are in byte order `order`."""
         if self.key not in storages:
             raise ValueError("the numbers of a tensor are missing")
         size = self.dtype.itemsize  # bits first, because bfloat16 knows no byte order

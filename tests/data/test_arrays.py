@@ -454,6 +454,12 @@ def load_npz(folder, labels_from="auto", **arrays):
     return data.load("images", path=str(folder / "set.npz"), labels=labels_from, test_fraction=0.0)
 
 
+def test_names_without_labels_are_named_as_left_out(tmp_path):
+    arrays = {"images": np.zeros((6, 5, 5), np.uint8), "class_names": np.array(["cat", "dog"])}
+    found = load_npz(tmp_path, **arrays)
+    assert not found.num_classes and "left out: its arrays class_names [2]" in found.source
+
+
 def test_where_labels_come_from_is_honoured_or_refused_by_every_source(tmp_path):
     arrays = {"images": np.zeros((6, 5, 5), np.uint8), "labels": np.arange(6) % 2}
     with pytest.raises(UserError, match="data.labels='prefix' is of folders and zips"):
