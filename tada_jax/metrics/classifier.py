@@ -22,6 +22,7 @@ from tada_jax.augment import augment_batch
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.methods import base as methods
 from tada_jax.metrics import neither
+from tada_jax.system.memo import Memo
 from tada_jax.system.pixels import to_float, to_uint8
 
 WIDTH = 128  # of the features
@@ -122,7 +123,8 @@ def unnoised_view(rng, x, kind, method):
       [B,H,W,C].
     """
     rng_aug, rng_base, rng_bad = jax.random.split(rng, 3)
-    plain, moved = (methods.augmented(method, rng_aug, x, jnp.full(len(x), w)) for w in (0.0, 1.0))
+    strengths = jnp.zeros((2, len(x))).at[1].set(1.0)
+    plain, moved = jax.vmap(lambda w: methods.augmented(method, rng_aug, x, w))(strengths)
     distance = jnp.sqrt(((moved - plain) ** 2).sum((1, 2, 3)))
     augmented = (kind == 1) | ((kind == 2) & jax.random.bernoulli(rng_base, 0.5, kind.shape))
     x = jnp.where(augmented[:, None, None, None], moved, plain)
@@ -163,16 +165,17 @@ def leak_task(method):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fitted network: `apply(params, x)` as of `Classifier`; `digest` names the fit."""
+    """A fitted network; `digest` names the fit."""
 
     task: Task
     params: Any
     digest: str
 
-    def apply(self, params, x):
-        """(outputs, features) of images [B,H,W,C] in [-1, 1]; to be traced."""
-        with jax.default_matmul_precision("highest"):
-            return Classifier(self.task.outputs).apply(params, x)
+
+def apply(outputs, params, x):
+    """(outputs [B,outputs], features [B,128]) of images [B,H,W,C] in [-1, 1]; to be traced."""
+    with jax.default_matmul_precision("highest"):
+        return Classifier(outputs).apply(params, x)
 
 
 def fit(task, images, labels=None, *, steps=STEPS, seed=0, say=None, progress=None):
@@ -216,14 +219,37 @@ def _init(task, shape, seed):
 
 
 def _train(task, images, labels, steps, seed, progress):
+    key = task.name, task.settings, task.outputs, images.shape[1:], steps
+    begin, step = _PROGRAMS.get(key, lambda: _programs(task, images.shape[1:], steps))
+    params, opt_state = begin(np.uint32(seed))
+    on_device = jax.device_put((images, labels))
+    for number in range(steps):
+        params, opt_state = step(params, opt_state, np.uint32(seed), number, *on_device)
+        if progress and (number + 1) % 20 == 0:
+            jax.block_until_ready(params)  # what was only asked for is not done
+            progress(number + 1, steps)
+    if progress and steps % 20:
+        progress(steps, steps)
+    return params
+
+
+_PROGRAMS = Memo()
+
+
+def _programs(task, shape, steps):
+    """(begin, step) of a fit to images of a shape [H,W,C], compiled for any seed."""
     network = Classifier(task.outputs)
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     optimizer = optax.adamw(rate, weight_decay=WEIGHT_DECAY)
-    root = jax.random.fold_in(jax.random.key(seed), 1)
 
     @jax.jit
-    def step(params, opt_state, number, images, labels):
-        rng = jax.random.fold_in(root, number)
+    def begin(seed):
+        params = _init(task, shape, seed)
+        return params, optimizer.init(params)
+
+    @jax.jit
+    def step(params, opt_state, seed, number, images, labels):
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), number)
         rng_batch, rng_examples, rng_dropout = jax.random.split(rng, 3)
         batch = jax.random.randint(rng_batch, (BATCH,), 0, len(images))
         x = to_float(images[batch])
@@ -238,14 +264,4 @@ def _train(task, images, labels, steps, seed, progress):
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    params = jax.jit(lambda: _init(task, images.shape[1:], seed))()
-    opt_state = optimizer.init(params)
-    on_device = jax.device_put((images, labels))
-    for number in range(steps):
-        params, opt_state = step(params, opt_state, number, *on_device)
-        if progress and (number + 1) % 20 == 0:
-            jax.block_until_ready(params)  # what was only asked for is not done
-            progress(number + 1, steps)
-    if progress and steps % 20:
-        progress(steps, steps)
-    return params
+    return begin, step

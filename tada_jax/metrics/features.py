@@ -5,7 +5,6 @@ set (`fitted`), raw pixels; FID's Inception reads a file of weights that the use
 """
 
 import dataclasses
-import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +14,10 @@ import numpy as np
 import PIL
 
 from tada_jax.data.cache import digest, digest_of_rows, load_cached
+from tada_jax.metrics import classifier
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
+from tada_jax.system.memo import Memo
 from tada_jax.system.paths import expanded
 from tada_jax.system.pixels import to_float
 
@@ -45,7 +46,7 @@ class Extractor:
         """Features float32 [N,D] of uint8 images [N,H,W,C], on the host."""
         mesh = mesh or local_mesh()
         batch = -(-min(self.batch_size, len(images)) // mesh.size) * mesh.size
-        apply = _compiled(self.apply, mesh)
+        apply = _PROGRAMS.get((self.apply, mesh), lambda: _compiled(self.apply, mesh))
         features = []
         for start in range(0, len(images), batch):
             chunk = np.asarray(images[start : start + batch])
@@ -72,15 +73,17 @@ def local_mesh():
     return backend.data_mesh(jax.local_device_count(), jax.local_devices())
 
 
-@functools.lru_cache(maxsize=8)
 def _compiled(apply, mesh):
-    """`apply` compiled for a mesh, once."""
+    """`apply` compiled for a mesh."""
     over_batch = backend.over_batch(mesh)
 
     def sharded(params, x):
         return apply(params, jax.lax.with_sharding_constraint(x, over_batch))
 
     return jax.jit(sharded, out_shardings=backend.replicated(mesh))
+
+
+_PROGRAMS = Memo(8)
 
 
 NEIGHBOUR_SIDE = 64  # pixels: larger images are averaged down before they are compared
@@ -122,6 +125,17 @@ def pixels(side=16):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _FittedFeatures:
+    """((params, scale), uint8 [B,H,W,C]) -> [B,128]; equal for networks of equally many outputs."""
+
+    outputs: int
+
+    def __call__(self, params, x):
+        params, scale = params
+        return scale * classifier.apply(self.outputs, params, to_float(x))[1]
+
+
 def fitted(network, images):
     """The features of a `classifier.Fitted`, the layer before its output.
 
@@ -129,14 +143,10 @@ def fitted(network, images):
     distances are of the same order for every data set.
     """
 
-    def apply(params, x):
-        params, scale = params
-        return scale * network.apply(params, to_float(x))[1]
-
     made = Extractor(
         name=f"classifier ({network.task.name})",
         digest=None,
-        apply=apply,
+        apply=_FittedFeatures(network.task.outputs),
         params=(network.params, np.float32(1.0)),
     )
     scale = np.float32(1.0 / np.sqrt(np.mean(made(images[:2048]).astype(np.float64) ** 2)))

@@ -230,7 +230,7 @@ class Judge:
             judge = features.Extractor(
                 name="P(real, augmented, neither)",
                 digest=None,
-                apply=_probabilities(network),
+                apply=Probabilities(),
                 params=network.params,
             )
             judges.append(judge)
@@ -324,14 +324,14 @@ def check(dataset):
         )
 
 
-def _probabilities(network):
-    """P(real, augmented, neither) [B,3] of uint8 images, under fixed noise."""
+@dataclasses.dataclass(frozen=True)
+class Probabilities:
+    """(params, uint8 [B,H,W,C]) -> P of each of `classifier.KINDS`, [B,3], under fixed noise."""
 
-    def apply(params, x):
+    def __call__(self, params, x):
+        """As the class says."""
         x = classifier.noisy(jax.random.key(0), to_float(x))
-        return jax.nn.softmax(network.apply(params, x)[0])
-
-    return apply
+        return jax.nn.softmax(classifier.apply(len(classifier.KINDS), params, x)[0])
 
 
 def _in_order_of_content(images, labels, most=20_000):

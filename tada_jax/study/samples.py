@@ -107,7 +107,7 @@ def _safe(name, most=60):
 
 def _discard_others(folder, run):
     """Deletes samples of other parameters or another class, and says whose the new ones will be."""
-    mine = "".join(f"{n:08x}" for n in np.asarray(fingerprints(run.sampled_params)))
+    mine = "".join(f"{n:08x}" for n in fingerprints(run.sampled_params))
     mine += "" if run.parts.label is None else f" class {run.parts.label}"
     mark = folder / "parameters.txt"
     if backend.is_first() and not (mark.exists() and mark.read_text().strip() == mine):

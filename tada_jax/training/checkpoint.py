@@ -25,14 +25,22 @@ class Damaged(Exception):
     """A checkpoint that cannot be read, or does not hold what was saved; says why in a line."""
 
 
-@jax.jit
 def fingerprints(tree):
-    """A sum over the bits of every leaf, uint32 [leaves], in the order of `jax.tree.leaves`.
+    """A sum over the bits of every leaf, a list of numbers in the order of `jax.tree.leaves`.
 
     The words of an array are multiplied by odd numbers that depend on their place, and added modulo
     2^32: exact in whatever order, so equal on any number of devices. Any single changed word, and
     almost any other change, gives another sum.
     """
+    leaves = jax.tree.leaves(tree)
+    if jax.default_backend() == "cpu" and all(map(_is_here, leaves)):
+        return [fingerprint(leaf) for leaf in leaves]  # nothing to compile
+    return np.asarray(_on_devices(tree)).tolist()
+
+
+@jax.jit
+def _on_devices(tree):
+    """The same where the arrays are, uint32 [leaves]."""
 
     def of(leaf):
         unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
@@ -52,6 +60,23 @@ def fingerprint(array, block=2**22):
         places = np.arange(start, start + some.size, dtype=np.uint32)
         total += int(np.sum(some * (2 * places + 1), dtype=np.uint32))
     return total % 2**32
+
+
+def _one_copy(array):
+    """An array that is whole on every device of this process, on one of them.
+
+    Of several copies orbax saves a slice each, and each slice costs a compilation.
+    """
+    return (
+        array.addressable_data(0)
+        if array.is_fully_addressable and array.is_fully_replicated
+        else array
+    )
+
+
+def _is_here(array):
+    """Whether all of it is on devices of this process, or on the host."""
+    return isinstance(array, np.ndarray) or array.is_fully_addressable
 
 
 def _names(tree):
@@ -139,7 +164,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        sums = np.asarray(fingerprints(state)).tolist()
+        sums = fingerprints(state)
         leaves = jax.tree.leaves(state)
         table = {
             name: [list(leaf.shape), leaf.dtype.name, number]
@@ -153,7 +178,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)),
                     meta=ocp.args.JsonSave({**whole, "digest": _digest(whole)}),
                 ),
                 force=True,
@@ -209,7 +234,7 @@ class Checkpoints:
         with _damage():
             only = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             state = self._manager.restore(step, args=only).state
-        for name, number in zip(_names(state), np.asarray(fingerprints(state)).tolist()):
+        for name, number in zip(_names(state), fingerprints(state)):
             if number != saved[name][2]:
                 raise Damaged(f"{name} is not what was saved")
         return state

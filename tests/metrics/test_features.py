@@ -107,7 +107,7 @@ def test_a_network_is_fitted_once_and_learns(digits, tmp_path, monkeypatch):
     task = classifier.labels_task(10)
     network = classifier.fit(task, images, labels, steps=120, say=said.append)
     x = jnp.asarray(found.test.images, jnp.float32) / 127.5 - 1
-    outputs, _ = network.apply(network.params, x)
+    outputs, _ = classifier.apply(10, network.params, x)
     assert (np.argmax(outputs, 1) == found.test.labels).mean() > 0.9
     again = classifier.fit(task, images, labels, steps=120, say=said.append)
     assert len(said) == 1 and again.digest == network.digest

@@ -26,7 +26,7 @@ def asked(digits):
     train, held_out = digits
     method = Plain(ROTATIONS)
     network = classifier.fit(classifier.leak_task(method), held_out[:360], steps=250)
-    ask = features.Extractor("", None, judge._probabilities(network), network.params)
+    ask = features.Extractor("", None, judge.Probabilities(), network.params)
     known = [ask(images_of_kind(held_out[360:], method, kind)) for kind in range(3)]
     new = [images_of_kind(train[:300], method, kind, seed=1) for kind in range(3)]
     return ask, known, new
