@@ -41,6 +41,7 @@ TRACED = (
 )
 
 
+MOST_BYTES = 1.25 * 2**30  # that a process may have between two tests
 STATM = pathlib.Path("/proc/self/statm")  # of Linux: pages, the second those in memory
 
 
@@ -80,18 +81,11 @@ def forget_programs():
         ctypes.CDLL(None).malloc_trim(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_program_outlives_its_file():
-    """Files share little but `finished`."""
-    yield
-    forget_programs()
-
-
 @pytest.fixture(autouse=True)
 def no_process_grows():
     """Tests that compute step by step compile a program for each operation."""
     yield
-    if STATM.exists() and int(STATM.read_text().split()[1]) * resource.getpagesize() > 2**30:
+    if STATM.exists() and int(STATM.read_text().split()[1]) * resource.getpagesize() > MOST_BYTES:
         forget_programs()
 
 

@@ -197,13 +197,16 @@ class Tally:
 
 def empty_tally(parts):
     """A `Tally` of no steps."""
-    names = ["loss", "mse", "strength", "grad_norm"]
-    if parts.loss_options["variance"] == "learned_range":
-        names.append("vlb")
-    means = clu_metrics.Collection.create(
+    learned = parts.loss_options["variance"] == "learned_range"
+    means = _means("loss", "mse", "strength", "grad_norm", *(("vlb",) if learned else ())).empty()
+    return Tally(means, jnp.zeros((), jnp.int32), jnp.int32(2**31 - 1))
+
+
+@functools.cache  # clu makes a class at each call, and JAX a program for each class
+def _means(*names):
+    return clu_metrics.Collection.create(
         **{name: clu_metrics.Average.from_output(name) for name in names}
     )
-    return Tally(means.empty(), jnp.zeros((), jnp.int32), jnp.int32(2**31 - 1))
 
 
 def train_step(state, tally, images, labels, *, seed, parts, config, where=None):
