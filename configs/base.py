@@ -116,6 +116,9 @@ def get_config(method="tada"):
     c.data.channels = placeholder(int)  # 1 (grey) or 3 (RGB); None: those of the data
     c.data.fit = "crop"  # to a square: "crop" the centre or "pad"; or "keep" the common aspect
     c.data.background = (255, 255, 255)  # RGB behind transparent pixels and around padded images
+    # Values that become black and white: "auto", by those of the whole set (12 bits in 16, masks
+    # of 0 and 1, floats); "full", all that their type can hold; or "LOW:HIGH"
+    c.data.range = "auto"
     # Classes of images in folders and zips: by "folders", "prefix" (of names, up to the first _), a
     # "file" (dataset.json), or "none"; "auto": the file, else folders that are no mere chunks
     c.data.labels = "auto"

@@ -9,6 +9,7 @@ import importlib
 
 import numpy as np
 
+from tada_jax.data import levels
 from tada_jax.data.base import FITS, MAX_PIXELS, UNREADABLE, Dataset, Options, Reading, Split
 from tada_jax.data.labels import LABELS, of_folders_alone
 from tada_jax.system.errors import UserError
@@ -58,6 +59,10 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         )
     if kind != "images" and options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
+    if levels.given(options.range) and kind != "images":
+        raise UserError(
+            f"data.range={options.range}: only images at data.path have values of their own"
+        )
     if options.channels not in (None, 1, 3):
         raise UserError(f"data.channels={options.channels} cannot be: 1 (grey) or 3 (RGB)")
     if options.resolution is not None and options.resolution < 1:

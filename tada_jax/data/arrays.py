@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tada_jax.data import levels
 from tada_jax.data.base import Dataset, Options, Split, hold_out
 from tada_jax.data.cache import cached, digest
 from tada_jax.data.classes import natural
@@ -27,7 +28,8 @@ _CHUNK = 256  # images that are hashed together
 def load(options: Options) -> Dataset:
     """Loads a .npy of images, or a .npz with images, labels and perhaps a test split.
 
-    Images are uint8 [N,H,W,C] or [N,H,W]; a .npy stays on disk, memory-mapped. In a .npz they are
+    Images are [N,H,W,C] or [N,H,W]; a .npy of uint8 stays on disk, memory-mapped, other numbers
+    become uint8 by `options.range` and are kept in the cache. In a .npz they are
     called as in `IMAGES` or are the only array that can be images; labels as in `LABELS`, whole
     numbers from 0, which stay the names of their classes unless there are `CLASS_NAMES`, or text; a
     test split as in `TEST_IMAGES` and `TEST_LABELS`. Other arrays, as a third split, are named in
@@ -109,7 +111,7 @@ def _from_archive(path, options, archive):
 def _dataset(
     path, options, found, labels=None, test_images=None, test_labels=None, class_names=None
 ):
-    found = _checked(path, found, options)
+    found, chosen = _checked(path, found, options)
     if labels is not None and labels.dtype.kind == "U":
         labels, test_labels, class_names = _spelt(path, labels, test_labels)
     labels = _whole_numbers(path, labels, len(found))
@@ -118,7 +120,7 @@ def _dataset(
     if test_images is None:
         train, test = hold_out(Split(found, numbers), options.test_fraction, options.seed)
     else:
-        test_images = _checked(path, test_images, options)
+        test_images, _ = _checked(path, test_images, options, chosen)
         if test_images.shape[1:] != found.shape[1:]:
             raise UserError(f"data.path={path}: its test images have another size than the others")
         test_labels = _whole_numbers(path, test_labels, len(test_images))
@@ -141,6 +143,7 @@ def _dataset(
         f"{path.name}: {len(train.images):,} training + {len(test.images):,} held-out images, "
         f"{'x'.join(map(str, found.shape[1:]))}"
     )
+    source += f"; {chosen.clause}" if chosen.clause else ""
     if labels is not None and numbers is None:
         source += f"; labels left out, since all are {labels[0]}"
     return Dataset(path.stem, train, test, len(values), source, names)
@@ -170,31 +173,73 @@ def _names(path, values, class_names):
     return tuple(str(class_names[value]) for value in values)
 
 
-def _checked(path, found, options):
-    """uint8 [N,H,W,C], C = 1 or 3, from what was found."""
+def _checked(path, found, options, chosen=None):
+    """(uint8 [N,H,W,C], C = 1 or 3, `Levels`) from what was found; `chosen` are those of others."""
 
     def refuse(what, remedy):
         raise UserError(f"data.path={path}: its images are {what}: {remedy}")
 
     kind = f"{found.dtype} {list(found.shape)}"
     if found.ndim not in (3, 4) or 0 in found.shape:
-        refuse(kind, "they must be uint8 [N,H,W,C] or [N,H,W], and at least one")
-    if np.issubdtype(found.dtype, np.floating):
-        refuse(kind, "save (x * 255).round().astype('uint8'), if they are 0..1")
-    if found.dtype != np.uint8:
-        refuse(kind, "save them as uint8, 0..255")
+        refuse(kind, "they must be [N,H,W,C] or [N,H,W], and at least one")
+    if found.dtype.kind not in "buif":
+        refuse(kind, "they must be real numbers")
     if found.ndim == 3:
         if found.shape[-1] in (3, 4):
             refuse(kind, "that looks like a single one [H,W,C]; they must be [N,H,W,C] or [N,H,W]")
-        return found[..., None]
-    if found.shape[-1] in (1, 3):
-        return found
-    if found.shape[1] in (1, 3):
-        refuse(kind, "channels come last: save x.transpose(0, 2, 3, 1)")
+        found = found[..., None]
+    if found.shape[-1] not in (1, 3, 4):
+        if found.shape[1] in (1, 3):
+            refuse(kind, "channels come last: save x.transpose(0, 2, 3, 1)")
+        refuse(kind, "1 (grey), 3 (RGB) or 4 (RGBA) channels are known")
+    try:
+        chosen = _levels(found, options) if chosen is None else chosen
+        found = _in_8_bits(found, chosen)
+    except ValueError as error:
+        raise UserError(f"data.path={path}: its array {kind} {error}") from error
     if found.shape[-1] == 4:  # RGBA
         h, w = found.shape[1:3]
-        return _fitted(found, options, resolution=min(h, w), fit="keep", channels=3)
-    return refuse(kind, "1 (grey), 3 (RGB) or 4 (RGBA) channels are known")
+        found = _fitted(found, options, resolution=min(h, w), fit="keep", channels=3)
+    return found, chosen
+
+
+def _levels(found, options):
+    """The `Levels` of an array [N,H,W,C] of any numbers."""
+    if options.range == "full":
+        return levels.full(found.dtype)
+    if options.range != "auto":
+        return levels.given(options.range)
+    seen = levels.Extremes()
+    for i in range(0, len(found), _CHUNK):
+        chunk = found[i : i + _CHUNK]
+        if not np.isfinite(chunk).all():
+            raise ValueError("holds values that are not finite")
+        seen.add(found.dtype.name, chunk.min(), chunk.max())
+        if found.dtype == np.uint8 and chunk.max() > 1:
+            break  # no masks
+    return seen.levels()[found.dtype.name]
+
+
+def _in_8_bits(found, chosen):
+    """An array [N,H,W,C] of any numbers as uint8, memory-mapped from the cache if it was not."""
+    if found.dtype == np.uint8 and (chosen.black, chosen.white) == (0, 255):
+        return found
+    settings = repr((found.shape, found.dtype.str, chosen.black, chosen.white))
+
+    def rows():
+        for i in range(0, len(found), _CHUNK):
+            yield from chosen.to_uint8(found[i : i + _CHUNK])
+
+    def make(folder):
+        write(folder / "images.npy", rows(), len(found))
+
+    return read(cached(digest("levels 1", settings, *_content(found)), make))
+
+
+def _content(found):
+    """Digests of the chunks of an array."""
+    chunks = range(0, len(found), _CHUNK)
+    return [digest(np.ascontiguousarray(found[i : i + _CHUNK]).tobytes()) for i in chunks]
 
 
 def _whole_numbers(path, labels, count):
@@ -264,14 +309,13 @@ def _fitted(found, options, *, resolution, fit, channels):
         raise UserError(f"data.resolution={resolution}: an image {error}; lower it") from error
 
     settings = repr((found.shape, resolution, fit, channels, tuple(options.background)))
-    chunks = range(0, len(found), _CHUNK)
-    content = [digest(np.ascontiguousarray(found[i : i + _CHUNK]).tobytes()) for i in chunks]
 
     def make(folder):
+        chunks = range(0, len(found), _CHUNK)
         rows = (fitted(image) for i in chunks for image in found[i : i + _CHUNK])
         write(folder / "images.npy", rows, len(found))
 
-    return read(cached(digest("conform 3", PIL.__version__, settings, *content), make))
+    return read(cached(digest("conform 3", PIL.__version__, settings, *_content(found)), make))
 
 
 def write(file: pathlib.Path, rows: Iterable[np.ndarray], count: int) -> None:

@@ -25,6 +25,8 @@ class Options:
       fit: how an image that is not square becomes one: "crop" its centre, "pad" it with the
         background, which enlarges no image; or "keep" its aspect, which all images must then share.
       background: RGB 0..255, behind transparent pixels and around padded images.
+      range: which values become black and white: "auto", by the values of the whole set; "full",
+        all that their type can hold; or "LOW:HIGH". See `levels`.
       labels: where the classes of images in folders and zips come from, one of `labels.LABELS`.
       unreadable: what an image that cannot be read does: "refuse" the data set, or "skip".
       allow_download: False forbids the network.
@@ -38,6 +40,7 @@ class Options:
     channels: int | None = None
     fit: str = "crop"
     background: tuple[int, int, int] = (255, 255, 255)
+    range: str = "auto"
     labels: str = "auto"
     unreadable: str = "refuse"
     allow_download: bool = True
@@ -118,12 +121,14 @@ class Reading:
       skipped: one line for each image that could not be read, as "cat/7.png: truncated".
       other_files: what was passed over because its name is not that of an image, by ending, as
         ".heic 40, .csv 1".
+      levels: what was said of the values that became black and white; "" where it is obvious.
     """
 
     sizes: np.ndarray
     modes: dict[str, int]
     skipped: tuple[str, ...] = ()
     other_files: str = ""
+    levels: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from tada_jax.data import classes, images, labels, splits
+from tada_jax.data import classes, images, labels, levels, splits
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.system.errors import UserError
@@ -32,7 +32,7 @@ from tada_jax.system.paths import expanded, to_json
 
 MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
 
-_FORMAT_VERSION = "2"  # of the cached folders; to be raised whenever the same files give others
+_FORMAT_VERSION = "3"  # of the cached folders; to be raised whenever the same files give others
 _NAMED = 5  # unreadable images named in an error
 _BLOCK = 8  # images that a thread takes at once: more is quicker for small ones, but takes memory
 
@@ -100,7 +100,11 @@ def load(options: Options) -> Dataset:
     kept = np.arange(len(pixels)) if used is None else used
     others = [name for name in files.others if name != described or not of.names]
     reading = Reading(
-        np.asarray(facts["sizes"], np.int32)[kept], facts["modes"], skipped, by_ending(others)
+        np.asarray(facts["sizes"], np.int32)[kept],
+        facts["modes"],
+        skipped,
+        by_ending(others),
+        facts["levels"],
     )
     name = path.resolve().name
     return Dataset(
@@ -129,6 +133,8 @@ def _describe(shape, num_classes, reading, options) -> str:
             f"sizes {ends} fitted to {min(shape[:2])} by {options.fit!r}"
             + (" (data.resolution sets another)" if chosen else "")
         )
+    if reading.levels:
+        parts.append(reading.levels)
     if reading.skipped:
         parts.append(f"{len(reading.skipped):,} unreadable ones skipped")
     return "; ".join(parts)
@@ -312,6 +318,7 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
 
     digests = dict(zip(files.names, _threaded(fingerprint, files.names, "hashing")))
     settings = [options.resolution, options.channels, options.fit, list(options.background)]
+    settings.append(options.range)
     key = digest(
         *(_FORMAT_VERSION, PIL.__version__, to_json(settings)),
         *(part for name in files.names for part in (os.fsencode(name), digests[name])),
@@ -353,6 +360,7 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
             channels=shape[2],
             fit=options.fit,
             background=options.background,
+            levels=found,
         )
         if image.shape != shape:
             raise ValueError(f"becomes {image.shape}, not the {shape} of its header")
@@ -364,6 +372,9 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
         if not headers or (skipped and options.unreadable == "refuse"):
             raise _unreadable(path, list(skipped.values()), len(files.names))
         resolution, shape = _settle(headers, options, path)
+        found = levels.given(options.range)
+        if options.range == "auto":
+            found = _levels_of_set(files, headers, path)
         rows = _readable(pixels, list(headers), skipped, "decoding")
         names = _write_rows(folder / "images.npy", rows, (len(headers), *shape))
     if not names:
@@ -373,8 +384,47 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
         "sizes": [(headers[name].height, headers[name].width) for name in names],
         "modes": dict(collections.Counter(headers[name].mode for name in names).most_common()),
         "skipped": [skipped[name] for name in sorted(skipped)],
+        "levels": _clause(options.range, found),
     }
     (folder / "facts.json").write_text(to_json(facts))
+
+
+def _levels_of_set(files: _Files, headers: dict[str, images.Header], path: pathlib.Path) -> dict:
+    """{type of grey values: `Levels`}, of all images whose files do not state which is white.
+
+    Raises:
+      UserError: if colours of 16 bits have but a few, of which the low byte would be lost.
+    """
+
+    def ends(name):
+        return images.extremes(files.read(name))
+
+    by_kind = collections.defaultdict(list)
+    for name, header in headers.items():
+        if header.high_bytes or (header.dtype and not header.states_white):
+            by_kind["colours" if header.high_bytes else header.dtype].append(name)
+    seen = levels.Extremes()
+    for kind, names in by_kind.items():
+        # In bytes, the first bright image tells that they are no mask.
+        bright = {"uint8": 1, "colours": 15}.get(kind, np.inf)
+        for _, (lowest, highest) in _readable(ends, names, {}, "measuring"):
+            seen.add(kind, lowest, highest)
+            if highest > bright:
+                break
+    _, highest = seen.of.pop("colours", (0, 255))
+    if 0 < highest <= 15:
+        raise UserError(
+            f"data.path={path}: its colours of 16 bits stay below 4,096, as those of a camera of "
+            "12 bits, and Pillow keeps the high byte of them: save them with 8 bits a channel"
+        )
+    return seen.levels()
+
+
+def _clause(asked: str, found: levels.Levels | dict | None) -> str:
+    """What is said of the values that become black and white; "" if there is nothing to say."""
+    if isinstance(found, levels.Levels):
+        return f"data.range={asked}: {found.black:,.6g} is black, {found.white:,.6g} white"
+    return "; ".join(each.clause for each in (found or {}).values() if each.clause)
 
 
 def _readable(

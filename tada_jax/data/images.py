@@ -8,11 +8,13 @@ silence it around many calls, in the thread that starts them, since filters are 
 import contextlib
 import dataclasses
 import io
+import re
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tada_jax.data.base import MAX_PIXELS
+from tada_jax.data.levels import Levels
 
 # No EPS (runs Ghostscript), no PSD, WMF, FITS...; TGA last, since nothing marks a file as TGA.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "TGA")
@@ -22,7 +24,7 @@ ENDINGS = (
     *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),  # JPEG 2000
 )
 
-_GREY_MODES = ("1", "L", "LA", "La", "I")
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _MAX_ASPECT = 16
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,12 +45,18 @@ class Header:
       height, width: in pixels, upright.
       mode: Pillow's, as "RGB".
       grey: whether mode or palette can show no colour; an RGB image that shows none is not grey.
+      dtype: of the values of a grey image, as "uint16"; "" of others.
+      states_white: whether the file says which value is white, as that it has 12 bits.
+      high_bytes: whether these are colours of 16 bits, of which Pillow keeps the high byte.
     """
 
     height: int
     width: int
     mode: str
     grey: bool
+    dtype: str = ""
+    states_white: bool = False
+    high_bytes: bool = False
 
 
 def inspect(content: bytes) -> Header:
@@ -63,7 +71,25 @@ def inspect(content: bytes) -> Header:
         # The size of a TIFF is that of the upright image already.
         if image.format != "TIFF" and _orientation(image, content) >= 5:
             width, height = height, width
-        return Header(height, width, image.mode, _is_grey(image))
+        grey, values = _is_grey(image), _kind_of_values(image, content)
+        return Header(height, width, image.mode, grey, *values, _has_high_bytes(image))
+
+
+def extremes(content: bytes) -> tuple[float, float]:
+    """The smallest and the largest value in a file: of a grey image as they stand there, of colours
+    in 8 bits.
+
+    Raises:
+      ValueError: as `decode`; or if one is not finite.
+    """
+    with _one_reason():
+        image = _open(content)
+        dtype, _ = _kind_of_values(image, content)
+        image.load()
+        values = _values(image, dtype) if dtype else np.asarray(image.convert("RGB"))
+        if not np.isfinite(values).all():
+            raise ValueError("holds values that are not finite")
+        return float(values.min()), float(values.max())
 
 
 def decode(
@@ -73,6 +99,7 @@ def decode(
     channels: int,
     fit: str = "crop",
     background: tuple[int, int, int] = (255, 255, 255),
+    levels: Levels | dict[str, Levels] | None = None,
 ) -> np.ndarray:
     """Decodes an image file: the first frame, upright, over the background, resized.
 
@@ -80,6 +107,8 @@ def decode(
       content: of the file.
       resolution, fit: as of `resize`.
       channels, background: as of `flatten`.
+      levels: which values become black and white: of all files, or of grey ones that do not state
+        it, by the type of their values; where there are none, by all that the file can hold.
 
     Returns:
       uint8 [h,w,channels], where [h,w] is `fitted_shape` of the upright image.
@@ -90,10 +119,25 @@ def decode(
     with _one_reason():
         image = _open(content)
         rawmode = image.tile[0].args if image.tile else None  # gone once loaded
+        dtype, states_white = _kind_of_values(image, content)
+        chosen = levels
+        if not isinstance(levels, Levels):
+            chosen = None if states_white else (levels or {}).get(dtype)
+        elif _has_high_bytes(image):
+            raise ValueError(
+                "has colours of 16 bits, of which Pillow keeps the high byte: data.range cannot be "
+                "applied to them, save it with 8 bits a channel"
+            )
         image.load()
         if image.format == "TGA" and image.mode == "RGBA" and not content[17] & 15:
             image = _opaque(image)
-        if image.format == "TIFF" and image.mode.startswith("I;16"):
+        # Pillow turns a TIFF by itself while it loads.
+        orientation = 1 if image.format == "TIFF" else _orientation(image, content)
+        if chosen is not None and dtype:
+            image, chosen = _between(image, dtype, chosen), None
+        elif dtype == "uint32":
+            image = Image.fromarray(_from_16_bits(_values(image, dtype)))
+        elif image.format == "TIFF" and image.mode.startswith("I;16"):
             image = _to_full_16_bits(image)
         # Pillow stretches these pixels to 8 bits, but not the colour that is declared transparent.
         transparent = image.info.get("transparency")
@@ -101,9 +145,13 @@ def decode(
             image.info["transparency"] = tuple(value >> 8 for value in transparent)
         elif rawmode in ("L;2", "L;4") and transparent:
             image.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
-        # Pillow turns a TIFF by itself while it loads.
-        orientation = 1 if image.format == "TIFF" else _orientation(image, content)
+        if chosen is not None and image.has_transparency_data:
+            raise ValueError(
+                "is transparent: data.range is applied to opaque colours and to grey images"
+            )
         image = flatten(image, channels=channels, background=background)
+        if chosen is not None:
+            image = image.point(list(chosen.to_uint8(np.arange(256))) * len(image.getbands()))
         if orientation > 1:
             image = image.transpose(_UPRIGHT[orientation])
         image = resize(image, resolution=resolution, fit=fit, background=background)
@@ -155,16 +203,20 @@ def _check_planes(image: Image.Image) -> None:
 
 def _check_depth(content: bytes) -> None:
     """Refuses JPEG 2000 of several channels beyond 8 bits, of which Pillow makes black of white."""
-    start = content.find(b"\xff\x4f\xff\x51")  # the first two markers, of which SIZ has the depths
-    if start < 0:
-        return
-    count = int.from_bytes(content[start + 40 : start + 42], "big")
-    depths = [(byte & 127) + 1 for byte in content[start + 42 : start + 42 + 3 * count : 3]]
-    if count > 1 and max(depths, default=8) > 8:
+    depths = _depths(content)
+    count = len(depths)
+    if count > 1 and max(depths) > 8:
         raise ValueError(
             f"is a JPEG 2000 of {count} channels of {max(depths)} bits, of which Pillow makes "
             "other pixels: save it with 8 bits, or as PNG"
         )
+
+
+def _depths(content: bytes) -> list[int]:
+    """Bits of each channel of a JPEG 2000; [] if they are not found."""
+    start = content.find(b"\xff\x4f\xff\x51")  # the first two markers, of which SIZ has the depths
+    count = int.from_bytes(content[start + 40 : start + 42], "big") if start >= 0 else 0
+    return [(byte & 127) + 1 for byte in content[start + 42 : start + 42 + 3 * count : 3]]
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -196,9 +248,9 @@ def flatten(
     """Turns an image of any mode into 8 bits a channel, without transparency.
 
     16 bits become 8 by division by 257, rounded (of 16-bit colours Pillow has kept the high byte);
-    32-bit integers count as 16 bits if they fit. What is transparent is laid over the background
-    before anything is resized, so no fringe of the colours that hide below transparency can appear.
-    Colours become grey by ITU-R 601 luma.
+    32-bit integers count as 16 bits if they fit; floats go from 0 to 1. What is transparent is laid
+    over the background before anything is resized, so no fringe of the colours that hide below
+    transparency can appear. Colours become grey by ITU-R 601 luma.
 
     Args:
       image: decoded.
@@ -209,12 +261,13 @@ def flatten(
       An image of mode "L" or "RGB".
 
     Raises:
-      ValueError: floating-point values, whose range no file states, or integers beyond 16 bits.
+      ValueError: values that are not finite, or integers beyond 16 bits.
     """
     if image.mode == "F":
-        raise ValueError("holds floating-point values; save it with 8 or 16 bits a channel")
+        image = Image.fromarray(Levels(0.0, 1.0).to_uint8(np.asarray(image)))
     if image.mode.startswith("I"):
-        image = _from_16_bits(image)
+        values = np.asarray(image)
+        image = _with_transparency(image, values, _from_16_bits(values))
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")  # the only mode that Pillow converts it to
@@ -223,6 +276,52 @@ def flatten(
     if image.mode not in ("1", "L"):
         image = image.convert("RGB")  # Pillow has no shorter way from LAB to L
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _kind_of_values(image: Image.Image, content: bytes) -> tuple[str, bool]:
+    """(`Header.dtype`, `Header.states_white`) of an image that is not loaded yet."""
+    if image.mode in ("L", "F"):
+        return {"L": "uint8", "F": "float32"}[image.mode], False
+    if not image.mode.startswith("I"):
+        return "", False
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+        signed = tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 2
+        container = 16 if bits <= 16 else 32
+        return f"{'int' if signed else 'uint'}{container}", bits not in (16, 32)
+    if image.format == "PPM":
+        # Pillow has stretched smaller ones to 65535.
+        most = re.sub(rb"#[^\n]*\n", b" ", content[:4096]).split(None, 4)[3]
+        return "uint16", most != b"65535"
+    if image.format == "JPEG2000":
+        return "uint16", max(_depths(content), default=16) < 16
+    return "uint16", False
+
+
+def _values(image: Image.Image, dtype: str) -> np.ndarray:
+    """The values of a loaded grey image as they stand in the file, [H,W]."""
+    values = np.asarray(image)
+    if dtype == "uint32":  # Pillow takes them as signed
+        return values.astype(np.int32).view(np.uint32)
+    return values
+
+
+def _between(image: Image.Image, dtype: str, levels: Levels) -> Image.Image:
+    """A loaded grey image of any values as 8 bits, of mode "L", or "LA" with transparency."""
+    values = _values(image, dtype)
+    grey = levels.to_uint8(values)
+    inverted = image.format == "TIFF" and dtype != "uint8"
+    if inverted and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey  # white is zero
+    return _with_transparency(image, values, grey)
+
+
+def _has_high_bytes(image: Image.Image) -> bool:
+    """Whether an image that is not loaded yet has colours of 16 bits."""
+    rawmode = image.tile[0].args if image.tile else ""
+    rawmode = rawmode[0] if isinstance(rawmode, tuple) and rawmode else rawmode
+    return image.mode in ("RGB", "RGBA", "LA") and ";16" in str(rawmode)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -245,19 +344,24 @@ def _to_full_16_bits(image: Image.Image) -> Image.Image:
     return made
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
+def _from_16_bits(values: np.ndarray) -> np.ndarray:
+    values = values.astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(
-            f"holds integers from {values.min():,} to {values.max():,}; save it with 8 or 16 bits "
-            "a channel"
+            f"holds integers from {values.min():,} to {values.max():,}: set data.range=LOW:HIGH, "
+            "or save it with 8 or 16 bits a channel"
         )
-    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if transparent is None:
-        return grey
-    alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-    return Image.merge("LA", (grey, alpha))
+    return ((values + 128) // 257).astype(np.uint8)
+
+
+def _with_transparency(image: Image.Image, values: np.ndarray, grey: np.ndarray) -> Image.Image:
+    """Grey uint8 [H,W], with an alpha channel where the image declares a value transparent."""
+    made, transparent = Image.fromarray(grey), image.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+        made = Image.merge("LA", (made, Image.fromarray(alpha)))
+    made.format = image.format
+    return made
 
 
 def fit(

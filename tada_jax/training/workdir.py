@@ -63,6 +63,7 @@ ADDED = {
     "data.fit": "crop",
     "data.labels": "auto",
     "data.order": "shuffled",
+    "data.range": "full",
     "data.resolution": None,
     "data.unreadable": "refuse",
     "diffusion.sigma_data": 0.5,

@@ -110,8 +110,8 @@ def test_a_single_label_in_a_column(tmp_path):
 
 TWENTY = np.arange(20) % 3
 REFUSED = {
-    "floats": ({"images": IMAGES / 255}, "float64.*astype"),
-    "whole numbers of 64 bits": ({"images": IMAGES.astype(int)}, "int64.*uint8"),
+    "floats that are none": ({"images": np.full((3, 8, 8), np.nan)}, "float64.*not finite"),
+    "complex numbers": ({"images": IMAGES * 1j}, "complex128.*real numbers"),
     "channels first": ({"images": IMAGES.transpose(0, 3, 1, 2)}, "transpose"),
     "two channels": ({"images": IMAGES[..., :2]}, "RGBA"),
     "a single image": ({"images": IMAGES[0]}, "single one"),

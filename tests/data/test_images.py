@@ -280,7 +280,10 @@ def test_numbers_without_a_range_are_refused():
     content = encode(np.array([[0, 70_000]], np.int32), "TIFF")
     assert "integers from 0 to 70,000" in reason(content)
     assert "integers from -1" in reason(encode(np.array([[0, -1]], np.int32), "TIFF"))
-    assert "floating-point" in reason(encode(np.array([[0, 0.5]], np.float32), "TIFF"))
+    signed = encode(np.array([[0, 3_000_000_000]], np.uint32).view(np.int32), "TIFF")
+    sample_format = struct.pack("<HHI", 339, 3, 1)
+    unsigned = signed.replace(sample_format + b"\2", sample_format + b"\1")
+    assert "integers from 0 to 3,000,000,000" in reason(unsigned)
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0])])

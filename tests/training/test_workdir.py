@@ -52,7 +52,9 @@ def test_a_run_of_an_earlier_version_goes_on_samples_and_is_evaluated(earlier, c
     run = tada_jax.load_run(earlier, checkpoint="best")
     assert run.step == 3 and run.config.train.microbatch == 0
     shown = capsys.readouterr().err
-    taken_as = "data.labels='auto', train.deterministic=False, train.microbatch=0"
+    taken_as = (
+        "data.labels='auto', data.range='full', train.deterministic=False, train.microbatch=0"
+    )
     assert f"is of an earlier version: taken as {taken_as}" in shown
     assert run.sample(2).shape == (2, 8, 8, 1)
     measured = tada_jax.evaluate(small_evaluation(run.config), earlier)
