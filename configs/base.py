@@ -119,6 +119,9 @@ def get_config(method="tada"):
     # Values that become black and white: "auto", by those of the whole set (12 bits in 16, masks
     # of 0 and 1, floats); "full", all that their type can hold; or "LOW:HIGH"
     c.data.range = "auto"
+    # Of files with several pages or frames: the "first", "all", each as an image, or three as the
+    # "channels" of one
+    c.data.pages = "first"
     # Classes of images in folders and zips: by "folders", "prefix" (of names, up to the first _), a
     # "file" (dataset.json), or "none"; "auto": the file, else folders that are no mere chunks
     c.data.labels = "auto"

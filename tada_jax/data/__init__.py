@@ -10,11 +10,30 @@ import importlib
 import numpy as np
 
 from tada_jax.data import levels
-from tada_jax.data.base import FITS, MAX_PIXELS, UNREADABLE, Dataset, Options, Reading, Split
+from tada_jax.data.base import (
+    FITS,
+    MAX_PIXELS,
+    PAGES,
+    UNREADABLE,
+    Dataset,
+    Options,
+    Reading,
+    Split,
+)
 from tada_jax.data.labels import LABELS, of_folders_alone
 from tada_jax.system.errors import UserError
 
-__all__ = ["FITS", "LABELS", "UNREADABLE", "Dataset", "Options", "Reading", "Split", "load"]
+__all__ = [
+    "FITS",
+    "LABELS",
+    "PAGES",
+    "UNREADABLE",
+    "Dataset",
+    "Options",
+    "Reading",
+    "Split",
+    "load",
+]
 
 _SOURCES = {"cifar10": "cifar10", "digits": "digits", "images": "files", "tfds": "tfds"}
 
@@ -63,6 +82,12 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         raise UserError(
             f"data.range={options.range}: only images at data.path have values of their own"
         )
+    if options.pages not in PAGES:
+        raise UserError(
+            f"data.pages={options.pages!r} is unknown; choose one of: {', '.join(PAGES)}"
+        )
+    if options.pages != "first" and kind != "images":
+        raise UserError(f"data.pages={options.pages}: only image files at data.path have pages")
     if options.channels not in (None, 1, 3):
         raise UserError(f"data.channels={options.channels} cannot be: 1 (grey) or 3 (RGB)")
     if options.resolution is not None and options.resolution < 1:

@@ -44,6 +44,8 @@ def load(options: Options) -> Dataset:
         raise UserError(f"data.path={options.path} does not exist or is no file")
     if options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
+    if options.pages != "first":
+        raise UserError(f"data.pages={options.pages} is of image files, and {path} holds arrays")
     try:
         if path.suffix.lower() == ".npy":
             return _dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))

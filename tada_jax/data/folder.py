@@ -85,22 +85,21 @@ def load(options: Options) -> Dataset:
     if files.runs:
         clause += f"; left out, since they are runs: {classes.listed(files.runs)}"
     # What is left out is no image of the set, though it has been read.
-    used = None if divided is None else divided.order
-    if of.kept is not None:
-        used = of.kept if used is None else used[of.kept]
-    images_of = Split(pixels, None) if used is None else Split(pixels, None).take(used)
-    examples = dataclasses.replace(images_of, labels=of.numbers)
+    used = np.arange(len(facts["names"])) if divided is None else divided.order
+    used = used if of.kept is None else used[of.kept]
+    by_file = Split(used, of.numbers)  # pages of a file are on one side
     if divided is None or not divided.held_out:
-        train, test = hold_out(examples, options.test_fraction, options.seed)
+        parts = hold_out(by_file, options.test_fraction, options.seed)
     else:
-        count = len(divided.train)
-        held_out = np.isin(used, divided.order[count:])
-        train, test = (examples.take(np.flatnonzero(part)) for part in (~held_out, held_out))
+        held_out = np.isin(used, divided.order[len(divided.train) :])
+        parts = (by_file.take(np.flatnonzero(part)) for part in (~held_out, held_out))
+    pages = np.asarray(facts["pages"])
+    train, test = (_pixels(part, pixels, pages) for part in parts)
     clause += "" if divided is None else f"; {divided.clause}"
-    kept = np.arange(len(pixels)) if used is None else used
+    clause = (f"; {facts['said']}" if facts["said"] else "") + clause
     others = [name for name in files.others if name != described or not of.names]
     reading = Reading(
-        np.asarray(facts["sizes"], np.int32)[kept],
+        np.asarray(facts["sizes"], np.int32)[used].repeat(pages[used], 0),
         facts["modes"],
         skipped,
         by_ending(others),
@@ -118,6 +117,21 @@ def load(options: Options) -> Dataset:
         of.names,
         reading,
     )
+
+
+def _pixels(by_file: Split, pixels: np.ndarray, pages: np.ndarray) -> Split:
+    """The images and labels of some files, given by their numbers.
+
+    Args:
+      by_file: whose images are numbers of files, int [M].
+      pixels: uint8 [N,H,W,C], memory-mapped, file after file.
+      pages: int [F], how many images are of each file.
+    """
+    starts, count = np.cumsum(pages) - pages, pages[by_file.images]
+    within = np.arange(count.sum()) - (np.cumsum(count) - count).repeat(count)
+    labels = None if by_file.labels is None else by_file.labels.repeat(count)
+    rows = starts[by_file.images].repeat(count) + within
+    return dataclasses.replace(Split(pixels, None).take(rows), labels=labels)
 
 
 def _describe(shape, num_classes, reading, options) -> str:
@@ -318,7 +332,7 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
 
     digests = dict(zip(files.names, _threaded(fingerprint, files.names, "hashing")))
     settings = [options.resolution, options.channels, options.fit, list(options.background)]
-    settings.append(options.range)
+    settings += [options.range, options.pages]
     key = digest(
         *(_FORMAT_VERSION, PIL.__version__, to_json(settings)),
         *(part for name in files.names for part in (os.fsencode(name), digests[name])),
@@ -341,7 +355,8 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
 def _read_decoded(folder: pathlib.Path) -> tuple[np.ndarray, dict]:
     facts = json.loads((folder / "facts.json").read_text())
     pixels = np.load(folder / "images.npy", mmap_mode="r")
-    if pixels.dtype != np.uint8 or not len(pixels) == len(facts["names"]) == len(facts["sizes"]):
+    files = {len(facts[key]) for key in ("names", "sizes", "pages")}
+    if pixels.dtype != np.uint8 or len(files) > 1 or len(pixels) != sum(facts["pages"]):
         raise ValueError(f"{folder} is damaged")
     return pixels, facts
 
@@ -354,17 +369,27 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
         return images.inspect(files.read(name))
 
     def pixels(name):
-        image = images.decode(
-            files.read(name),
-            resolution=resolution,
-            channels=shape[2],
-            fit=options.fit,
-            background=options.background,
-            levels=found,
-        )
-        if image.shape != shape:
-            raise ValueError(f"becomes {image.shape}, not the {shape} of its header")
-        return image
+        content, together = files.read(name), options.pages == "channels"
+        made = [
+            images.decode(
+                content,
+                resolution=resolution,
+                channels=1 if together else shape[2],
+                fit=options.fit,
+                background=options.background,
+                levels=found,
+                page=page,
+            )
+            for page in taken[name]
+        ]
+        if together:
+            if len(made) != shape[2]:
+                raise ValueError(f"has {len(made)} pages: data.pages=channels takes {shape[2]}")
+            made = [np.concatenate(made, -1)]
+        for image in made:
+            if image.shape != shape:
+                raise ValueError(f"becomes {image.shape}, not the {shape} of its header")
+        return np.stack(made)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow finds odd; what it cannot read is an error
@@ -372,11 +397,16 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
         if not headers or (skipped and options.unreadable == "refuse"):
             raise _unreadable(path, list(skipped.values()), len(files.names))
         resolution, shape = _settle(headers, options, path)
+        taken = {
+            name: header.pages[:1] if options.pages == "first" else header.pages
+            for name, header in headers.items()
+        }
         found = levels.given(options.range)
         if options.range == "auto":
-            found = _levels_of_set(files, headers, path)
+            found = _levels_of_set(files, headers, taken, path)
         rows = _readable(pixels, list(headers), skipped, "decoding")
-        names = _write_rows(folder / "images.npy", rows, (len(headers), *shape))
+        most = sum(map(len, taken.values()))
+        names, pages = _write_rows(folder / "images.npy", rows, (most, *shape))
     if not names:
         raise _unreadable(path, list(skipped.values()), len(files.names))
     facts = {
@@ -384,12 +414,37 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
         "sizes": [(headers[name].height, headers[name].width) for name in names],
         "modes": dict(collections.Counter(headers[name].mode for name in names).most_common()),
         "skipped": [skipped[name] for name in sorted(skipped)],
+        "pages": pages,
         "levels": _clause(options.range, found),
+        "said": _about_pages([len(headers[name].pages) for name in names], options.pages),
     }
     (folder / "facts.json").write_text(to_json(facts))
 
 
-def _levels_of_set(files: _Files, headers: dict[str, images.Header], path: pathlib.Path) -> dict:
+def _about_pages(pages: list[int], how: str) -> str:
+    """What is said of files with several pages or frames; "" without any."""
+    several = [count for count in pages if count > 1]
+    if not several:
+        return ""
+    whose = (
+        f"{len(several):,} of {len(pages):,} files have pages or frames, {sum(several):,} in all"
+    )
+    return (
+        f"{whose}: "
+        + {
+            "first": "the first of each is taken (data.pages=all: each as an image)",
+            "all": "each is an image, and those of a file are held out together",
+            "channels": "those of a file are its channels",
+        }[how]
+    )
+
+
+def _levels_of_set(
+    files: _Files,
+    headers: dict[str, images.Header],
+    taken: dict[str, tuple[int, ...]],
+    path: pathlib.Path,
+) -> dict:
     """{type of grey values: `Levels`}, of all images whose files do not state which is white.
 
     Raises:
@@ -397,7 +452,9 @@ def _levels_of_set(files: _Files, headers: dict[str, images.Header], path: pathl
     """
 
     def ends(name):
-        return images.extremes(files.read(name))
+        content = files.read(name)
+        lowest, highest = zip(*(images.extremes(content, page) for page in taken[name]))
+        return min(lowest), max(highest)
 
     by_kind = collections.defaultdict(list)
     for name, header in headers.items():
@@ -447,9 +504,13 @@ def _readable(
 
 def _write_rows(
     file: pathlib.Path, rows: Iterable[tuple[str, np.ndarray]], shape: tuple[int, ...]
-) -> list[str]:
-    """Writes rows of uint8 as a .npy file of at most this shape; returns their names."""
-    names = []
+) -> tuple[list[str], list[int]]:
+    """Writes images uint8 [pages,H,W,C] of files as a .npy of at most this shape [N,H,W,C].
+
+    Returns:
+      (names of the files, how many images are of each).
+    """
+    names, pages = [], []
     # Written, not mapped: on a full disk a mapped file ends the process without a word.
     with file.open("wb") as stream:
 
@@ -463,8 +524,9 @@ def _write_rows(
         for name, row in rows:
             stream.write(row.tobytes())
             names.append(name)
-        write_header(len(names))  # as long as the first: numpy leaves room for any count
-    return names
+            pages.append(len(row))
+        write_header(sum(pages))  # as long as the first: numpy leaves room for any count
+    return names, pages
 
 
 def _settle(
@@ -482,7 +544,10 @@ def _settle(
             resolution = max(8, 2 ** (int(median).bit_length() - 1))
     channels = options.channels
     if channels is None:
-        channels = 1 if all(header.grey for header in headers.values()) else 3
+        grey = all(header.grey for header in headers.values()) and options.pages != "channels"
+        channels = 1 if grey else 3
+    elif channels == 1 and options.pages == "channels":
+        raise UserError("data.pages=channels makes 3 channels: leave data.channels=1 out")
     shapes = {
         name: images.fitted_shape(
             header.height, header.width, resolution=resolution, fit=options.fit

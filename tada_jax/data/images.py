@@ -48,6 +48,8 @@ class Header:
       dtype: of the values of a grey image, as "uint16"; "" of others.
       states_white: whether the file says which value is white, as that it has 12 bits.
       high_bytes: whether these are colours of 16 bits, of which Pillow keeps the high byte.
+      pages: numbers of its pages or frames, without those that a TIFF calls reduced versions or
+        masks of others.
     """
 
     height: int
@@ -57,6 +59,7 @@ class Header:
     dtype: str = ""
     states_white: bool = False
     high_bytes: bool = False
+    pages: tuple[int, ...] = (0,)
 
 
 def inspect(content: bytes) -> Header:
@@ -67,23 +70,25 @@ def inspect(content: bytes) -> Header:
     """
     with _one_reason():
         image = _open(content)
+        pages = _pages(image)
+        image = _open(content, pages[0])
         width, height = image.size
         # The size of a TIFF is that of the upright image already.
         if image.format != "TIFF" and _orientation(image, content) >= 5:
             width, height = height, width
         grey, values = _is_grey(image), _kind_of_values(image, content)
-        return Header(height, width, image.mode, grey, *values, _has_high_bytes(image))
+        return Header(height, width, image.mode, grey, *values, _has_high_bytes(image), pages)
 
 
-def extremes(content: bytes) -> tuple[float, float]:
-    """The smallest and the largest value in a file: of a grey image as they stand there, of colours
+def extremes(content: bytes, page: int = 0) -> tuple[float, float]:
+    """The smallest and the largest value of a page: of a grey image as they stand there, of colours
     in 8 bits.
 
     Raises:
       ValueError: as `decode`; or if one is not finite.
     """
     with _one_reason():
-        image = _open(content)
+        image = _open(content, page)
         dtype, _ = _kind_of_values(image, content)
         image.load()
         values = _values(image, dtype) if dtype else np.asarray(image.convert("RGB"))
@@ -100,8 +105,9 @@ def decode(
     fit: str = "crop",
     background: tuple[int, int, int] = (255, 255, 255),
     levels: Levels | dict[str, Levels] | None = None,
+    page: int = 0,
 ) -> np.ndarray:
-    """Decodes an image file: the first frame, upright, over the background, resized.
+    """Decodes a page or frame of an image file: upright, over the background, resized.
 
     Args:
       content: of the file.
@@ -109,6 +115,7 @@ def decode(
       channels, background: as of `flatten`.
       levels: which values become black and white: of all files, or of grey ones that do not state
         it, by the type of their values; where there are none, by all that the file can hold.
+      page: one of `Header.pages`.
 
     Returns:
       uint8 [h,w,channels], where [h,w] is `fitted_shape` of the upright image.
@@ -117,7 +124,7 @@ def decode(
       ValueError: one short reason, if it cannot be decoded to its end.
     """
     with _one_reason():
-        image = _open(content)
+        image = _open(content, page)
         rawmode = image.tile[0].args if image.tile else None  # gone once loaded
         dtype, states_white = _kind_of_values(image, content)
         chosen = levels
@@ -171,7 +178,7 @@ def _one_reason():
         raise ValueError(text[:200]) from error
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes, page: int = 0) -> Image.Image:
     if not content:
         raise ValueError("is empty")
     image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -180,11 +187,32 @@ def _open(content: bytes) -> Image.Image:
         raise ValueError(f"has {height}x{width} pixels")
     if width * height > MAX_PIXELS:
         raise ValueError(f"has {height:,}x{width:,} pixels, more than {MAX_PIXELS:,}")
+    if page:
+        image.seek(page)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"has a page of {height:,}x{width:,} pixels, more than {MAX_PIXELS:,}")
     if image.format == "TIFF":
         _check_planes(image)
     elif image.format == "JPEG2000":
         _check_depth(content)
     return image
+
+
+def _pages(image: Image.Image) -> tuple[int, ...]:
+    """`Header.pages` of an opened image."""
+    count = getattr(image, "n_frames", 1)
+    if image.format != "TIFF" or count == 1:
+        return tuple(range(count))
+    whole = []
+    for page in range(count):
+        image.seek(page)
+        if not image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & (_REDUCED | _MASK):
+            whole.append(page)
+    return tuple(whole) or (0,)
+
+
+_REDUCED, _MASK = 1, 4  # bits of TIFF's NewSubfileType
 
 
 def _check_planes(image: Image.Image) -> None:

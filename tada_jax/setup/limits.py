@@ -36,6 +36,7 @@ CHOICES = {
     "data.order": orders.ORDERS,
     "data.fit": data.FITS,
     "data.labels": data.LABELS,
+    "data.pages": data.PAGES,
     "data.unreadable": data.UNREADABLE,
     "train.nonfinite": ("stop", "skip"),
     "train.sharding": backend.SHARDINGS,

@@ -63,6 +63,7 @@ ADDED = {
     "data.fit": "crop",
     "data.labels": "auto",
     "data.order": "shuffled",
+    "data.pages": "first",
     "data.range": "full",
     "data.resolution": None,
     "data.unreadable": "refuse",
