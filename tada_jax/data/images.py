@@ -13,6 +13,7 @@ import re
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from tada_jax.data import kinds
 from tada_jax.data.base import MAX_PIXELS
 from tada_jax.data.levels import Levels
 
@@ -68,7 +69,7 @@ def inspect(content: bytes) -> Header:
     Raises:
       ValueError: one short reason, if it is no image of `FORMATS`, or larger than `MAX_PIXELS`.
     """
-    with _one_reason():
+    with _one_reason(content):
         image = _open(content)
         pages = _pages(image)
         image = _open(content, pages[0])
@@ -87,7 +88,7 @@ def extremes(content: bytes, page: int = 0) -> tuple[float, float]:
     Raises:
       ValueError: as `decode`; or if one is not finite.
     """
-    with _one_reason():
+    with _one_reason(content):
         image = _open(content, page)
         dtype, _ = _kind_of_values(image, content)
         image.load()
@@ -123,7 +124,7 @@ def decode(
     Raises:
       ValueError: one short reason, if it cannot be decoded to its end.
     """
-    with _one_reason():
+    with _one_reason(content):
         image = _open(content, page)
         rawmode = image.tile[0].args if image.tile else None  # gone once loaded
         dtype, states_white = _kind_of_values(image, content)
@@ -166,15 +167,17 @@ def decode(
 
 
 @contextlib.contextmanager
-def _one_reason():
+def _one_reason(content: bytes):
     try:
         yield
     except UnidentifiedImageError as error:
-        raise ValueError("is no image of a known kind, or is damaged") from error
+        raise ValueError(kinds.reason(content)) from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"has far more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # damaged files make Pillow raise almost anything
         text = " ".join(str(error).split()) or type(error).__name__
+        if re.match("decoder error|-[0-9]+$|broken data|unrecognized data", text):
+            text = f"is damaged or cut short ({text})"
         raise ValueError(text[:200]) from error
 
 

@@ -139,12 +139,12 @@ def test_flipped_bits_in_a_png_are_noticed():
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
             "no image of a known",
         ),
-        (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 8, 3) + bytes(99), "no image of"),
-        (b"<svg/>", "no image of a known kind"),
+        (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 8, 3) + bytes(99), "Photoshop"),
+        (b"<svg/>", "an SVG"),
         (png_header(100_000, 100_000), "more than 134,217,728 pixels"),
         (png_header(12_000, 12_000), "12,000x12,000 pixels, more than 134,217,728"),
         (png_header(0, 8), "no image of a known kind"),
-        (bytes(1 << 16), "no image of a known kind"),
+        (bytes(1 << 16), "zeros alone"),
     ],
     ids=["empty", "text", "eps", "psd", "svg", "bomb", "large", "flat", "zeros"],
 )
@@ -153,3 +153,32 @@ def test_what_is_no_image_is_refused(content, expected):
         warnings.simplefilter("ignore")
         assert expected in reason(content, images.inspect)
         assert expected in reason(content, resolution=8)
+
+
+OTHERS = {
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "is HEIC"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "a web page": (b"\n<!DOCTYPE html><html></html>", "a web page"),
+    "a drawing": (b'<?xml version="1.0"?><svg width="1"></svg>', "an SVG"),
+    "jpeg xl": (b"\xff\x0a\x01\x02", "JPEG XL"),
+    "dicom": (bytes(128) + b"DICM\x02\0", "DICOM"),
+    "nothing known": (b"\x01\x02\x03\x04\x05", "begins with 01 02 03 04"),
+    "tiff cut short": (b"II*\0\x08\0\0\0\x0a", "TIFF that is damaged"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_image_is_called_by_its_name(name):
+    content, expected = OTHERS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert expected in reason(content, images.inspect)
+
+
+def test_a_tiff_that_pillow_does_not_know_is_described():
+    content = encode(np.zeros((4, 4), np.float32), "TIFF")
+    entry = struct.pack("<HHI", 258, 3, 1) + struct.pack("<H", 32)
+    assert entry in content
+    odd = content.replace(entry, entry[:-2] + struct.pack("<H", 24))
+    words = "is a TIFF of 1 floating-point channels of 24 bits, compression raw, which is not read"
+    assert words in reason(odd, images.inspect)
