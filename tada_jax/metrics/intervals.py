@@ -1,16 +1,18 @@
 """Intervals of 95%: scipy's, with what is independent resampled, and nothing else.
 
-An image that was noised many times is one image: who calls gives one row for it.
+An image that was noised many times is one image: who calls gives one row for it. Functions import
+scipy, which takes more than half a second, since a run begins without it.
 """
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 
 
 def of_share(count, n):
     """Wilson's interval of a share, `count` of `n` (Wilson 1927); (low, high)."""
+    from scipy import stats
+
     found = stats.binomtest(int(count), int(n)).proportion_ci(LEVEL, method="wilson")
     return float(found.low), float(found.high)
 
@@ -28,6 +30,8 @@ def resampled(statistic, *groups, resamples=1000, seed=0):
     Returns:
       (low, high), each as the statistic.
     """
+    from scipy import stats
+
     groups = [np.asarray(group) for group in groups]
 
     def of_rows(*chosen):
@@ -61,5 +65,7 @@ def of_difference(a, b):
         return difference, None
     if not a.std() and not b.std():
         return difference, (difference, difference)
+    from scipy import stats
+
     found = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
     return difference, (float(found.low), float(found.high))

@@ -8,7 +8,6 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy.optimize import nnls
 
 from tada_jax.metrics import intervals
 from tada_jax.metrics.neighbours import rows
@@ -68,6 +67,8 @@ def shares(answers, known):
     Returns:
       float64 [K], of sum 1.
     """
+    from scipy.optimize import nnls  # here, because it takes half a second to import
+
     found, _ = nnls(np.asarray(known, np.float64).T, np.asarray(answers, np.float64))
     return found / found.sum() if found.sum() else np.full(len(found), np.nan)
 

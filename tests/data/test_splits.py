@@ -84,13 +84,19 @@ def test_mistakes_in_arguments(arguments, expected):
     assert expected in one_line_error(**arguments)
 
 
-def test_import_is_lean():
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("data", ("flax", "sklearn", "tensorflow", "tensorflow_datasets", "PIL")),
+        ("training.loop", ("scipy", "sklearn", "tensorflow", "matplotlib", "pandas")),
+    ],
+)
+def test_imports_are_lean(module, heavy):
     program = (
-        "import sys, tada_jax.data; heavy = {'flax', 'sklearn', 'tensorflow', "
-        "'tensorflow_datasets', 'PIL'} & set(sys.modules); assert not heavy, heavy"
+        f"import sys, tada_jax.{module}; heavy = {set(heavy)} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
-    root = tiny.ROOT
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tiny.ROOT)
 
 
 def test_a_stated_size_and_colour_hold_for_every_source():
