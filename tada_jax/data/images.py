@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tada_jax.data import kinds
 from tada_jax.data.base import MAX_PIXELS
-from tada_jax.data.levels import Levels
+from tada_jax.data.levels import Levels, full
 
 # No EPS (runs Ghostscript), no PSD, WMF, FITS...; TGA last, since nothing marks a file as TGA.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "TGA")
@@ -131,6 +131,8 @@ def decode(
         chosen = levels
         if not isinstance(levels, Levels):
             chosen = None if states_white else (levels or {}).get(dtype)
+            if chosen is None and dtype in ("int8", "float32"):
+                chosen = full(dtype)
         elif _has_high_bytes(image):
             raise ValueError(
                 "has colours of 16 bits, of which Pillow keeps the high byte: data.range cannot be "
@@ -197,6 +199,7 @@ def _open(content: bytes, page: int = 0) -> Image.Image:
             raise ValueError(f"has a page of {height:,}x{width:,} pixels, more than {MAX_PIXELS:,}")
     if image.format == "TIFF":
         _check_planes(image)
+        _check_order_of_bytes(image)
     elif image.format == "JPEG2000":
         _check_depth(content)
     return image
@@ -229,6 +232,17 @@ def _check_planes(image: Image.Image) -> None:
         raise ValueError(
             f"is a TIFF of {samples} planes of {bits} bits, of which Pillow makes other pixels: "
             "save it with its channels interleaved"
+        )
+
+
+def _check_order_of_bytes(image: Image.Image) -> None:
+    """Refuses TIFFs of which Pillow would swap the bytes of each value once more."""
+    tags = image.tag_v2
+    bits, packed = tags.get(ExifTags.Base.BitsPerSample, (1,))[0], tags.get(259, 1) != 1
+    if tags.prefix == b"MM" and packed and (bits == 32 or (bits == 16 and _is_signed(image))):
+        raise ValueError(
+            f"is a big-endian compressed TIFF of {bits} bits a value, of which Pillow swaps the "
+            "bytes: save it little-endian, or uncompressed"
         )
 
 
@@ -312,15 +326,15 @@ def flatten(
 def _kind_of_values(image: Image.Image, content: bytes) -> tuple[str, bool]:
     """(`Header.dtype`, `Header.states_white`) of an image that is not loaded yet."""
     if image.mode in ("L", "F"):
-        return {"L": "uint8", "F": "float32"}[image.mode], False
+        signed = image.format == "TIFF" and _is_signed(image)
+        return {"L": "int8" if signed else "uint8", "F": "float32"}[image.mode], False
     if not image.mode.startswith("I"):
         return "", False
     if image.format == "TIFF":
         tags = image.tag_v2
         bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
-        signed = tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 2
         container = 16 if bits <= 16 else 32
-        return f"{'int' if signed else 'uint'}{container}", bits not in (16, 32)
+        return f"{'int' if _is_signed(image) else 'uint'}{container}", bits not in (16, 32)
     if image.format == "PPM":
         # Pillow has stretched smaller ones to 65535.
         most = re.sub(rb"#[^\n]*\n", b" ", content[:4096]).split(None, 4)[3]
@@ -330,12 +344,17 @@ def _kind_of_values(image: Image.Image, content: bytes) -> tuple[str, bool]:
     return "uint16", False
 
 
+def _is_signed(tiff: Image.Image) -> bool:
+    return tiff.tag_v2.get(ExifTags.Base.SampleFormat, (1,))[0] == 2
+
+
 def _values(image: Image.Image, dtype: str) -> np.ndarray:
     """The values of a loaded grey image as they stand in the file, [H,W]."""
     values = np.asarray(image)
-    if dtype == "uint32":  # Pillow takes them as signed
+    # Pillow takes the former as signed, and the latter as not.
+    if dtype == "uint32":
         return values.astype(np.int32).view(np.uint32)
-    return values
+    return values.view(np.int8) if dtype == "int8" else values
 
 
 def _between(image: Image.Image, dtype: str, levels: Levels) -> Image.Image:

@@ -90,7 +90,7 @@ def of_set(lowest, highest, dtype):
     if integers and lowest == highest == 0 and dtype.itemsize <= 2:
         return full(dtype)  # black all over
     if integers and lowest >= 0 and highest < 2**16:
-        known = (1, 8) if dtype.itemsize == 1 else _BITS
+        known = (1, 8 - (dtype.kind == "i")) if dtype.itemsize == 1 else _BITS
         bits = next(b for b in known if highest < 2**b)
         black, white = 0.0, float(2**bits - 1)
     elif not integers and lowest >= -1 and highest <= 1:
