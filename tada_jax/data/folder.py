@@ -220,7 +220,7 @@ def _list(path: pathlib.Path, stack: contextlib.ExitStack) -> _Files:
     for info in archive.infolist():
         if info.is_dir():
             continue
-        name = _member_name(path, info.filename)
+        name = _member_name(path, _utf_8(info))
         if name in members and not _is_hidden(name):
             raise UserError(
                 f"data.path={path} has several members named {_shown(name)}, of which one would be "
@@ -274,6 +274,14 @@ def _walk(folder: pathlib.Path, prefix: str, above: tuple, runs: list[str]) -> I
             yield from _walk(*inside, runs)
         else:
             yield prefix + entry.name
+
+
+def _utf_8(info: zipfile.ZipInfo) -> str:
+    """The name of a member: many tools write UTF-8 and do not set the flag that says so."""
+    if not info.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):  # then it is in the code page of DOS, as zips were
+            return info.filename.encode("cp437").decode("utf-8")
+    return info.filename
 
 
 def _member_name(path: pathlib.Path, name: str) -> str:

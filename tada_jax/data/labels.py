@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -81,6 +82,11 @@ def find(files: Iterable[str], images: list[str]) -> str | None:
 
 
 def _numbered(of_each: list[str], clause: str, kept: np.ndarray | None = None) -> Labels:
+    # A Mac takes an accented letter apart: one name in two forms, seen alike, is one class.
+    spelt = {unicodedata.normalize("NFC", name): name for name in sorted(set(of_each))}
+    if len(spelt) < len(set(of_each)):
+        of_each = [spelt[unicodedata.normalize("NFC", name)] for name in of_each]
+        clause += "; names that differ in their Unicode form alone are one class"
     names = sorted(set(of_each), key=classes.natural)
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[name] for name in of_each], np.int32)

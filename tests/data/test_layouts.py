@@ -196,3 +196,26 @@ def test_a_zip_with_repeated_names_is_refused(tmp_path):
 def test_other_endings_of_kinds_that_are_read(ending, kind, options, tmp_path):
     found = load(write(tmp_path / "a", {f"1.{ending}": encode(noise(16, 16), kind, **options)}))
     assert found.train.images.shape == (1, 16, 16, 3)
+
+
+def test_a_name_in_two_unicode_forms_is_one_class(tmp_path):
+    files = pngs(
+        *(f"caf{e}/{i}.png" for i, e in enumerate(("\xe9", "e\u0301", "\xe9"))), "zoo/3.png"
+    )
+    found = load(write_zip(tmp_path / "set.zip", files))
+    assert len(found.class_names) == 2 and found.class_names[1] == "zoo"
+    assert sorted(found.train.labels) == [0, 0, 0, 1]
+    assert "names that differ in their Unicode form alone are one class" in found.source
+
+
+@pytest.mark.parametrize("name", ["caf\xe9", "\u732b", "\u043a\u043e\u0442"])
+def test_names_of_zips_that_do_not_say_that_they_are_utf_8(name, tmp_path):
+    file = write_zip(tmp_path / "set.zip", pngs(f"{name}/1.png", "zoo/2.png"))
+    content = bytearray(file.read_bytes())
+    for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = content.find(start)
+        while at >= 0:
+            content[at + flags + 1] &= ~8
+            at = content.find(start, at + 4)
+    file.write_bytes(content)
+    assert sorted(load(file).class_names) == sorted([name, "zoo"])
