@@ -48,7 +48,7 @@ def load(options: Options) -> Dataset:
         raise UserError(f"data.pages={options.pages} is of image files, and {path} holds arrays")
     try:
         if path.suffix.lower() == ".npy":
-            return _dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))
+            return dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))
         if not zipfile.is_zipfile(path):
             np.load(path, allow_pickle=False)  # says what is wrong, if it is no array either
             raise ValueError("it holds a single array: call it .npy")
@@ -105,14 +105,30 @@ def _from_archive(path, options, archive):
         elif "classes" in archive.files and len(archive["classes"]) == len(found):
             labels = find(("classes",), "labels")  # of each image
     left = [f"{name} {list(archive[name].shape)}" for name in archive.files if name not in used]
-    made = _dataset(path, options, found, labels, test_images, test_labels, names)
-    clause = f"; left out: its arrays {', '.join(left)}" if left else ""
-    return dataclasses.replace(made, source=made.source + clause)
+    made = dataset(path, options, found, labels, test_images, test_labels, names)
+    return with_clause(made, f"left out: its arrays {', '.join(left)}") if left else made
 
 
-def _dataset(
+def with_clause(found: Dataset, clause: str) -> Dataset:
+    """The same data set, of which the report says one thing more."""
+    return dataclasses.replace(found, source=f"{found.source}; {clause}")
+
+
+def dataset(
     path, options, found, labels=None, test_images=None, test_labels=None, class_names=None
 ):
+    """The Dataset of arrays.
+
+    Args:
+      path: where they come from.
+      options: `Options`.
+      found, test_images: images as of `load`; without the latter some are held out.
+      labels, test_labels: whole numbers from 0 or text, [N] or [N,1]; None without.
+      class_names: text of every label from 0; None without.
+
+    Raises:
+      UserError: naming the file and what is wrong with it.
+    """
     found, chosen = _checked(path, found, options)
     if labels is not None and labels.dtype.kind == "U":
         labels, test_labels, class_names = _spelt(path, labels, test_labels)

@@ -1,10 +1,11 @@
-"""Images of the user's own: a folder, a zip, or one array in a .npy or .npz file."""
+"""Images of the user's own: a folder, a zip, an array in a .npy or .npz file, or plain bytes."""
 
 import pathlib
 
-from tada_jax.data import arrays, folder
+from tada_jax.data import arrays, folder, plain_bytes
 from tada_jax.data.base import Dataset, Options
 from tada_jax.system.errors import UserError
+from tada_jax.system.paths import expanded
 
 
 def load(options: Options) -> Dataset:
@@ -17,5 +18,8 @@ def load(options: Options) -> Dataset:
         raise UserError(
             "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .npz or .npy file"
         )
+    known = plain_bytes.find(expanded(options.path))
+    if known:
+        return known(options)
     suffix = pathlib.Path(options.path).suffix.lower()
     return (arrays if suffix in (".npy", ".npz") else folder).load(options)
