@@ -119,6 +119,8 @@ def get_config(method="tada"):
     # Values that become black and white: "auto", by those of the whole set (12 bits in 16, masks
     # of 0 and 1, floats); "full", all that their type can hold; or "LOW:HIGH"
     c.data.range = "auto"
+    # "stored": the numbers in the files; "srgb": by their colour profiles turned into sRGB
+    c.data.color = "stored"
     # Of files with several pages or frames: the "first", "all", each as an image, or three as the
     # "channels" of one
     c.data.pages = "first"

@@ -11,6 +11,7 @@ import numpy as np
 
 from tada_jax.data import levels
 from tada_jax.data.base import (
+    COLORS,
     FITS,
     MAX_PIXELS,
     PAGES,
@@ -24,6 +25,7 @@ from tada_jax.data.labels import LABELS, of_folders_alone
 from tada_jax.system.errors import UserError
 
 __all__ = [
+    "COLORS",
     "FITS",
     "LABELS",
     "PAGES",
@@ -82,6 +84,12 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         raise UserError(
             f"data.range={options.range}: only images at data.path have values of their own"
         )
+    if options.color not in COLORS:
+        raise UserError(
+            f"data.color={options.color!r} is unknown; choose one of: {', '.join(COLORS)}"
+        )
+    if options.color != "stored" and kind != "images":
+        raise UserError(f"data.color={options.color}: only image files at data.path have profiles")
     if options.pages not in PAGES:
         raise UserError(
             f"data.pages={options.pages!r} is unknown; choose one of: {', '.join(PAGES)}"

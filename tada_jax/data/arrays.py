@@ -44,8 +44,7 @@ def load(options: Options) -> Dataset:
         raise UserError(f"data.path={options.path} does not exist or is no file")
     if options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
-    if options.pages != "first":
-        raise UserError(f"data.pages={options.pages} is of image files, and {path} holds arrays")
+    files_alone(options, path)
     try:
         if path.suffix.lower() == ".npy":
             return dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))
@@ -62,6 +61,18 @@ def load(options: Options) -> Dataset:
             f"data.path={path} cannot be read ({reason[:200]}): it must be a whole .npy or .npz "
             "file of plain numbers"
         ) from error
+
+
+def files_alone(options, path):
+    """Refuses options that are of image files.
+
+    Raises:
+      UserError: naming the option.
+    """
+    for field, usual in (("pages", "first"), ("color", "stored")):
+        asked = getattr(options, field)
+        if asked != usual:
+            raise UserError(f"data.{field}={asked} is of image files, and {path} holds arrays")
 
 
 def _plain(array):

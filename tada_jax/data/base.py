@@ -9,6 +9,7 @@ from tada_jax.data.cache import digest
 
 FITS = ("crop", "pad", "keep")
 UNREADABLE = ("refuse", "skip")
+COLORS = ("stored", "srgb")
 PAGES = ("first", "all", "channels")
 MAX_PIXELS = 2**27  # of one image: 16384 x 8192
 
@@ -28,6 +29,8 @@ class Options:
       background: RGB 0..255, behind transparent pixels and around padded images.
       range: which values become black and white: "auto", by the values of the whole set; "full",
         all that their type can hold; or "LOW:HIGH". See `levels`.
+      color: "stored", the numbers in the files whatever their colour profiles, or "srgb", into
+        which those are turned. See `colour`.
       pages: of files with several pages or frames: the "first", "all", each as an image; or three
         as the "channels" of one.
       labels: where the classes of images in folders and zips come from, one of `labels.LABELS`.
@@ -44,6 +47,7 @@ class Options:
     fit: str = "crop"
     background: tuple[int, int, int] = (255, 255, 255)
     range: str = "auto"
+    color: str = "stored"
     pages: str = "first"
     labels: str = "auto"
     unreadable: str = "refuse"

@@ -96,7 +96,7 @@ def load(options: Options) -> Dataset:
     pages = np.asarray(facts["pages"])
     train, test = (_pixels(part, pixels, pages) for part in parts)
     clause += "" if divided is None else f"; {divided.clause}"
-    clause = (f"; {facts['said']}" if facts["said"] else "") + clause
+    clause = "".join(f"; {said}" for said in facts["said"]) + clause
     others = [name for name in files.others if name != described or not of.names]
     reading = Reading(
         np.asarray(facts["sizes"], np.int32)[used].repeat(pages[used], 0),
@@ -340,7 +340,7 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
 
     digests = dict(zip(files.names, _threaded(fingerprint, files.names, "hashing")))
     settings = [options.resolution, options.channels, options.fit, list(options.background)]
-    settings += [options.range, options.pages]
+    settings += [options.range, options.pages, options.color]
     key = digest(
         *(_FORMAT_VERSION, PIL.__version__, to_json(settings)),
         *(part for name in files.names for part in (os.fsencode(name), digests[name])),
@@ -387,6 +387,7 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
                 background=options.background,
                 levels=found,
                 page=page,
+                color=options.color,
             )
             for page in taken[name]
         ]
@@ -424,27 +425,37 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
         "skipped": [skipped[name] for name in sorted(skipped)],
         "pages": pages,
         "levels": _clause(options.range, found),
-        "said": _about_pages([len(headers[name].pages) for name in names], options.pages),
+        "said": [
+            *_about_pages([len(headers[name].pages) for name in names], options.pages),
+            *_about_colours(sum(headers[name].other_colours for name in names), options.color),
+        ],
     }
     (folder / "facts.json").write_text(to_json(facts))
 
 
-def _about_pages(pages: list[int], how: str) -> str:
-    """What is said of files with several pages or frames; "" without any."""
+def _about_colours(count: int, how: str) -> list[str]:
+    """What is said of images with a colour profile that is not sRGB's; nothing without any."""
+    have = f"{count:,} images have a colour profile other than sRGB"
+    done = (
+        "turned into it" if how == "srgb" else "which is not applied (data.color=srgb applies it)"
+    )
+    return [f"{have}, {done}"] if count else []
+
+
+def _about_pages(pages: list[int], how: str) -> list[str]:
+    """What is said of files with several pages or frames; nothing without any."""
     several = [count for count in pages if count > 1]
     if not several:
-        return ""
+        return []
     whose = (
         f"{len(several):,} of {len(pages):,} files have pages or frames, {sum(several):,} in all"
     )
-    return (
-        f"{whose}: "
-        + {
-            "first": "the first of each is taken (data.pages=all: each as an image)",
-            "all": "each is an image, and those of a file are held out together",
-            "channels": "those of a file are its channels",
-        }[how]
-    )
+    done = {
+        "first": "the first of each is taken (data.pages=all: each as an image)",
+        "all": "each is an image, and those of a file are held out together",
+        "channels": "those of a file are its channels",
+    }
+    return [f"{whose}: {done[how]}"]
 
 
 def _levels_of_set(

@@ -1,8 +1,8 @@
 """One image file: from its bytes to pixels of a wanted size. Pure; nothing is read from disk.
 
-Whatever is wrong with a file becomes a ValueError whose message is one short reason. Colours are
-taken as they stand in the file; colour profiles are not applied. Pillow may warn about odd files:
-silence it around many calls, in the thread that starts them, since filters are of the process.
+Whatever is wrong with a file becomes a ValueError whose message is one short reason. Pillow may
+warn about odd files: silence it around many calls, in the thread that starts them, since filters
+are of the process.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import re
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tada_jax.data import kinds
+from tada_jax.data import colour, kinds
 from tada_jax.data.base import MAX_PIXELS
 from tada_jax.data.levels import Levels, full
 
@@ -49,6 +49,7 @@ class Header:
       dtype: of the values of a grey image, as "uint16"; "" of others.
       states_white: whether the file says which value is white, as that it has 12 bits.
       high_bytes: whether these are colours of 16 bits, of which Pillow keeps the high byte.
+      other_colours: whether it has a colour profile that is not sRGB's.
       pages: numbers of its pages or frames, without those that a TIFF calls reduced versions or
         masks of others.
     """
@@ -60,6 +61,7 @@ class Header:
     dtype: str = ""
     states_white: bool = False
     high_bytes: bool = False
+    other_colours: bool = False
     pages: tuple[int, ...] = (0,)
 
 
@@ -78,7 +80,10 @@ def inspect(content: bytes) -> Header:
         if image.format != "TIFF" and _orientation(image, content) >= 5:
             width, height = height, width
         grey, values = _is_grey(image), _kind_of_values(image, content)
-        return Header(height, width, image.mode, grey, *values, _has_high_bytes(image), pages)
+        other = colour.is_other(image)
+        return Header(
+            height, width, image.mode, grey, *values, _has_high_bytes(image), other, pages
+        )
 
 
 def extremes(content: bytes, page: int = 0) -> tuple[float, float]:
@@ -107,6 +112,7 @@ def decode(
     background: tuple[int, int, int] = (255, 255, 255),
     levels: Levels | dict[str, Levels] | None = None,
     page: int = 0,
+    color: str = "stored",
 ) -> np.ndarray:
     """Decodes a page or frame of an image file: upright, over the background, resized.
 
@@ -117,6 +123,7 @@ def decode(
       levels: which values become black and white: of all files, or of grey ones that do not state
         it, by the type of their values; where there are none, by all that the file can hold.
       page: one of `Header.pages`.
+      color: one of `base.COLORS`.
 
     Returns:
       uint8 [h,w,channels], where [h,w] is `fitted_shape` of the upright image.
@@ -155,6 +162,8 @@ def decode(
             image.info["transparency"] = tuple(value >> 8 for value in transparent)
         elif rawmode in ("L;2", "L;4") and transparent:
             image.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
+        if color == "srgb":
+            image = colour.to_srgb(image)
         if chosen is not None and image.has_transparency_data:
             raise ValueError(
                 "is transparent: data.range is applied to opaque colours and to grey images"

@@ -68,8 +68,7 @@ def _dataset(path, options, parts, names=None):
     test = parts.get("test", (None, None))
     if options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
-    if options.pages != "first":
-        raise UserError(f"data.pages={options.pages} is of image files, and {path} holds bytes")
+    arrays.files_alone(options, path)
     if options.labels == "none":
         parts, test = {"train": (parts["train"][0], None)}, (test[0], None)
     return arrays.dataset(path, options, *parts["train"], *test, names)

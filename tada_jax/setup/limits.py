@@ -35,6 +35,7 @@ CHOICES = {
     "model.attention_order": ("legacy", "new"),
     "data.order": orders.ORDERS,
     "data.fit": data.FITS,
+    "data.color": data.COLORS,
     "data.labels": data.LABELS,
     "data.pages": data.PAGES,
     "data.unreadable": data.UNREADABLE,

@@ -59,6 +59,7 @@ ADDED = {
     "compare.train_sizes": (),
     "data.background": (255, 255, 255),
     "data.channels": None,
+    "data.color": "stored",
     "data.device_gib": 4.0,
     "data.fit": "crop",
     "data.labels": "auto",
