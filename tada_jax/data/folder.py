@@ -66,12 +66,13 @@ def load(options: Options) -> Dataset:
             )
         pixels, facts = _cached(files, options, path)
         described = labels.find(files.others, facts["names"])
-        divided = None if described else splits.of_folders(facts["names"])
+        whole = bool(described) and described.endswith(labels.FILE)  # which names every image
+        divided = None if whole else splits.of_folders(facts["names"])
         try:
             if divided is None:
                 of = labels.decide(facts["names"], options.labels, described, files.read)
             else:
-                divided, of = splits.labelled(divided, options.labels)
+                divided, of = splits.labelled(divided, options.labels, described, files.read)
         except UserError as error:
             raise UserError(f"data.path={path}: {error}") from error
     skipped = tuple(facts["skipped"])

@@ -2,10 +2,13 @@
 
 EDM's dataset tool and StyleGAN's write a `dataset.json` beside chunk folders of 1,000 images
 (`00000/img00000000.png`), which are no classes; FFHQ comes in such folders without it;
-guided-diffusion takes what stands before the first `_` of a file's name.
+guided-diffusion takes what stands before the first `_` of a file's name. Hugging Face's imagefolder
+has a `metadata.csv` or `.jsonl` with a column `file_name`, Kaggle a `train.csv`.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import re
@@ -19,6 +22,9 @@ from tada_jax.system.errors import UserError
 
 LABELS = ("auto", "folders", "prefix", "file", "none")
 FILE = "dataset.json"
+TABLES = ("metadata.csv", "metadata.jsonl", "train.csv", "labels.csv")
+NAME_COLUMNS = ("file_name", "filename", "file", "image", "image_id", "image_name", "path", "id")
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "dx", "diagnosis")
 CHUNK = 1000  # images in a folder, of all tools that are known to make chunks
 MOST_STRAY = 0.1  # share of images beside their folders that are left out; more: no classes
 
@@ -46,7 +52,7 @@ def decide(names: list[str], how: str, file: str | None, read: Callable[[str], b
     Args:
       names: of the images, relative to the root of the set, POSIX.
       how: one of `LABELS`: "auto" takes the labels of a file, else folders unless they are chunks.
-      file: the name of the set's `dataset.json`; None if there is none.
+      file: the name of the set's `dataset.json`, or of one of `TABLES`; None if there is none.
       read: the content of a file by its name; raises ValueError.
 
     Raises:
@@ -58,11 +64,20 @@ def decide(names: list[str], how: str, file: str | None, read: Callable[[str], b
         return _by_prefix(names)
     if how == "file" and file is None:
         raise UserError(
-            f"data.labels=file, and there is no {FILE} beside the images: choose folders, prefix, "
-            "none or auto"
+            f"data.labels=file, and there is no {FILE} beside the images, nor one of "
+            f"{', '.join(TABLES)}: choose folders, prefix, none or auto"
         )
     if how == "folders" or file is None:
         return _by_folder(names, chunks_count=how == "folders")
+    if not file.endswith(FILE):
+        found = _by_table(names, file, read)
+        if isinstance(found, Labels):
+            return found
+        if how == "file":
+            raise UserError(f"{file} {found}: mend it, or choose another data.labels")
+        folders = _by_folder(names, chunks_count=False)
+        told = f"{file} {found}, so that it names no classes"
+        return dataclasses.replace(folders, clause="; ".join(filter(None, (folders.clause, told))))
     told = _told(file, read)
     if told is None:
         return Labels(clause=f"{file} has no labels: no classes")
@@ -75,10 +90,15 @@ def of_folders_alone(how: str) -> UserError:
 
 
 def find(files: Iterable[str], images: list[str]) -> str | None:
-    """The `dataset.json` that lies where all of the images are, or above; the lowest of several."""
+    """The `dataset.json`, or else the first of `TABLES`, that lies where all of the images are, or
+    above; the lowest of several."""
     root = os.path.commonprefix([name.split("/")[:-1] for name in images])
-    above = {"/".join([*root[:depth], FILE]) for depth in range(len(root) + 1)}
-    return max(above.intersection(files), key=len, default=None)
+    there = set(files)
+    for known in (FILE, *TABLES):
+        above = {"/".join([*root[:depth], known]) for depth in range(len(root) + 1)}
+        if above & there:
+            return max(above & there, key=len)
+    return None
 
 
 def _numbered(of_each: list[str], clause: str, kept: np.ndarray | None = None) -> Labels:
@@ -146,6 +166,55 @@ def _vectors(found: list) -> np.ndarray | None:
     return (
         vectors if vectors.ndim == 2 and vectors.shape[1] and np.isfinite(vectors).all() else None
     )
+
+
+def _by_table(names: list[str], file: str, read: Callable[[str], bytes]) -> Labels | str:
+    """The classes in a column of a table; or why there are none, as the end of a sentence."""
+    try:
+        text = read(file).decode("utf-8-sig")
+        if file.endswith(".jsonl"):
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text), strict=True))
+        columns = list(rows[0])
+        named = next(c for c in NAME_COLUMNS if c in columns)
+    except StopIteration:
+        return f"has no column of names ({', '.join(map(str, columns))})"
+    except (ValueError, TypeError, IndexError, csv.Error) as error:
+        return f"is no table that can be read ({type(error).__name__})"
+    labelled = next((c for c in LABEL_COLUMNS if c in columns and c != named), None)
+    if labelled is None:
+        return f"has no column of labels ({', '.join(map(str, columns))})"
+    # Kaggle's tables name images without their endings, and lie beside their folder.
+    root = file.rpartition("/")[0]
+    inside = [name.removeprefix(f"{root}/") for name in names]
+    bare = [name.rpartition("/")[2] for name in names]
+    told = {str(row.get(named)): row.get(labelled) for row in rows}
+    if any(told[str(row.get(named))] != row.get(labelled) for row in rows):
+        return "gives an image several labels"
+    for ways in (inside, bare):
+        if len(set(ways)) < len(names):
+            continue
+        for keys in (ways, _without_endings(ways)):
+            if all(key in told for key in keys):
+                found = [told[key] for key in keys]
+                if any(label is None or isinstance(label, (list, dict)) for label in found):
+                    return f"has labels in {labelled!r} that are none"
+                different = len(set(map(str, found)))
+                if different > max(2, len(found) // 2):
+                    return f"has {different:,} labels of {len(found):,} images: numbers, no classes"
+                absent = len(told) - len(names)
+                more = f", which names {absent:,} more images" if absent else ""
+                return _numbered(
+                    [str(x) for x in found], f"classes by {labelled!r} of {file}{more}"
+                )
+    forms = zip(*(known for way in (inside, bare) for known in (way, _without_endings(way))))
+    lacking = next((some[0] for some in forms if not told.keys() & set(some)), names[0])
+    return f"names not all of the images, as {lacking}"
+
+
+def _without_endings(names: list[str]) -> list[str]:
+    return [os.path.splitext(name)[0] for name in names]
 
 
 # By names

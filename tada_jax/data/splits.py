@@ -5,10 +5,12 @@ AFHQ has `train/cat`, `val/cat`, ...; Kaggle's competitions a `train` with label
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 
 from tada_jax.data import labels
+from tada_jax.system.errors import UserError
 
 TRAIN = ("train", "training")
 HELD_OUT = (("test", "testing"), ("val", "valid", "validation", "dev"))  # the first there is
@@ -60,8 +62,10 @@ def of_folders(names: list[str]) -> Divided | None:
     return Divided(found[train], found[held_out], clause)
 
 
-def labelled(divided: Divided, how: str) -> tuple[Divided, labels.Labels]:
-    """(the splits, the classes of their images in `Divided.order`).
+def labelled(
+    divided: Divided, how: str, file: str | None, read: Callable[[str], bytes]
+) -> tuple[Divided, labels.Labels]:
+    """(the splits, the classes of their images in `Divided.order`); arguments as `labels.decide`.
 
     Where training images have classes and those held out lie in no such folders, the latter cannot
     be used and are left out.
@@ -71,10 +75,16 @@ def labelled(divided: Divided, how: str) -> tuple[Divided, labels.Labels]:
     """
 
     def decide(names):
-        return labels.decide(list(names), how, None, _no_file)
+        return labels.decide(list(names), how, file, read)
 
     # Of both at once, so that a class has the same number in both.
-    found, count = decide([*divided.train, *divided.held_out]), len(divided.order)
+    both, count = [*divided.train, *divided.held_out], len(divided.order)
+    try:
+        found = decide(both)
+    except UserError:
+        if not (how == "file" and file):  # of which a table may have the training images alone
+            raise
+        found = labels.Labels()
     whole = found.kept is None or set(range(len(divided.train), count)) <= set(found.kept)
     if (found.names and whole) or how == "none":
         return divided, found
@@ -83,7 +93,3 @@ def labelled(divided: Divided, how: str) -> tuple[Divided, labels.Labels]:
         return divided, found
     clause = f"{divided.clause}, but without classes: its {len(divided.held_out):,} are left out"
     return Divided(divided.train, {}, clause), alone
-
-
-def _no_file(name: str) -> bytes:
-    raise ValueError(f"{name} is not there")

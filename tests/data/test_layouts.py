@@ -219,3 +219,85 @@ def test_names_of_zips_that_do_not_say_that_they_are_utf_8(name, tmp_path):
             at = content.find(start, at + 4)
     file.write_bytes(content)
     assert sorted(load(file).class_names) == sorted([name, "zoo"])
+
+
+TABLE = (
+    "file_name,text,label\n",
+    "\n".join(f"{i}.png,a picture,{['dog', 'cat'][i % 2]}" for i in range(8)),
+)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metadata.csv", "".join(TABLE)),
+        ("metadata.csv", "\ufeff" + "".join(TABLE).replace("\n", "\r\n")),
+        (
+            "metadata.jsonl",
+            "".join(
+                json.dumps({"file_name": f"{i}.png", "label": ["dog", "cat"][i % 2]}) + "\n"
+                for i in range(8)
+            ),
+        ),
+        ("train.csv", "id,label\n" + "".join(f"{i},{['dog', 'cat'][i % 2]}\n" for i in range(9))),
+    ],
+    ids=["csv", "csv of a spreadsheet", "jsonl", "kaggle"],
+)
+def test_tables_of_labels(file, content, packed, tmp_path):
+    files = pngs(*(f"{i}.png" for i in range(8))) | {file: content.encode()}
+    found = load((write_zip if packed else write)(tmp_path / "set", files))
+    assert found.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(found.train.labels, [1, 0] * 4)
+    assert f"classes by 'label' of {file}" in found.source and not found.reading.other_files
+    assert ("names 1 more images" in found.source) == (file == "train.csv")
+
+
+@pytest.mark.parametrize("folder", ["train_images", "a/b"])
+def test_a_table_beside_the_folder_of_its_images(folder, tmp_path):
+    table = "image_id,label\n" + "".join(f"{i},{i % 2}\n" for i in range(6))
+    files = pngs(*(f"{folder}/{i}.png" for i in range(6))) | {"train.csv": table.encode()}
+    found = load(write_zip(tmp_path / "set.zip", files))
+    np.testing.assert_array_equal(found.train.labels, [0, 1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ("file_name,text\n0.png,a\n", "has no column of labels (file_name, text)"),
+        ("a,b\n1,2\n", "has no column of names (a, b)"),
+        ("file_name,label\nx/0.png,cat\n", "names not all of the images, as y/1.png"),
+        ("", "is no table that can be read"),
+        ("file_name,label\nx/0.png,a\nx/0.png,b\ny/1.png,a\n", "gives an image several labels"),
+    ],
+)
+def test_tables_that_do_not_fit_are_named_and_folders_taken(table, why, tmp_path):
+    files = pngs("x/0.png", "y/1.png") | {"metadata.csv": table.encode()}
+    path = write_zip(tmp_path / "set.zip", files)
+    found = load(path)
+    assert found.class_names == ("x", "y") and f"metadata.csv {why}" in found.source
+    assert why in error(path, labels="file")
+
+
+def test_a_number_for_each_image_is_no_class(tmp_path):
+    table = "id,target\n" + "".join(f"{i},{i / 7}\n" for i in range(9))
+    files = pngs(*(f"{i}.png" for i in range(9))) | {"train.csv": table.encode()}
+    found = load(write_zip(tmp_path / "set.zip", files))
+    assert not found.num_classes
+    assert "train.csv has 9 labels of 9 images: numbers, no classes" in found.source
+
+
+@pytest.mark.parametrize("how", ["auto", "file"])
+def test_kaggles_table_beside_a_test_split_without_labels(how, tmp_path):
+    table = "id,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(6))
+    files = pngs(*(f"train/{i}.png" for i in range(6)), *(f"test/{i}.png" for i in range(6, 9)))
+    path = write_zip(tmp_path / "set.zip", files | {"train.csv": table.encode()})
+    found = load(path, labels=how)
+    assert found.class_names == ("a", "b") and len(found.train.images) == 6
+    np.testing.assert_array_equal(found.train.labels, [0, 1] * 3)
+    assert "its 3 are left out" in found.source
+    whole = "id,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(9))
+    path = write_zip(tmp_path / "whole.zip", files | {"labels.csv": whole.encode()})
+    found = load(path, labels=how)
+    assert (len(found.train.images), len(found.test.images)) == (6, 3)
+    np.testing.assert_array_equal(found.test.labels, [0, 1, 0])
