@@ -125,7 +125,7 @@ def get_config(method="tada"):
     # "channels" of one
     c.data.pages = "first"
     # Classes of images in folders and zips: by "folders", "prefix" (of names, up to the first _), a
-    # "file" (dataset.json or metadata.csv), or "none"; "auto": the file, else folders that are no mere chunks
+    # "file" (dataset.json, metadata.csv), or "none"; "auto": the file, else folders, if no chunks
     c.data.labels = "auto"
     c.data.unreadable = "refuse"  # images that cannot be read: "refuse" the data set, or "skip"
     c.data.order = "shuffled"  # of an epoch: "shuffled", or "balanced": every class equally often
