@@ -21,6 +21,14 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "_OFFICIAL_COUNTS", (15, 4))
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """An empty one for a data set."""
+    made = tmp_path / "set"
+    made.mkdir()
+    return made
+
+
 @pytest.fixture(scope="session")
 def batches():
     """Made-up batches: file name -> (images [N,32,32,3], labels [N])."""

@@ -109,10 +109,7 @@ def test_profiles_that_cannot_be_applied_are_refused_when_they_are_asked_for(bad
     assert "has a colour profile that cannot be applied" in reason(content, color="srgb")
 
 
-def test_the_report_counts_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "set"
-    folder.mkdir()
+def test_the_report_counts_them(folder):
     for i in range(5):
         options = {"icc_profile": profile(P3)} if i < 2 else {}
         (folder / f"{i}.png").write_bytes(encode(Image.fromarray(PIXELS), **options))

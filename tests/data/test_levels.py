@@ -30,18 +30,6 @@ def grey(split):
     return np.asarray(split.images)[..., 0]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    made = tmp_path / "set"
-    made.mkdir()
-    return made
-
-
 def as_uint16(bits):
     return np.round(GREY * ((2**bits - 1) / 255)).astype(np.uint16)
 

@@ -22,8 +22,7 @@ def load(path, **options):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path):
     for i, pages in enumerate(STACKS):
         file = tmp_path / "set" / "ab"[i % 2] / f"{i}.tif"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +98,7 @@ def test_a_reduced_version_or_a_mask_in_front_is_no_page(subfile):
         np.testing.assert_array_equal(found[..., 0], pixels)
 
 
-def test_one_range_for_all_pages(tmp_path, monkeypatch):
-    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+def test_one_range_for_all_pages(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     pages = [np.full((8, 8), value, np.uint16) for value in (100, 4095)]

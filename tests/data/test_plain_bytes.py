@@ -14,18 +14,6 @@ IMAGES, LABELS = RNG.integers(0, 256, (30, 28, 28), np.uint8), np.arange(30, dty
 TYPES = {"uint8": 8, "int16": 11, "float32": 13}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    made = tmp_path / "set"
-    made.mkdir()
-    return made
-
-
 def idx(array):
     header = struct.pack(f">HBB{array.ndim}I", 0, TYPES[array.dtype.name], array.ndim, *array.shape)
     return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
