@@ -101,7 +101,7 @@ def load(options: Options) -> Dataset:
     others = [name for name in files.others if name != described or not of.names]
     reading = Reading(
         np.asarray(facts["sizes"], np.int32)[used].repeat(pages[used], 0),
-        facts["modes"],
+        dict(collections.Counter(facts["modes"][i] for i in used).most_common()),
         skipped,
         by_ending(others),
         facts["levels"],
@@ -364,7 +364,7 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
 def _read_decoded(folder: pathlib.Path) -> tuple[np.ndarray, dict]:
     facts = json.loads((folder / "facts.json").read_text())
     pixels = np.load(folder / "images.npy", mmap_mode="r")
-    files = {len(facts[key]) for key in ("names", "sizes", "pages")}
+    files = {len(facts[key]) for key in ("names", "sizes", "modes", "pages")}
     if pixels.dtype != np.uint8 or len(files) > 1 or len(pixels) != sum(facts["pages"]):
         raise ValueError(f"{folder} is damaged")
     return pixels, facts
@@ -422,7 +422,7 @@ def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib
     facts = {
         "names": names,
         "sizes": [(headers[name].height, headers[name].width) for name in names],
-        "modes": dict(collections.Counter(headers[name].mode for name in names).most_common()),
+        "modes": [headers[name].mode for name in names],
         "skipped": [skipped[name] for name in sorted(skipped)],
         "pages": pages,
         "levels": _clause(options.range, found),
