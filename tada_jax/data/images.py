@@ -73,8 +73,10 @@ def inspect(content: bytes) -> Header:
     """
     with _one_reason(content):
         image = _open(content)
-        pages = _pages(image)
-        image = _open(content, pages[0])
+        pages = (0,)
+        if getattr(image, "n_frames", 1) > 1:  # counting them has moved it
+            pages = _pages(image)
+            image = _open(content, pages[0])
         width, height = image.size
         # The size of a TIFF is that of the upright image already.
         if image.format != "TIFF" and _orientation(image, content) >= 5:
