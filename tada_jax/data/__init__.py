@@ -20,6 +20,7 @@ from tada_jax.data.base import (
     Options,
     Reading,
     Split,
+    files_alone,
 )
 from tada_jax.data.labels import LABELS, of_folders_alone
 from tada_jax.system.errors import UserError
@@ -37,6 +38,13 @@ __all__ = [
     "load",
 ]
 
+_CHOICES = {
+    "fit": FITS,
+    "unreadable": UNREADABLE,
+    "labels": LABELS,
+    "color": COLORS,
+    "pages": PAGES,
+}
 _SOURCES = {"cifar10": "cifar10", "digits": "digits", "images": "files", "tfds": "tfds"}
 
 
@@ -67,35 +75,20 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
         )
     if options.seed < 0:
         raise UserError(f"data.seed={options.seed} must not be negative")
-    if options.fit not in FITS:
-        raise UserError(f"data.fit={options.fit!r} is unknown; choose one of: {', '.join(FITS)}")
-    if options.unreadable not in UNREADABLE:
-        raise UserError(
-            f"data.unreadable={options.unreadable!r} is unknown; choose one of: "
-            f"{', '.join(UNREADABLE)}"
-        )
-    if options.labels not in LABELS:
-        raise UserError(
-            f"data.labels={options.labels!r} is unknown; choose one of: {', '.join(LABELS)}"
-        )
+    for field, choices in _CHOICES.items():
+        chosen = getattr(options, field)
+        if chosen not in choices:
+            raise UserError(
+                f"data.{field}={chosen!r} is unknown; choose one of: {', '.join(choices)}"
+            )
     if kind != "images" and options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
     if levels.given(options.range) and kind != "images":
         raise UserError(
             f"data.range={options.range}: only images at data.path have values of their own"
         )
-    if options.color not in COLORS:
-        raise UserError(
-            f"data.color={options.color!r} is unknown; choose one of: {', '.join(COLORS)}"
-        )
-    if options.color != "stored" and kind != "images":
-        raise UserError(f"data.color={options.color}: only image files at data.path have profiles")
-    if options.pages not in PAGES:
-        raise UserError(
-            f"data.pages={options.pages!r} is unknown; choose one of: {', '.join(PAGES)}"
-        )
-    if options.pages != "first" and kind != "images":
-        raise UserError(f"data.pages={options.pages}: only image files at data.path have pages")
+    if kind != "images":
+        files_alone(options, name)
     if options.channels not in (None, 1, 3):
         raise UserError(f"data.channels={options.channels} cannot be: 1 (grey) or 3 (RGB)")
     if options.resolution is not None and options.resolution < 1:

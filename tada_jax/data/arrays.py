@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tada_jax.data import levels
-from tada_jax.data.base import Dataset, Options, Split, hold_out
+from tada_jax.data.base import Dataset, Options, Split, files_alone, hold_out
 from tada_jax.data.cache import cached, digest
 from tada_jax.data.classes import natural
 from tada_jax.data.labels import of_folders_alone
@@ -61,18 +61,6 @@ def load(options: Options) -> Dataset:
             f"data.path={path} cannot be read ({reason[:200]}): it must be a whole .npy or .npz "
             "file of plain numbers"
         ) from error
-
-
-def files_alone(options, path):
-    """Refuses options that are of image files.
-
-    Raises:
-      UserError: naming the option.
-    """
-    for field, usual in (("pages", "first"), ("color", "stored")):
-        asked = getattr(options, field)
-        if asked != usual:
-            raise UserError(f"data.{field}={asked} is of image files, and {path} holds arrays")
 
 
 def _plain(array):
@@ -256,8 +244,8 @@ def _in_8_bits(found, chosen):
     settings = repr((found.shape, found.dtype.str, chosen.black, chosen.white))
 
     def rows():
-        for i in range(0, len(found), _CHUNK):
-            yield from chosen.to_uint8(found[i : i + _CHUNK])
+        for image in found:  # one at a time, since it takes 8 bytes a value meanwhile
+            yield chosen.to_uint8(image)
 
     def make(folder):
         write(folder / "images.npy", rows(), len(found))

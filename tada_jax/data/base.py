@@ -6,6 +6,7 @@ import functools
 import numpy as np
 
 from tada_jax.data.cache import digest
+from tada_jax.system.errors import UserError
 
 FITS = ("crop", "pad", "keep")
 UNREADABLE = ("refuse", "skip")
@@ -53,6 +54,18 @@ class Options:
     unreadable: str = "refuse"
     allow_download: bool = True
     name: str = ""
+
+
+def files_alone(options: Options, source) -> None:
+    """Refuses options that are of image files, where a source has none.
+
+    Raises:
+      UserError: naming the option and the source.
+    """
+    for field in ("pages", "color"):
+        asked = getattr(options, field)
+        if asked != getattr(Options, field):
+            raise UserError(f"data.{field}={asked} is of image files, and {source} has none")
 
 
 class Rows:

@@ -13,10 +13,8 @@ import itertools
 import json
 import os
 import pathlib
-import stat
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -26,11 +24,10 @@ import PIL
 from tada_jax.data import classes, images, labels, levels, splits
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
+from tada_jax.data.listing import Files, by_ending, list_files, shown
 from tada_jax.system.errors import UserError
 from tada_jax.system.logs import Progress
 from tada_jax.system.paths import expanded, to_json
-
-MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
 
 _FORMAT_VERSION = "3"  # of the cached folders; to be raised whenever the same files give others
 _NAMED = 5  # unreadable images named in an error
@@ -57,7 +54,7 @@ def load(options: Options) -> Dataset:
     """
     path = expanded(options.path)
     with contextlib.ExitStack() as stack:
-        files = _list(path, stack)
+        files = list_files(path, stack)
         if not files.names:
             raise UserError(
                 f"data.path={path} holds no images, only other files"
@@ -173,164 +170,10 @@ def _unread_folders(listed: list[str], read: list[str]) -> str:
     return f"; no classes, since no image can be read: {classes.listed(lost)}" if lost else ""
 
 
-# Listing
-
-
-@dataclasses.dataclass(frozen=True)
-class _Files:
-    """Image files by their POSIX names relative to the root, sorted; `read` raises ValueError."""
-
-    names: list[str]
-    others: tuple[str, ...]  # files whose names are not those of images
-    read: Callable[[str], bytes]
-    runs: tuple[str, ...] = ()  # folders of runs, whose pictures are not those of the data set
-
-
-def _list(path: pathlib.Path, stack: contextlib.ExitStack) -> _Files:
-    try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            if is_run(path):
-                raise UserError(
-                    f"data.path={path} is the folder of a run: name that of the images, or, to "
-                    f"train on samples, one below {path / 'samples'}"
-                )
-            runs = []
-            chosen = _choose(_walk(path, "", (), runs), lambda name: _read_file(path / name))
-            return dataclasses.replace(chosen, runs=tuple(sorted(runs)))
-        if not path.is_file():
-            raise UserError(f"data.path={path} is neither a folder nor a file")
-        # Opened here, because a ZipFile that opens its file may close it under several threads.
-        file = stack.enter_context(path.open("rb"))
-    except FileNotFoundError as error:
-        raise UserError(f"data.path={path} does not exist") from error
-    except OSError as error:
-        raise UserError(
-            f"data.path={path}: {error.filename or path} cannot be read ({error.strerror})"
-        ) from error
-    try:
-        archive = zipfile.ZipFile(file)
-    except Exception as error:  # damaged archives raise almost anything
-        what = "no zip"
-        with contextlib.suppress(OSError):  # of files that are not on a disk
-            file.seek(0)
-            what = "a zip that is damaged or cut short" if file.read(2) == b"PK" else what
-        raise UserError(
-            f"data.path={path} is {what}; pass a folder or a zip of images, or an .npz or .npy file"
-        ) from error
-    members = {}
-    for info in archive.infolist():
-        if info.is_dir():
-            continue
-        name = _member_name(path, _utf_8(info))
-        if name in members and not _is_hidden(name):
-            raise UserError(
-                f"data.path={path} has several members named {_shown(name)}, of which one would be "
-                "lost: pack the images again, each under a name of its own"
-            )
-        members[name] = info
-    return _choose(members, lambda name: _read_member(archive, members[name]))
-
-
-def _choose(names: Iterable[str], read: Callable[[str], bytes]) -> _Files:
-    visible = [name for name in names if not _is_hidden(name)]
-    chosen = [name for name in visible if os.path.splitext(name)[1].lower() in images.ENDINGS]
-    return _Files(sorted(chosen), tuple(sorted(set(visible).difference(chosen))), read)
-
-
-def by_ending(names: Iterable[str]) -> str:
-    """How many files have which ending, as ".heic 40, .csv 1"; "" for none."""
-    count = collections.Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
-    most_first = sorted(count.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{ending} {number:,}" for ending, number in most_first)
-
-
-def _is_hidden(name: str) -> bool:
-    # What a Mac packs beside its files, and what a Synology station keeps about them.
-    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in name.split("/"))
-
-
-def is_run(folder: pathlib.Path) -> bool:
-    """Whether a folder is that of a run, by the files that every run writes first."""
-    return all((folder / name).is_file() for name in ("config.json", "versions.json"))
-
-
-def _walk(folder: pathlib.Path, prefix: str, above: tuple, runs: list[str]) -> Iterator[str]:
-    """Yields the names of all files but those of runs, whose folders are appended to `runs`.
-
-    Follows links, but not to a folder that they lie in.
-    """
-    status = folder.stat()
-    identity = status.st_dev, status.st_ino
-    if identity in above:
-        return
-    for entry in os.scandir(folder):
-        if _is_hidden(entry.name):
-            continue
-        # os.path, because a link to itself makes entry.is_dir() raise.
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            if is_run(folder / entry.name):
-                runs.append(prefix + entry.name)
-                continue
-            inside = folder / entry.name, f"{prefix}{entry.name}/", (*above, identity)
-            yield from _walk(*inside, runs)
-        else:
-            yield prefix + entry.name
-
-
-def _utf_8(info: zipfile.ZipInfo) -> str:
-    """The name of a member: many tools write UTF-8 and do not set the flag that says so."""
-    if not info.flag_bits & 0x800:
-        with contextlib.suppress(UnicodeError):  # then it is in the code page of DOS, as zips were
-            return info.filename.encode("cp437").decode("utf-8")
-    return info.filename
-
-
-def _member_name(path: pathlib.Path, name: str) -> str:
-    if name.startswith("/") or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
-        raise UserError(
-            f"data.path={path} has a member named {name!r}, which points outside of it or is no "
-            "POSIX name; pack the images again"
-        )
-    return str(pathlib.PurePosixPath(name))  # without ./ in front
-
-
-def _read_file(file: pathlib.Path) -> bytes:
-    try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is no regular file")
-        _check_bytes(status.st_size)
-        return file.read_bytes()
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    if info.flag_bits & 1:
-        raise ValueError("is encrypted")
-    # The others can inflate without bound in a single step.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("is neither stored nor deflated, the compressions that are read from zips")
-    _check_bytes(info.file_size)
-    try:
-        with archive.open(info) as member:
-            content = member.read(info.file_size + 1)  # one more, so that the checksum is verified
-    except Exception as error:  # damaged archives raise almost anything
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-    if len(content) != info.file_size:
-        raise ValueError(f"has {len(content):,} bytes, not the {info.file_size:,} it declares")
-    return content
-
-
-def _check_bytes(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"has {size:,} bytes, more than {MAX_FILE_BYTES:,}")
-
-
 # Decoding
 
 
-def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.ndarray, dict]:
+def _cached(files: Files, options: Options, path: pathlib.Path) -> tuple[np.ndarray, dict]:
     """The decoded images, memory-mapped, and the facts about them; from the cache if they are."""
 
     def fingerprint(name):
@@ -351,7 +194,7 @@ def _cached(files: _Files, options: Options, path: pathlib.Path) -> tuple[np.nda
         content = files.read(name)
         if digest(content) != digests[name]:
             raise UserError(
-                f"data.path={path}: {_shown(name)} changed while it was read; start again"
+                f"data.path={path}: {shown(name)} changed while it was read; start again"
             )
         return content
 
@@ -370,7 +213,7 @@ def _read_decoded(folder: pathlib.Path) -> tuple[np.ndarray, dict]:
     return pixels, facts
 
 
-def _decode(files: _Files, options: Options, path: pathlib.Path, folder: pathlib.Path) -> None:
+def _decode(files: Files, options: Options, path: pathlib.Path, folder: pathlib.Path) -> None:
     """Decodes all images into `folder`: images.npy, uint8 [N,H,W,C], and facts.json."""
     skipped = {}  # name -> "name: reason"
 
@@ -460,7 +303,7 @@ def _about_pages(pages: list[int], how: str) -> list[str]:
 
 
 def _levels_of_set(
-    files: _Files,
+    files: Files,
     headers: dict[str, images.Header],
     taken: dict[str, tuple[int, ...]],
     path: pathlib.Path,
@@ -513,7 +356,7 @@ def _readable(
         try:
             return function(name), None
         except ValueError as error:
-            return None, f"{_shown(name)}: {error}"
+            return None, f"{shown(name)}: {error}"
 
     for name, (result, reason) in zip(names, _threaded(attempt, names, verb)):
         if reason is None:
@@ -578,16 +421,12 @@ def _settle(
     if others:
         odd = next(name for name, shape in shapes.items() if shape != common)
         raise UserError(
-            f"data.path={path}: data.fit=keep needs images of one aspect, but {_shown(odd)} would "
+            f"data.path={path}: data.fit=keep needs images of one aspect, but {shown(odd)} would "
             f"become {shapes[odd][0]}x{shapes[odd][1]} and {count:,} others "
             f"{common[0]}x{common[1]}; "
             "pass --config.data.fit=crop or pad"
         )
     return resolution, (*common, channels)
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() else ascii(name)
 
 
 def _threaded(function: Callable, names: list[str], verb: str) -> Iterator:

@@ -135,17 +135,18 @@ def decode(
     """
     with _one_reason(content):
         image = _open(content, page)
-        rawmode = image.tile[0].args if image.tile else None  # gone once loaded
+        rawmode = _rawmode(image)  # gone once loaded
         dtype, states_white = _kind_of_values(image, content)
         chosen = levels
         if not isinstance(levels, Levels):
             chosen = None if states_white else (levels or {}).get(dtype)
             if chosen is None and dtype in ("int8", "float32"):
                 chosen = full(dtype)
-        elif _has_high_bytes(image):
+        elif _has_high_bytes(image) or (states_white and image.format != "TIFF"):
             raise ValueError(
-                "has colours of 16 bits, of which Pillow keeps the high byte: data.range cannot be "
-                "applied to them, save it with 8 bits a channel"
+                "has values that Pillow changes when it reads them (colours of 16 bits, or grey "
+                "that states which value is white): data.range cannot be applied to them, save it "
+                "with 8 bits a channel, or grey with 16"
             )
         image.load()
         if image.format == "TGA" and image.mode == "RGBA" and not content[17] & 15:
@@ -336,9 +337,13 @@ def flatten(
 
 def _kind_of_values(image: Image.Image, content: bytes) -> tuple[str, bool]:
     """(`Header.dtype`, `Header.states_white`) of an image that is not loaded yet."""
-    if image.mode in ("L", "F"):
+    if image.mode == "F":
+        return "float32", False
+    if image.mode == "L":
         signed = image.format == "TIFF" and _is_signed(image)
-        return {"L": "int8" if signed else "uint8", "F": "float32"}[image.mode], False
+        few_bits = re.search(";[124]", _rawmode(image))  # Pillow stretches them to 8
+        stretched = few_bits or (image.format == "PPM" and _maxval(content) != 255)
+        return "int8" if signed else "uint8", bool(stretched)
     if not image.mode.startswith("I"):
         return "", False
     if image.format == "TIFF":
@@ -347,12 +352,21 @@ def _kind_of_values(image: Image.Image, content: bytes) -> tuple[str, bool]:
         container = 16 if bits <= 16 else 32
         return f"{'int' if _is_signed(image) else 'uint'}{container}", bits not in (16, 32)
     if image.format == "PPM":
-        # Pillow has stretched smaller ones to 65535.
-        most = re.sub(rb"#[^\n]*\n", b" ", content[:4096]).split(None, 4)[3]
-        return "uint16", most != b"65535"
+        return "uint16", _maxval(content) != 65535  # smaller ones are stretched to that
     if image.format == "JPEG2000":
         return "uint16", max(_depths(content), default=16) < 16
     return "uint16", False
+
+
+def _maxval(content: bytes) -> int:
+    """The value that a PNM calls white."""
+    return int(re.sub(rb"#[^\n]*\n", b" ", content[:4096]).split(None, 4)[3])
+
+
+def _rawmode(image: Image.Image) -> str:
+    """Pillow's word for how the pixels lie in the file, of an image that is not loaded yet."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _is_signed(tiff: Image.Image) -> bool:
@@ -380,9 +394,7 @@ def _between(image: Image.Image, dtype: str, levels: Levels) -> Image.Image:
 
 def _has_high_bytes(image: Image.Image) -> bool:
     """Whether an image that is not loaded yet has colours of 16 bits."""
-    rawmode = image.tile[0].args if image.tile else ""
-    rawmode = rawmode[0] if isinstance(rawmode, tuple) and rawmode else rawmode
-    return image.mode in ("RGB", "RGBA", "LA") and ";16" in str(rawmode)
+    return image.mode in ("RGB", "RGBA", "LA") and ";16" in _rawmode(image)
 
 
 def _opaque(image: Image.Image) -> Image.Image:

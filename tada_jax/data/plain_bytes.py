@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 
 from tada_jax.data import arrays
-from tada_jax.data.base import Dataset
+from tada_jax.data.base import Dataset, files_alone
 from tada_jax.data.cache import cached, digest, digest_of_rows
 from tada_jax.data.labels import of_folders_alone
 from tada_jax.system.errors import UserError
@@ -68,7 +68,7 @@ def _dataset(path, options, parts, names=None):
     test = parts.get("test", (None, None))
     if options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
-    arrays.files_alone(options, path)
+    files_alone(options, path)
     if options.labels == "none":
         parts, test = {"train": (parts["train"][0], None)}, (test[0], None)
     return arrays.dataset(path, options, *parts["train"], *test, names)

@@ -215,3 +215,29 @@ def test_white_is_zero_of_any_type(folder, dtype, asked):
     values = (GREY[0] / 255 if dtype == np.float32 else GREY[0] * 257.0).astype(dtype)
     (folder / "a.tif").write_bytes(tiff(values, "<", packed=False, photometric=0))
     np.testing.assert_array_equal(grey(load(folder, range=asked).train)[0], 255 - GREY[0])
+
+
+@pytest.mark.parametrize(("white", "dtype"), [(15, "u1"), (1023, ">u2"), (4095, ">u2")])
+def test_pgms_that_state_their_white_are_stretched_by_that_and_by_nothing_else(
+    folder, white, dtype
+):
+    values = np.rint(GREY[0] * (white / 255)).astype(dtype)
+    content = f"P5 # by a camera\n6 6 {white}\n".encode() + values.tobytes()
+    (folder / "a.pgm").write_bytes(content)
+    np.testing.assert_allclose(grey(load(folder).train)[0], values * (255 / white), atol=1)
+    with pytest.raises(UserError, match="data.range cannot be applied"):
+        load(folder, range=f"0:{white}")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_pngs_of_few_bits_state_their_white(folder, bits):
+    values = GREY[0, :4, :4] >> (8 - bits)
+    rows = b"".join(
+        b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].ravel()).tobytes()
+        for row in values
+    )
+    (folder / "a.png").write_bytes(raw_png(4, 4, depth=bits, colour=0, rows=rows))
+    expected = values * (255 // (2**bits - 1))
+    np.testing.assert_array_equal(grey(load(folder).train)[0], expected)
+    with pytest.raises(UserError, match="data.range cannot be applied"):
+        load(folder, range="0:3")

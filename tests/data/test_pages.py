@@ -112,7 +112,7 @@ def test_other_sources_have_no_pages(tmp_path):
     with pytest.raises(UserError, match="data.pages=all"):
         data.load("digits", pages="all")
     np.save(tmp_path / "set.npy", np.zeros((3, 8, 8), np.uint8))
-    with pytest.raises(UserError, match="holds arrays"):
+    with pytest.raises(UserError, match="set.npy has none"):
         data.load("images", path=str(tmp_path / "set.npy"), pages="all")
     with pytest.raises(UserError, match="choose one of: first, all, channels"):
         data.load("images", path=str(tmp_path), pages="every")
