@@ -139,7 +139,7 @@ def huge_png():
 
 def float_tiff():
     file = io.BytesIO()
-    Image.fromarray(np.full((12, 12), -7.5, np.float32)).save(file, "TIFF")
+    Image.fromarray(np.full((12, 12), np.nan, np.float32)).save(file, "TIFF")
     return file.getvalue()
 
 
