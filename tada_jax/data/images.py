@@ -13,7 +13,7 @@ import re
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tada_jax.data import colour, kinds
+from tada_jax.data import colour, kinds, stored
 from tada_jax.data.base import MAX_PIXELS
 from tada_jax.data.levels import Levels, full
 
@@ -81,10 +81,10 @@ def inspect(content: bytes) -> Header:
         # The size of a TIFF is that of the upright image already.
         if image.format != "TIFF" and _orientation(image, content) >= 5:
             width, height = height, width
-        grey, values = _is_grey(image), _kind_of_values(image, content)
+        grey, kind = _is_grey(image), stored.kind(image, content)
         other = colour.is_other(image)
         return Header(
-            height, width, image.mode, grey, *values, _has_high_bytes(image), other, pages
+            height, width, image.mode, grey, *kind, stored.has_high_bytes(image), other, pages
         )
 
 
@@ -97,9 +97,9 @@ def extremes(content: bytes, page: int = 0) -> tuple[float, float]:
     """
     with _one_reason(content):
         image = _open(content, page)
-        dtype, _ = _kind_of_values(image, content)
+        dtype, _ = stored.kind(image, content)
         image.load()
-        values = _values(image, dtype) if dtype else np.asarray(image.convert("RGB"))
+        values = stored.values(image, dtype) if dtype else np.asarray(image.convert("RGB"))
         if not np.isfinite(values).all():
             raise ValueError("holds values that are not finite")
         return float(values.min()), float(values.max())
@@ -135,14 +135,14 @@ def decode(
     """
     with _one_reason(content):
         image = _open(content, page)
-        rawmode = _rawmode(image)  # gone once loaded
-        dtype, states_white = _kind_of_values(image, content)
+        rawmode = stored.rawmode(image)  # gone once loaded
+        dtype, states_white = stored.kind(image, content)
         chosen = levels
         if not isinstance(levels, Levels):
             chosen = None if states_white else (levels or {}).get(dtype)
             if chosen is None and dtype in ("int8", "float32"):
                 chosen = full(dtype)
-        elif _has_high_bytes(image) or (states_white and image.format != "TIFF"):
+        elif stored.has_high_bytes(image) or (states_white and image.format != "TIFF"):
             raise ValueError(
                 "has values that Pillow changes when it reads them (colours of 16 bits, or grey "
                 "that states which value is white): data.range cannot be applied to them, save it "
@@ -156,7 +156,7 @@ def decode(
         if chosen is not None and dtype:
             image, chosen = _between(image, dtype, chosen), None
         elif dtype == "uint32":
-            image = Image.fromarray(_from_16_bits(_values(image, dtype)))
+            image = Image.fromarray(_from_16_bits(stored.values(image, dtype)))
         elif image.format == "TIFF" and image.mode.startswith("I;16"):
             image = _to_full_16_bits(image)
         # Pillow stretches these pixels to 8 bits, but not the colour that is declared transparent.
@@ -209,11 +209,7 @@ def _open(content: bytes, page: int = 0) -> Image.Image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"has a page of {height:,}x{width:,} pixels, more than {MAX_PIXELS:,}")
-    if image.format == "TIFF":
-        _check_planes(image)
-        _check_order_of_bytes(image)
-    elif image.format == "JPEG2000":
-        _check_depth(content)
+    stored.check(image, content)
     return image
 
 
@@ -231,49 +227,6 @@ def _pages(image: Image.Image) -> tuple[int, ...]:
 
 
 _REDUCED, _MASK = 1, 4  # bits of TIFF's NewSubfileType
-
-
-def _check_planes(image: Image.Image) -> None:
-    """Refuses TIFFs of one plane a channel of which Pillow would make other pixels."""
-    tags = image.tag_v2
-    if tags.get(ExifTags.Base.PlanarConfiguration) != 2:
-        return
-    bits, samples = tags.get(ExifTags.Base.BitsPerSample, (1,))[0], image.tag_v2.get(277, 1)
-    compressed = tags.get(ExifTags.Base.Compression, 1) != 1
-    if samples == 2 or (samples > 1 and bits > 8 and not compressed):
-        raise ValueError(
-            f"is a TIFF of {samples} planes of {bits} bits, of which Pillow makes other pixels: "
-            "save it with its channels interleaved"
-        )
-
-
-def _check_order_of_bytes(image: Image.Image) -> None:
-    """Refuses TIFFs of which Pillow would swap the bytes of each value once more."""
-    tags = image.tag_v2
-    bits, packed = tags.get(ExifTags.Base.BitsPerSample, (1,))[0], tags.get(259, 1) != 1
-    if tags.prefix == b"MM" and packed and (bits == 32 or (bits == 16 and _is_signed(image))):
-        raise ValueError(
-            f"is a big-endian compressed TIFF of {bits} bits a value, of which Pillow swaps the "
-            "bytes: save it little-endian, or uncompressed"
-        )
-
-
-def _check_depth(content: bytes) -> None:
-    """Refuses JPEG 2000 of several channels beyond 8 bits, of which Pillow makes black of white."""
-    depths = _depths(content)
-    count = len(depths)
-    if count > 1 and max(depths) > 8:
-        raise ValueError(
-            f"is a JPEG 2000 of {count} channels of {max(depths)} bits, of which Pillow makes "
-            "other pixels: save it with 8 bits, or as PNG"
-        )
-
-
-def _depths(content: bytes) -> list[int]:
-    """Bits of each channel of a JPEG 2000; [] if they are not found."""
-    start = content.find(b"\xff\x4f\xff\x51")  # the first two markers, of which SIZ has the depths
-    count = int.from_bytes(content[start + 40 : start + 42], "big") if start >= 0 else 0
-    return [(byte & 127) + 1 for byte in content[start + 42 : start + 42 + 3 * count : 3]]
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -335,66 +288,14 @@ def flatten(
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _kind_of_values(image: Image.Image, content: bytes) -> tuple[str, bool]:
-    """(`Header.dtype`, `Header.states_white`) of an image that is not loaded yet."""
-    if image.mode == "F":
-        return "float32", False
-    if image.mode == "L":
-        signed = image.format == "TIFF" and _is_signed(image)
-        few_bits = re.search(";[124]", _rawmode(image))  # Pillow stretches them to 8
-        stretched = few_bits or (image.format == "PPM" and _maxval(content) != 255)
-        return "int8" if signed else "uint8", bool(stretched)
-    if not image.mode.startswith("I"):
-        return "", False
-    if image.format == "TIFF":
-        tags = image.tag_v2
-        bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
-        container = 16 if bits <= 16 else 32
-        return f"{'int' if _is_signed(image) else 'uint'}{container}", bits not in (16, 32)
-    if image.format == "PPM":
-        return "uint16", _maxval(content) != 65535  # smaller ones are stretched to that
-    if image.format == "JPEG2000":
-        return "uint16", max(_depths(content), default=16) < 16
-    return "uint16", False
-
-
-def _maxval(content: bytes) -> int:
-    """The value that a PNM calls white."""
-    return int(re.sub(rb"#[^\n]*\n", b" ", content[:4096]).split(None, 4)[3])
-
-
-def _rawmode(image: Image.Image) -> str:
-    """Pillow's word for how the pixels lie in the file, of an image that is not loaded yet."""
-    arguments = image.tile[0].args if image.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-def _is_signed(tiff: Image.Image) -> bool:
-    return tiff.tag_v2.get(ExifTags.Base.SampleFormat, (1,))[0] == 2
-
-
-def _values(image: Image.Image, dtype: str) -> np.ndarray:
-    """The values of a loaded grey image as they stand in the file, [H,W]."""
-    values = np.asarray(image)
-    # Pillow takes the former as signed, and the latter as not.
-    if dtype == "uint32":
-        return values.astype(np.int32).view(np.uint32)
-    return values.view(np.int8) if dtype == "int8" else values
-
-
 def _between(image: Image.Image, dtype: str, levels: Levels) -> Image.Image:
     """A loaded grey image of any values as 8 bits, of mode "L", or "LA" with transparency."""
-    values = _values(image, dtype)
+    values = stored.values(image, dtype)
     grey = levels.to_uint8(values)
     inverted = image.format == "TIFF" and dtype != "uint8"
     if inverted and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
         grey = 255 - grey  # white is zero
     return _with_transparency(image, values, grey)
-
-
-def _has_high_bytes(image: Image.Image) -> bool:
-    """Whether an image that is not loaded yet has colours of 16 bits."""
-    return image.mode in ("RGB", "RGBA", "LA") and ";16" in _rawmode(image)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
