@@ -49,12 +49,13 @@ def _check_data(checkpoints, step, planned):
         if renumbered:
             raise UserError(
                 f"the run in {checkpoints.path.parent} cannot go on with {dataset.source}: "
-                f"{renumbered}: choose another --workdir"
+                f"{renumbered}: set data.labels as it was, or choose another --workdir"
             )
         raise UserError(
             f"{dataset.source}: these are not the images that the run in "
             f"{checkpoints.path.parent} was trained on, {saved['num_images']:,} of them: restore "
-            "them, or choose another --workdir"
+            "them, set data.range as it was (full, in runs from before there was one), or choose "
+            "another --workdir"
         )
 
 

@@ -28,6 +28,8 @@ FREE = (
     "schedule.edm.sigma_min",
     "schedule.edm.sigma_max",
     "data.path",
+    "data.range",  # and the next: whatever gives the images and labels that a run was trained on
+    "data.labels",
     "data.device_gib",
     "ema.snapshot_every",
     "log.",
@@ -65,7 +67,7 @@ ADDED = {
     "data.labels": "auto",
     "data.order": "shuffled",
     "data.pages": "first",
-    "data.range": "full",
+    "data.range": "auto",
     "data.resolution": None,
     "data.unreadable": "refuse",
     "diffusion.sigma_data": 0.5,

@@ -53,7 +53,7 @@ def test_a_run_of_an_earlier_version_goes_on_samples_and_is_evaluated(earlier, c
     assert run.step == 3 and run.config.train.microbatch == 0
     shown = capsys.readouterr().err
     taken_as = (
-        "data.color='stored', data.labels='auto', data.pages='first', data.range='full', "
+        "data.color='stored', data.labels='auto', data.pages='first', data.range='auto', "
         "train.deterministic=False and 1 more"
     )
     assert f"is of an earlier version: taken as {taken_as}" in shown
@@ -134,3 +134,20 @@ def test_the_versions_of_every_part_of_a_run_are_kept(tmp_path, monkeypatch):
     workdir.describe(config, tmp_path, 6)
     assert (tmp_path / "versions_until_step_0000006.json").read_text() == first
     assert json.loads((tmp_path / "versions.json").read_text()) == {"jax": "0.0.1"}
+
+
+def test_a_run_from_before_ranges_goes_on_with_the_images_that_it_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 4096, (60, 8, 8)).astype(np.uint16)
+    np.save(tmp_path / "camera.npy", images)
+    fields = {"data__name": "images", "data__path": str(tmp_path / "camera.npy")}
+    fields |= {"data__train_size": None, "log__best_metric": "test_mse"}
+    full = tiny.config(**fields, data__range="full", train__total_steps=2)
+    loop.train(full, tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    del saved["data"]["range"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="set data.range as it was .full"):
+        loop.train(tiny.config(**fields, train__total_steps=3), tmp_path / "run")
+    whole = tiny.config(**fields, data__range="full", train__total_steps=3)
+    assert int(loop.train(whole, tmp_path / "run").step) == 3
