@@ -11,7 +11,14 @@ import pytest
 import tada_jax
 from tests import tiny
 
-PARTS = ("tada_jax", "pyproject.toml", "README.md", "LICENSE", "requirements.txt")
+PARTS = (
+    "tada_jax",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "requirements.txt",
+    "requirements-formats.txt",
+)
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,7 @@ def test_every_lock_holds_the_pins(device):
     """`make lock` was not forgotten."""
     pins = (tiny.ROOT / "requirements.txt").read_text().splitlines()
     pins += (tiny.ROOT / "requirements-dev.txt").read_text().splitlines()
+    pins += (tiny.ROOT / "requirements-formats.txt").read_text().splitlines()
     lock = (tiny.ROOT / f"requirements{device}.lock").read_text().lower()
     for pin in pins:
         if "==" in pin:
