@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import PIL
 
-from tada_jax.data import classes, images, labels, levels, splits
+from tada_jax.data import classes, images, levels, splits
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
-from tada_jax.data.listing import Files, by_ending, list_files, shown
+from tada_jax.data.listing import Files, by_ending, list_files
+from tada_jax.data.names import shown
 from tada_jax.system.errors import UserError
 from tada_jax.system.logs import Progress
 from tada_jax.system.paths import expanded, to_json
@@ -62,14 +63,10 @@ def load(options: Options) -> Dataset:
                 f"images are files that end in {', '.join(images.ENDINGS)}"
             )
         pixels, facts = _cached(files, options, path)
-        described = labels.find(files.others, facts["names"])
-        whole = bool(described) and described.endswith(labels.FILE)  # which names every image
-        divided = None if whole else splits.of_folders(facts["names"])
         try:
-            if divided is None:
-                of = labels.decide(facts["names"], options.labels, described, files.read)
-            else:
-                divided, of = splits.labelled(divided, options.labels, described, files.read)
+            divided, of, tellers = splits.arrange(
+                facts["names"], files.others, options.labels, files.read, files.told
+            )
         except UserError as error:
             raise UserError(f"data.path={path}: {error}") from error
     skipped = tuple(facts["skipped"])
@@ -77,8 +74,8 @@ def load(options: Options) -> Dataset:
         raise _unreadable(path, skipped, len(files.names))
 
     clause = f"; {of.clause}" if of.clause else ""
-    by_folders = options.labels == "folders" or (options.labels == "auto" and not described)
-    if by_folders and divided is None:
+    by_folders = options.labels == "folders" or (options.labels == "auto" and not tellers)
+    if by_folders and files.told is None:
         clause += _unread_folders(files.names, facts["names"])
     if files.runs:
         clause += f"; left out, since they are runs: {classes.listed(files.runs)}"
@@ -94,8 +91,8 @@ def load(options: Options) -> Dataset:
     pages = np.asarray(facts["pages"])
     train, test = (_pixels(part, pixels, pages) for part in parts)
     clause += "" if divided is None else f"; {divided.clause}"
-    clause = "".join(f"; {said}" for said in facts["said"]) + clause
-    others = [name for name in files.others if name != described or not of.names]
+    clause = "".join(f"; {said}" for said in (*files.said, *facts["said"])) + clause
+    others = [name for name in files.others if name not in tellers or not of.names]
     reading = Reading(
         np.asarray(facts["sizes"], np.int32)[used].repeat(pages[used], 0),
         dict(collections.Counter(facts["modes"][i] for i in used).most_common()),
@@ -163,10 +160,11 @@ def _unreadable(path, skipped, total) -> UserError:
 
 def _unread_folders(listed: list[str], read: list[str]) -> str:
     """A clause on sub-folders in which no image can be read, for the source; "" if none."""
-    depth = len(os.path.commonprefix([name.split("/")[:-1] for name in listed]))
-    ways = ([name.split("/")[:-1] for name in some] for some in (listed, read))
-    before, after = ({parts[depth] for parts in some if len(parts) > depth} for some in ways)
-    lost = sorted(before - after, key=classes.natural)
+    before, after = splits.inside(listed), splits.inside(read)
+    depth = len(os.path.commonprefix([name.split("/")[:-1] for name in before]))
+    ways = ([name.split("/")[:-1] for name in some] for some in (before, after))
+    there, left = ({parts[depth] for parts in some if len(parts) > depth} for some in ways)
+    lost = sorted(there - left, key=classes.natural)
     return f"; no classes, since no image can be read: {classes.listed(lost)}" if lost else ""
 
 

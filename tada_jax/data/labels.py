@@ -26,6 +26,7 @@ TABLES = ("metadata.csv", "metadata.jsonl", "train.csv", "labels.csv")
 NAME_COLUMNS = ("file_name", "filename", "file", "image", "image_id", "image_name", "path", "id")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "dx", "diagnosis")
 CHUNK = 1000  # images in a folder, of all tools that are known to make chunks
+_LONGEST = 200  # characters of a label in a file of its own
 MOST_STRAY = 0.1  # share of images beside their folders that are left out; more: no classes
 
 
@@ -44,6 +45,23 @@ class Labels:
     names: tuple[str, ...] = ()
     clause: str = ""
     kept: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a set says of its images beside their names and folders.
+
+    Attributes:
+      of_each: {name of the image: its class}; None, or missing, of those without.
+      clause: what says so, for the data report.
+      order: of the classes; () for natural order.
+      files: the names of those that say it.
+    """
+
+    of_each: dict[str, str | None]
+    clause: str
+    order: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()
 
 
 def decide(names: list[str], how: str, file: str | None, read: Callable[[str], bytes]) -> Labels:
@@ -70,7 +88,7 @@ def decide(names: list[str], how: str, file: str | None, read: Callable[[str], b
     if how == "folders" or file is None:
         return _by_folder(names, chunks_count=how == "folders")
     if not file.endswith(FILE):
-        found = _by_table(names, file, read)
+        found = by_table(names, file, read)
         if isinstance(found, Labels):
             return found
         if how == "file":
@@ -82,6 +100,81 @@ def decide(names: list[str], how: str, file: str | None, read: Callable[[str], b
     if told is None:
         return Labels(clause=f"{file} has no labels: no classes")
     return _by_file(names, file, told)
+
+
+def of_told(names: list[str], told: Told, how: str) -> Labels:
+    """The classes of images whose set says them.
+
+    Raises:
+      UserError: if some have none and `how` is "file".
+    """
+    found = [told.of_each.get(name) for name in names]
+    lacking = [name for name, label in zip(names, found) if label is None]
+    if not lacking:
+        return _numbered(found, told.clause, order=told.order)
+    if not any(told.of_each.values()):  # the clause says why there are none
+        if how == "file":
+            raise UserError(f"data.labels=file, and there are none: {told.clause}")
+        return Labels(clause=told.clause)
+    what = f"{len(lacking):,} of {len(names):,} images have no label, as {lacking[0]}"
+    if how == "file":
+        raise UserError(f"{what} ({told.clause}): add them, or choose another data.labels")
+    return Labels(clause=f"no classes, since {what} ({told.clause})")
+
+
+def beside(names: list[str], others: Iterable[str], read: Callable[[str], bytes]) -> Told | None:
+    """The labels in files beside images, as WebDataset's: `0001.cls`, or a `label` in `0001.json`.
+
+    They have the image's name up to its last dot, or up to the first dot of its last part.
+
+    Args:
+      names: of the images.
+      others: of the files beside them.
+      read: the content of a file by its name; raises ValueError.
+
+    Returns:
+      None where no image has one.
+
+    Raises:
+      UserError: if one cannot be read, or is no text.
+    """
+    there = set(others)
+    for ending, label_of in ((".cls", _of_cls), (".json", _of_json)):
+        if not any(name.endswith(ending) for name in there):
+            continue
+        files = {}
+        for name in names:
+            folder, slash, base = name.rpartition("/")
+            keys = os.path.splitext(name)[0], folder + slash + base.partition(".")[0]
+            files[name] = next((key + ending for key in keys if key + ending in there), None)
+        of_each = {}
+        for name, file in files.items():
+            try:
+                of_each[name] = label_of(read(file)) if file else None
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{file} is no label ({' '.join(str(error).split())}): mend it, or set "
+                    "data.labels=none or folders"
+                ) from error
+        if any(label is not None for label in of_each.values()):
+            used = frozenset(filter(None, files.values()))
+            return Told(of_each, f"classes by {ending} files beside the images", files=used)
+    return None
+
+
+def _of_cls(content: bytes) -> str:
+    text = content.decode("utf-8-sig").strip()
+    if not text or len(text) > _LONGEST or not text.isprintable():
+        raise ValueError(f"not one line of 1 to {_LONGEST} characters")
+    return text
+
+
+def _of_json(content: bytes) -> str | None:
+    fields = json.loads(content)
+    if not isinstance(fields, dict):
+        return None
+    label = next((fields[column] for column in LABEL_COLUMNS if column in fields), None)
+    return str(label) if isinstance(label, (int, str)) and str(label) else None
 
 
 def of_folders_alone(how: str) -> UserError:
@@ -101,13 +194,20 @@ def find(files: Iterable[str], images: list[str]) -> str | None:
     return None
 
 
-def _numbered(of_each: list[str], clause: str, kept: np.ndarray | None = None) -> Labels:
+def _numbered(
+    of_each: list[str],
+    clause: str,
+    kept: np.ndarray | None = None,
+    order: tuple[str, ...] = (),
+) -> Labels:
     # A Mac takes an accented letter apart: one name in two forms, seen alike, is one class.
     spelt = {unicodedata.normalize("NFC", name): name for name in sorted(set(of_each))}
     if len(spelt) < len(set(of_each)):
         of_each = [spelt[unicodedata.normalize("NFC", name)] for name in of_each]
         clause += "; names that differ in their Unicode form alone are one class"
     names = sorted(set(of_each), key=classes.natural)
+    if order:
+        names = [name for name in order if name in set(names)]
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[name] for name in of_each], np.int32)
     return Labels(labels, tuple(names), clause, kept)
@@ -168,8 +268,14 @@ def _vectors(found: list) -> np.ndarray | None:
     )
 
 
-def _by_table(names: list[str], file: str, read: Callable[[str], bytes]) -> Labels | str:
-    """The classes in a column of a table; or why there are none, as the end of a sentence."""
+def by_table(names: list[str], file: str, read: Callable[[str], bytes]) -> Labels | str:
+    """The classes in a column of a table; or why there are none, as the end of a sentence.
+
+    Args:
+      names: of the images.
+      file: the name of the table, csv or jsonl, that lies where they are or above.
+      read: the content of a file by its name; raises ValueError.
+    """
     try:
         text = read(file).decode("utf-8-sig")
         if file.endswith(".jsonl"):

@@ -1,8 +1,8 @@
-"""The files of a folder or zip: which there are, and their contents; nothing is decoded.
+"""The files of a folder or an archive: which there are, and their contents; nothing is decoded.
 
 Names are POSIX, relative to the root. What a Mac or a Synology station keeps beside the files is
-passed over, links are followed unless they lead to where they lie, and members of archives are read
-in memory, never unpacked.
+passed over, links are followed unless they lead to where they lie, and members of archives are
+read, never unpacked.
 """
 
 import collections
@@ -11,77 +11,87 @@ import dataclasses
 import os
 import pathlib
 import stat
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 
-from tada_jax.data import images
+from tada_jax.data import archives, images, labels
+from tada_jax.data.names import check_bytes, is_hidden
 from tada_jax.system.errors import UserError
-
-MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Image files by their names, sorted; `read` raises ValueError."""
+    """Image files by their names, sorted; `read` raises ValueError.
+
+    Attributes:
+      names: of the images.
+      others: names of files that are no images.
+      read: the content of a file by its name.
+      runs: folders of runs, whose pictures are not those of the data set.
+      told: what the set itself says of its images, if it does.
+      said: lines for the report.
+    """
 
     names: list[str]
-    others: tuple[str, ...]  # files whose names are not those of images
+    others: tuple[str, ...]
     read: Callable[[str], bytes]
-    runs: tuple[str, ...] = ()  # folders of runs, whose pictures are not those of the data set
+    runs: tuple[str, ...] = ()
+    told: labels.Told | None = None
+    said: tuple[str, ...] = ()
 
 
 def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
     """The files at a path, which stay readable until `stack` ends.
 
     Raises:
-      UserError: if there is nothing, or it is a run or no zip, or has names that cannot be.
+      UserError: if there is nothing, or it is a run or no archive, or has names that cannot be.
     """
     try:
         if stat.S_ISDIR(path.stat().st_mode):
-            if is_run(path):
-                raise UserError(
-                    f"data.path={path} is the folder of a run: name that of the images, or, to "
-                    f"train on samples, one below {path / 'samples'}"
-                )
-            runs = []
-            chosen = _choose(_walk(path, "", (), runs), lambda name: _read_file(path / name))
-            return dataclasses.replace(chosen, runs=tuple(sorted(runs)))
+            return _of_folder(path, stack)
         if not path.is_file():
             raise UserError(f"data.path={path} is neither a folder nor a file")
-        # Opened here, because a ZipFile that opens its file may close it under several threads.
-        file = stack.enter_context(path.open("rb"))
+        if path.name.lower().endswith(archives.TARS):
+            return _of_tars(path, {path.name: path}, stack)
+        members = archives.of_zip(path, stack)
     except FileNotFoundError as error:
         raise UserError(f"data.path={path} does not exist") from error
     except OSError as error:
         raise UserError(
             f"data.path={path}: {error.filename or path} cannot be read ({error.strerror})"
         ) from error
-    try:
-        archive = zipfile.ZipFile(file)
-    except Exception as error:  # damaged archives raise almost anything
-        what = "no zip"
-        with contextlib.suppress(OSError):  # of files that are not on a disk
-            file.seek(0)
-            what = "a zip that is damaged or cut short" if file.read(2) == b"PK" else what
+    return _choose(members, lambda name: members[name]())
+
+
+def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
+    if is_run(path):
         raise UserError(
-            f"data.path={path} is {what}; pass a folder or a zip of images, or an .npz or .npy file"
-        ) from error
-    members = {}
-    for info in archive.infolist():
-        if info.is_dir():
-            continue
-        name = _member_name(path, _utf_8(info))
-        if name in members and not _is_hidden(name):
-            raise UserError(
-                f"data.path={path} has several members named {shown(name)}, of which one would be "
-                "lost: pack the images again, each under a name of its own"
-            )
-        members[name] = info
-    return _choose(members, lambda name: _read_member(archive, members[name]))
+            f"data.path={path} is the folder of a run: name that of the images, or, to train on "
+            f"samples, one below {path / 'samples'}"
+        )
+    runs = []
+    chosen = _choose(_walk(path, "", (), runs), lambda name: read_file(path / name))
+    if not chosen.names:
+        tars = [name for name in chosen.others if name.lower().endswith(archives.TARS)]
+        if tars:
+            return _of_tars(path, {name: path / name for name in tars}, stack)
+    return dataclasses.replace(chosen, runs=tuple(sorted(runs)))
+
+
+def _of_tars(
+    path: pathlib.Path, tars: dict[str, pathlib.Path], stack: contextlib.ExitStack
+) -> Files:
+    members, said = archives.of_tars(path, tars, stack)
+    chosen = _choose(members, lambda name: members[name]())
+    beside, line = archives.companions(chosen.names)
+    return dataclasses.replace(
+        chosen,
+        names=[name for name in chosen.names if name not in beside],
+        said=(*said, line) if line else tuple(said),
+    )
 
 
 def _choose(names: Iterable[str], read: Callable[[str], bytes]) -> Files:
-    visible = [name for name in names if not _is_hidden(name)]
+    visible = [name for name in names if not is_hidden(name)]
     chosen = [name for name in visible if os.path.splitext(name)[1].lower() in images.ENDINGS]
     return Files(sorted(chosen), tuple(sorted(set(visible).difference(chosen))), read)
 
@@ -91,11 +101,6 @@ def by_ending(names: Iterable[str]) -> str:
     count = collections.Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
     most_first = sorted(count.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{ending} {number:,}" for ending, number in most_first)
-
-
-def _is_hidden(name: str) -> bool:
-    # What a Mac packs beside its files, and what a Synology station keeps about them.
-    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in name.split("/"))
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -113,7 +118,7 @@ def _walk(folder: pathlib.Path, prefix: str, above: tuple, runs: list[str]) -> I
     if identity in above:
         return
     for entry in os.scandir(folder):
-        if _is_hidden(entry.name):
+        if is_hidden(entry.name):
             continue
         # os.path, because a link to itself makes entry.is_dir() raise.
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
@@ -126,56 +131,13 @@ def _walk(folder: pathlib.Path, prefix: str, above: tuple, runs: list[str]) -> I
             yield prefix + entry.name
 
 
-def _utf_8(info: zipfile.ZipInfo) -> str:
-    """The name of a member: many tools write UTF-8 and do not set the flag that says so."""
-    if not info.flag_bits & 0x800:
-        with contextlib.suppress(UnicodeError):  # then it is in the code page of DOS, as zips were
-            return info.filename.encode("cp437").decode("utf-8")
-    return info.filename
-
-
-def _member_name(path: pathlib.Path, name: str) -> str:
-    if name.startswith("/") or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
-        raise UserError(
-            f"data.path={path} has a member named {name!r}, which points outside of it or is no "
-            "POSIX name; pack the images again"
-        )
-    return str(pathlib.PurePosixPath(name))  # without ./ in front
-
-
-def _read_file(file: pathlib.Path) -> bytes:
+def read_file(file: pathlib.Path) -> bytes:
+    """The content of a file; raises ValueError with a short reason."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("is no regular file")
-        _check_bytes(status.st_size)
+        check_bytes(status.st_size)
         return file.read_bytes()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    if info.flag_bits & 1:
-        raise ValueError("is encrypted")
-    # The others can inflate without bound in a single step.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("is neither stored nor deflated, the compressions that are read from zips")
-    _check_bytes(info.file_size)
-    try:
-        with archive.open(info) as member:
-            content = member.read(info.file_size + 1)  # one more, so that the checksum is verified
-    except Exception as error:  # damaged archives raise almost anything
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-    if len(content) != info.file_size:
-        raise ValueError(f"has {len(content):,} bytes, not the {info.file_size:,} it declares")
-    return content
-
-
-def _check_bytes(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"has {size:,} bytes, more than {MAX_FILE_BYTES:,}")
-
-
-def shown(name: str) -> str:
-    """The name of a file, to be printed in a line."""
-    return name if name.isprintable() else ascii(name)

@@ -5,6 +5,7 @@ AFHQ has `train/cat`, `val/cat`, ...; Kaggle's competitions a `train` with label
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -49,10 +50,7 @@ def of_folders(names: list[str]) -> Divided | None:
     for number, (name, parts) in enumerate(zip(names, folders)):
         inside = "/".join([*parts[:depth], *name.split("/")[depth + 1 :]])
         found.setdefault(parts[depth], {})[inside] = number
-    kind = {
-        folder: next((k for k, some in enumerate((TRAIN, *HELD_OUT)) if folder.lower() in some), -1)
-        for folder in found
-    }
+    kind = {folder: _kind(folder) for folder in found}
     if -1 in kind.values() or len(set(kind.values())) < len(kind) or 0 not in kind.values():
         return None
     train, held_out, *left = sorted(found, key=kind.get)
@@ -62,34 +60,125 @@ def of_folders(names: list[str]) -> Divided | None:
     return Divided(found[train], found[held_out], clause)
 
 
-def labelled(
-    divided: Divided, how: str, file: str | None, read: Callable[[str], bytes]
-) -> tuple[Divided, labels.Labels]:
-    """(the splits, the classes of their images in `Divided.order`); arguments as `labels.decide`.
+def inside(names: list[str]) -> list[str]:
+    """The same names, without the folders of splits where there are any."""
+    divided = of_folders(names)
+    return names if divided is None else [*divided.train, *divided.held_out]
 
-    Where training images have classes and those held out lie in no such folders, the latter cannot
-    be used and are left out.
+
+def _kind(word: str) -> int:
+    """0 of training, then those of `HELD_OUT` in order; -1 of other words."""
+    known = (k for k, some in enumerate((TRAIN, *HELD_OUT)) if word.lower() in some)
+    return next(known, -1)
+
+
+def of_shards(names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """({file: its split}, files that are left out) of a set that lies in several files.
+
+    The split is told by a word of the name, the last if there are several: that of
+    `data/train-00000-of-00002.parquet`, `test/0000.parquet` and `flowers_val-000001.tar`. All
+    splits are "" where no file is of training; else files of unknown splits are left out.
+    """
+    split = {}
+    for name in names:
+        words = [word for word in re.split(r"[\W_\d]+", name) if _kind(word) >= 0]
+        split[name] = words[-1].lower() if words else ""
+    if not any(_kind(word) == 0 for word in split.values()):
+        return dict.fromkeys(names, ""), []
+    left = sorted(name for name, word in split.items() if not word)
+    return {name: word for name, word in split.items() if word}, left
+
+
+def labelled(
+    divided: Divided, how: str, decide: Callable[[list[tuple[str, int]]], labels.Labels]
+) -> tuple[Divided, labels.Labels]:
+    """(the splits, the classes of their images in `Divided.order`).
+
+    Where training images have classes and those held out have none, the latter cannot be used and
+    are left out.
+
+    Args:
+      divided: the splits.
+      how: one of `labels.LABELS`.
+      decide: the classes of images, of their names without the split's folder and their numbers.
+
+    Raises:
+      UserError: as of `decide`.
+    """
+    # Of both at once, so that a class has the same number in both.
+    train, held_out = list(divided.train.items()), list(divided.held_out.items())
+    try:
+        found = decide([*train, *held_out])
+    except UserError:
+        if how != "file":  # which may be of the training images alone
+            raise
+        found = labels.Labels()
+    rest = set(range(len(train), len(train) + len(held_out)))
+    if (found.names and (found.kept is None or rest <= set(found.kept))) or how == "none":
+        return divided, found
+    alone = decide(train)
+    if not alone.names:
+        return divided, found
+    clause = f"{divided.clause}, but without classes: its {len(held_out):,} are left out"
+    return Divided(divided.train, {}, clause), alone
+
+
+def arrange(
+    names: list[str],
+    others: tuple[str, ...],
+    how: str,
+    read: Callable[[str], bytes],
+    told: labels.Told | None = None,
+) -> tuple[Divided | None, labels.Labels, frozenset[str]]:
+    """The splits and the classes of the images of a folder or archive.
+
+    Args:
+      names: of the images, relative to the root of the set, POSIX.
+      others: of the files beside them, of which some may tell classes.
+      how: one of `labels.LABELS`.
+      read: the content of a file by its name; raises ValueError.
+      told: what the set itself says of each image, if it does.
+
+    Returns:
+      (splits, or None where there are none; classes of the images in `Divided.order`, or in that
+      of `names`; those of `others` that tell them).
 
     Raises:
       UserError: as of `labels.decide`.
     """
+    table = labels.find(others, names)
+    if told is None and table and table.endswith(labels.FILE):  # which names every image
+        return None, labels.decide(names, how, table, read), frozenset([table])
+    divided = of_folders(names)
+    if told is None and how in ("auto", "file"):
+        told = labels.beside(names, others, read)
+        if told is None and table is None and divided:
+            told = _tables(names, divided, others, read)
 
-    def decide(names):
-        return labels.decide(list(names), how, file, read)
+    def decide(images):
+        if told is not None and how in ("auto", "file"):
+            return labels.of_told([names[number] for _, number in images], told, how)
+        return labels.decide([name for name, _ in images], how, table, read)
 
-    # Of both at once, so that a class has the same number in both.
-    both, count = [*divided.train, *divided.held_out], len(divided.order)
-    try:
-        found = decide(both)
-    except UserError:
-        if not (how == "file" and file):  # of which a table may have the training images alone
-            raise
-        found = labels.Labels()
-    whole = found.kept is None or set(range(len(divided.train), count)) <= set(found.kept)
-    if (found.names and whole) or how == "none":
-        return divided, found
-    alone = decide(divided.train)
-    if not alone.names:
-        return divided, found
-    clause = f"{divided.clause}, but without classes: its {len(divided.held_out):,} are left out"
-    return Divided(divided.train, {}, clause), alone
+    used = told.files if told is not None else frozenset([table] if table else ())
+    if divided is None:
+        return None, decide(list(zip(names, range(len(names))))), used
+    return *labelled(divided, how, decide), used
+
+
+def _tables(names, divided, others, read) -> labels.Told | None:
+    """What tables in the folders of splits say, as Hugging Face's `train/metadata.csv`."""
+    of_each, files, clauses = {}, [], []
+    for part in (divided.train, divided.held_out):
+        inside = [names[number] for number in part.values()]
+        file = labels.find(others, inside)
+        if file is None:
+            continue
+        found = labels.by_table(inside, file, read)
+        if isinstance(found, str):
+            clauses.append(f"{file} {found}, so that it names no classes")
+            continue
+        files.append(file)
+        clauses.append(found.clause)
+        of_each.update(zip(inside, (found.names[number] for number in found.numbers)))
+    return labels.Told(of_each, "; ".join(clauses), files=frozenset(files)) if files else None

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tada_jax import data
-from tada_jax.data import listing
+from tada_jax.data import names
 from tada_jax.system.errors import UserError
 from tests.data.pictures import (
     NAMES,
@@ -351,7 +351,7 @@ def test_damaged_members_are_named(tmp_path, monkeypatch):
         "neither stored nor deflated": (files, {(LOCAL, 8): b"\x09", (CENTRAL, 10): b"\x09"}),
         "5,000,000 bytes, more than": (bomb, {}),
     }
-    monkeypatch.setattr(listing, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(names, "MAX_FILE_BYTES", 1_000_000)
     for number, (expected, (members, places)) in enumerate(cases.items()):
         compression = stored if members is files else zipfile.ZIP_DEFLATED
         path = write_zip(tmp_path / f"{number}.zip", members, compression)
@@ -371,5 +371,5 @@ def test_truncated_archives_are_refused(tmp_path):
 
 def test_large_files_are_refused(tmp_path, monkeypatch):
     root = write(tmp_path / "a", pngs("1.png") | {"2.png": bytes(2000)})
-    monkeypatch.setattr(listing, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(names, "MAX_FILE_BYTES", 1000)
     assert "2.png: has 2,000 bytes, more than 1,000" in error(root)

@@ -1,0 +1,233 @@
+"""Archives of image files: zips, and tars as WebDataset's. Members are read, never unpacked."""
+
+import bz2
+import collections
+import contextlib
+import gzip
+import lzma
+import os
+import pathlib
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+
+from tada_jax.data import splits
+from tada_jax.data.names import check_bytes, is_hidden, shown
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import cache_dir
+
+Members = dict[str, Callable[[], bytes]]  # what reads each file, by its name
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_COMPRESSED = ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma))
+
+# Zips
+
+
+def of_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
+    """The members of a zip.
+
+    Raises:
+      UserError: if it is none, or has names that cannot be, or one twice.
+    """
+    # Opened here, because a ZipFile that opens its file may close it under several threads.
+    file = stack.enter_context(path.open("rb"))
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # damaged archives raise almost anything
+        what = "no zip"
+        with contextlib.suppress(OSError):  # of files that are not on a disk
+            file.seek(0)
+            what = "a zip that is damaged or cut short" if file.read(2) == b"PK" else what
+        raise UserError(
+            f"data.path={path} is {what}; pass a folder, a zip or tar of images, or one of the "
+            "files that docs/data.md lists"
+        ) from error
+    members = {}
+    for info in archive.infolist():
+        if not info.is_dir():
+            name = _member_name(path, _utf_8(info))
+            _add(members, path, name, lambda info=info: _read_member(archive, info))
+    return members
+
+
+def _add(members: Members, path: pathlib.Path, name: str, read: Callable[[], bytes]) -> None:
+    if name in members and not is_hidden(name):
+        raise UserError(
+            f"data.path={path} has several members named {shown(name)}, of which one would be "
+            "lost: pack the images again, each under a name of its own"
+        )
+    members[name] = read
+
+
+def _utf_8(info: zipfile.ZipInfo) -> str:
+    """The name of a member: many tools write UTF-8 and do not set the flag that says so."""
+    if not info.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):  # then it is in the code page of DOS, as zips were
+            return info.filename.encode("cp437").decode("utf-8")
+    return info.filename
+
+
+def _member_name(path: pathlib.Path, name: str) -> str:
+    if name.startswith("/") or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
+        raise UserError(
+            f"data.path={path} has a member named {name!r}, which points outside of it or is no "
+            "POSIX name; pack the images again"
+        )
+    return str(pathlib.PurePosixPath(name))  # without ./ in front
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.flag_bits & 1:
+        raise ValueError("is encrypted")
+    # The others can inflate without bound in a single step.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("is neither stored nor deflated, the compressions that are read from zips")
+    check_bytes(info.file_size)
+    try:
+        with archive.open(info) as member:
+            content = member.read(info.file_size + 1)  # one more, so that the checksum is verified
+    except Exception as error:  # damaged archives raise almost anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    if len(content) != info.file_size:
+        raise ValueError(f"has {len(content):,} bytes, not the {info.file_size:,} it declares")
+    return content
+
+
+# Tars
+
+
+def of_tars(
+    path: pathlib.Path, tars: dict[str, pathlib.Path], stack: contextlib.ExitStack
+) -> tuple[Members, list[str]]:
+    """(the members of tars that are one set, lines for the report).
+
+    Tars whose names tell splits, as `train-000000.tar` and `val-000000.tar`, have their members
+    below folders of those names.
+
+    Args:
+      path: what the user named.
+      tars: the files by their names.
+      stack: closes them.
+
+    Raises:
+      UserError: if one is no tar, or has names that cannot be, or one twice.
+    """
+    split, left = splits.of_shards(list(tars))
+    said = [f"left out: {', '.join(left)}, of no split that is known"] if left else []
+    found = []
+    for shard in sorted(split):
+        members = _of_tar(tars[shard], stack)
+        found += [(shard, name, read) for name, read in members.items()]
+    names = collections.Counter((split[shard], name) for shard, name, _ in found)
+    repeated = max(names.values(), default=1) > 1  # keys that count from 0 in every shard
+    all_members = {}
+    for shard, name, read in found:
+        if repeated:
+            folder, slash, base = name.rpartition("/")
+            name = f"{folder}{slash}{shard}:{base}"
+        _add(all_members, path, f"{split[shard]}/{name}" if split[shard] else name, read)
+    return all_members, said
+
+
+def _of_tar(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
+    members = {}
+    try:
+        file = _plain(stack.enter_context(path.open("rb")), stack)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for info in archive:
+                if not info.isdir():
+                    name = _member_name(path, info.name)
+                    _add(members, path, name, lambda info=info: _read_span(file, info))
+            _check_end(file, archive.offset)
+    except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(
+            f"data.path={path} is a tar that is damaged or cut short ({error}): fetch it again, or "
+            "pack it anew"
+        ) from error
+    return members
+
+
+def _check_end(file, end: int) -> None:
+    """Raises ValueError unless zeros alone follow: a damaged header looks like an end."""
+    if os.fstat(file.fileno()).st_size < end:
+        raise ValueError("its last member is not whole")
+    while rest := os.pread(file.fileno(), 2**20, end):
+        if rest.strip(b"\0"):
+            raise ValueError(f"members behind byte {end:,}, where it ends")
+        end += len(rest)
+
+
+def _plain(file, stack: contextlib.ExitStack):
+    """A tar that can be read at any place: one that is compressed is unpacked into a nameless file.
+
+    Raises:
+      UserError: if there is no room for it in the folder of the cache.
+    """
+    start = file.read(6)
+    file.seek(0)
+    library = next((some for bytes_, some in _COMPRESSED if start.startswith(bytes_)), None)
+    if library is None:
+        return file
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        whole = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir()))  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"the cache {cache_dir()} cannot be written ({error.strerror})") from error
+    try:
+        with library.open(file) as unpacked:
+            shutil.copyfileobj(unpacked, whole, 2**20)
+    except OSError as error:
+        if error.errno is None:  # what gzip and bz2 say of damage
+            raise ValueError(str(error)) from error
+        raise UserError(
+            f"there is no room in the cache {cache_dir()} to unpack {file.name} "
+            f"({error.strerror}): free some space, or set TADA_JAX_CACHE to another folder"
+        ) from error
+    whole.flush()
+    return whole
+
+
+def _read_span(file, info: tarfile.TarInfo) -> bytes:
+    if not info.isreg() or info.issparse():
+        raise ValueError("is a link, or no plain file, in its tar: pack it as a file")
+    check_bytes(info.size)
+    return os.pread(file.fileno(), info.size, info.offset_data)
+
+
+def companions(names: list[str]) -> tuple[set[str], str]:
+    """(images that WebDataset keeps beside others, a line for the report, "" if there are none).
+
+    A key is the name up to the first dot of its last part: `0001.mask.png` is a field of the sample
+    `0001`, whose picture is `0001.jpg`.
+
+    Args:
+      names: of the images in tars.
+    """
+    fields = collections.defaultdict(dict)
+    for name in names:
+        folder, slash, base = name.rpartition("/")
+        key, _, field = base.partition(".")
+        fields[folder + slash + key][field.lower()] = name
+    beside = [
+        (field, name)
+        for some in fields.values()
+        if any("." not in field for field in some)
+        for field, name in some.items()
+        if "." in field
+    ]
+    if beside:
+        counts = collections.Counter(field for field, _ in beside)
+        listed = ", ".join(f".{field} {count:,}" for field, count in sorted(counts.items()))
+        return {name for _, name in beside}, f"left out: what lies beside images ({listed})"
+    several = [some for some in fields.values() if len(some) > 1]
+    if not several:
+        return set(), ""
+    return set(), (
+        f"{sum(map(len, several)):,} images have {len(several):,} keys up to the first dot, as "
+        f"{shown(next(iter(several[0].values())))}: each is an image, though WebDataset makes one "
+        "sample of a key"
+    )
