@@ -198,8 +198,8 @@ def _read_span(file, info: tarfile.TarInfo) -> bytes:
     return os.pread(file.fileno(), info.size, info.offset_data)
 
 
-def companions(names: list[str]) -> tuple[set[str], str]:
-    """(images that WebDataset keeps beside others, a line for the report, "" if there are none).
+def companions(names: list[str]) -> tuple[set[str], list[str]]:
+    """(images that WebDataset keeps beside others, lines for the report).
 
     A key is the name up to the first dot of its last part: `0001.mask.png` is a field of the sample
     `0001`, whose picture is `0001.jpg`.
@@ -212,22 +212,21 @@ def companions(names: list[str]) -> tuple[set[str], str]:
         folder, slash, base = name.rpartition("/")
         key, _, field = base.partition(".")
         fields[folder + slash + key][field.lower()] = name
-    beside = [
-        (field, name)
-        for some in fields.values()
-        if any("." not in field for field in some)
-        for field, name in some.items()
-        if "." in field
-    ]
-    if beside:
-        counts = collections.Counter(field for field, _ in beside)
-        listed = ", ".join(f".{field} {count:,}" for field, count in sorted(counts.items()))
-        return {name for _, name in beside}, f"left out: what lies beside images ({listed})"
-    several = [some for some in fields.values() if len(some) > 1]
-    if not several:
-        return set(), ""
-    return set(), (
-        f"{sum(map(len, several)):,} images have {len(several):,} keys up to the first dot, as "
-        f"{shown(next(iter(several[0].values())))}: each is an image, though WebDataset makes one "
-        "sample of a key"
-    )
+    left, several, said = {}, [], []
+    for some in fields.values():
+        further = {name: field for field, name in some.items() if "." in field}
+        if len(further) < len(some):
+            left |= further
+        elif len(some) > 1:
+            several.append(sorted(some.values()))
+    if left:
+        counts = sorted(collections.Counter(left.values()).items())
+        listed = ", ".join(f".{field} {count:,}" for field, count in counts)
+        said.append(f"left out: what lies beside images ({listed})")
+    if several:
+        said.append(
+            f"{sum(map(len, several)):,} images share {len(several):,} keys up to the first dot, "
+            f"as {shown(several[0][0])}: each is an image, though WebDataset makes one sample of a "
+            "key"
+        )
+    return set(left), said

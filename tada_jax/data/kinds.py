@@ -28,6 +28,22 @@ _TEXTS = (
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1", b"heim", b"heis")
 
 
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\xff\x4f\xff\x51")
+
+
+def is_image(beginning: bytes) -> bool:
+    """Whether a file of these first 12 bytes or more is an image of a kind that is read."""
+    inside = beginning[4:8]
+    if inside == b"ftyp":
+        return beginning[8:12] in (b"avif", b"avis")
+    return (
+        beginning.startswith(_IMAGES)
+        or (beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP")
+        or (beginning[:1] == b"P" and beginning[1:2] in b"123456" and beginning[2:3].isspace())
+        or inside == b"jP  "
+    )
+
+
 def reason(content: bytes) -> str:
     """Why a file cannot be read, as the end of a sentence that begins with its name."""
     for beginning, words in _BEGINNINGS:

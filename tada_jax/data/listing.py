@@ -13,8 +13,8 @@ import pathlib
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from tada_jax.data import archives, images, labels
-from tada_jax.data.names import check_bytes, is_hidden
+from tada_jax.data import archives, databases, huggingface, images, labels
+from tada_jax.data.names import is_hidden, read_file
 from tada_jax.system.errors import UserError
 
 
@@ -52,6 +52,10 @@ def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
             raise UserError(f"data.path={path} is neither a folder nor a file")
         if path.name.lower().endswith(archives.TARS):
             return _of_tars(path, {path.name: path}, stack)
+        if path.name.lower().endswith(huggingface.ENDINGS):
+            return _of_tables(path, {path.name: path})
+        if path.name == databases.FILE:
+            return _of_database(path.parent, stack)
         members = archives.of_zip(path, stack)
     except FileNotFoundError as error:
         raise UserError(f"data.path={path} does not exist") from error
@@ -71,6 +75,11 @@ def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
     runs = []
     chosen = _choose(_walk(path, "", (), runs), lambda name: read_file(path / name))
     if not chosen.names:
+        tables = huggingface.find(path, list(chosen.others))
+        if tables:
+            return _of_tables(path, {name: path / name for name in tables}, chosen.others)
+        if databases.FILE in chosen.others:
+            return _of_database(path, stack)
         tars = [name for name in chosen.others if name.lower().endswith(archives.TARS)]
         if tars:
             return _of_tars(path, {name: path / name for name in tars}, stack)
@@ -82,12 +91,32 @@ def _of_tars(
 ) -> Files:
     members, said = archives.of_tars(path, tars, stack)
     chosen = _choose(members, lambda name: members[name]())
-    beside, line = archives.companions(chosen.names)
+    beside, lines = archives.companions(chosen.names)
     return dataclasses.replace(
         chosen,
         names=[name for name in chosen.names if name not in beside],
-        said=(*said, line) if line else tuple(said),
+        said=(*said, *lines),
     )
+
+
+def _of_tables(
+    path: pathlib.Path, tables: dict[str, pathlib.Path], beside: Iterable[str] = ()
+) -> Files:
+    rows = huggingface.load(path, tables)
+    known = huggingface.BESIDE
+    others = [
+        name for name in beside if name not in tables and name.rpartition("/")[2] not in known
+    ]
+    return Files(rows.names, tuple(others), rows.read, told=rows.told, said=rows.said)
+
+
+def _of_database(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
+    try:
+        names, read, said = databases.open_images(path, stack)
+    except ValueError as error:
+        raise UserError(f"data.path={path} {error}") from error
+    told = labels.Told({}, "no classes, which a database of images does not tell")
+    return Files(names, (), read, told=told, said=said)
 
 
 def _choose(names: Iterable[str], read: Callable[[str], bytes]) -> Files:
@@ -129,15 +158,3 @@ def _walk(folder: pathlib.Path, prefix: str, above: tuple, runs: list[str]) -> I
             yield from _walk(*inside, runs)
         else:
             yield prefix + entry.name
-
-
-def read_file(file: pathlib.Path) -> bytes:
-    """The content of a file; raises ValueError with a short reason."""
-    try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is no regular file")
-        check_bytes(status.st_size)
-        return file.read_bytes()
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error

@@ -1,4 +1,7 @@
-"""Names of files: which are passed over, how they are printed, and how large a file may be."""
+"""Files by their names: which are passed over, how they are printed, how they are read."""
+
+import pathlib
+import stat
 
 MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from an archive
 
@@ -13,6 +16,18 @@ def check_bytes(size: int) -> None:
     """Raises ValueError, with a short reason, if an image file is too large."""
     if size > MAX_FILE_BYTES:
         raise ValueError(f"has {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+
+
+def read_file(file: pathlib.Path) -> bytes:
+    """The content of a file; raises ValueError with a short reason."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file")
+        check_bytes(status.st_size)
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
 
 
 def shown(name: str) -> str:
