@@ -187,7 +187,7 @@ def _plain(file, stack: contextlib.ExitStack):
             f"there is no room in the cache {cache_dir()} to unpack {file.name} "
             f"({error.strerror}): free some space, or set TADA_JAX_CACHE to another folder"
         ) from error
-    whole.flush()
+    whole.seek(0)  # which also writes what is buffered
     return whole
 
 

@@ -26,6 +26,20 @@ TABLES = ("metadata.csv", "metadata.jsonl", "train.csv", "labels.csv")
 NAME_COLUMNS = ("file_name", "filename", "file", "image", "image_id", "image_name", "path", "id")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "dx", "diagnosis")
 CHUNK = 1000  # images in a folder, of all tools that are known to make chunks
+_PICTURES = {"images", "image", "imgs", "img", "pictures", "photos", "jpegimages"}
+_BESIDE_THEM = {  # what data sets keep in folders beside those
+    *(
+        "masks",
+        "mask",
+        "annotations",
+        "labels",
+        "segmentation",
+        "segmentations",
+        "gt",
+        "groundtruth",
+    ),
+    *("ground_truth", "segmentationclass", "unprocessed", "raw", "depth", "thumbnails", "previews"),
+}
 _LONGEST = 200  # characters of a label in a file of its own
 MOST_STRAY = 0.1  # share of images beside their folders that are left out; more: no classes
 
@@ -360,6 +374,13 @@ def _by_folder(names: list[str], *, chunks_count: bool) -> Labels:
             "(data.labels=folders makes them classes)"
         )
     clause = "classes by folders (data.labels=none: no classes)"
+    lower = {folder.lower(): folder for folder in of_each}
+    pictures, beside_them = (sorted(lower.keys() & some) for some in (_PICTURES, _BESIDE_THEM))
+    if pictures and beside_them and not chunks_count:
+        clause += (
+            f"; {lower[beside_them[0]]!r} beside {lower[pictures[0]]!r} looks like the same "
+            f"pictures in another form: if so, name the folder {lower[pictures[0]]!r} as data.path"
+        )
     if beside:
         listed = classes.listed([names[i] for i in sorted(beside)])
         clause += f"; left out, since they lie beside the folders of classes: {listed}"

@@ -301,3 +301,38 @@ def test_kaggles_table_beside_a_test_split_without_labels(how, tmp_path):
     found = load(path, labels=how)
     assert (len(found.train.images), len(found.test.images)) == (6, 3)
     np.testing.assert_array_equal(found.test.labels, [0, 1, 0])
+
+
+def test_pictures_beside_their_masks_get_advice(tmp_path):
+    root = write(tmp_path / "a", pngs("Images/1.png", "masks/1.png", "Images/2.png"))
+    advice = "'masks' beside 'Images' looks like the same pictures in another form"
+    assert advice in load(root).source
+    assert "in another form" not in load(root, labels="folders").source
+    assert not load(root / "Images").num_classes
+    other = write(tmp_path / "b", pngs("masks/1.png", "hats/1.png"))
+    assert "in another form" not in load(other).source
+
+
+def test_a_table_in_the_folder_of_each_split(tmp_path):
+    """As Hugging Face's imagefolder has them."""
+    root = write(tmp_path / "a", pngs("train/1.png", "train/2.png", "test/1.png", "test/3.png"))
+    write(root, {"train/metadata.csv": b"file_name,label\n1.png,cat\n2.png,dog\n"})
+    alone = load(root)
+    assert alone.class_names == ("cat", "dog") and not len(alone.test.images)
+    assert "but without classes: its 2 are left out" in alone.source
+    write(root, {"test/metadata.jsonl": b'{"file_name": "1.png", "label": "dog"}\n'})
+    assert "names not all of the images" in load(root).source
+    more = b'{"file_name": "1.png", "label": "dog"}\n{"file_name": "3.png", "label": "cat"}\n'
+    write(root, {"test/metadata.jsonl": more})
+    found = load(root)
+    np.testing.assert_array_equal(found.train.labels, [0, 1])
+    np.testing.assert_array_equal(found.test.labels, [1, 0])
+    assert "'label' of train/metadata.csv" in found.source and not found.reading.other_files
+
+
+def test_a_class_without_a_readable_image_is_named_in_splits_too(tmp_path):
+    files = pngs("train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
+    root = write(tmp_path / "a", files | {"train/emu/1.png": b"no image"})
+    found = load(root, unreadable="skip")
+    assert found.class_names == ("cat", "dog")
+    assert "no classes, since no image can be read: 'emu'" in found.source
