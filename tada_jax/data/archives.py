@@ -128,7 +128,9 @@ def of_tars(
     for shard, name, read in found:
         if repeated:
             folder, slash, base = name.rpartition("/")
-            name = f"{folder}{slash}{shard}:{base}"
+            stem = shard.removesuffix(pathlib.PurePath(shard).suffix)
+            # Without dots, at the first of which a key ends.
+            name = f"{folder}{slash}{stem.replace('/', '-').replace('.', '_')}:{base}"
         _add(all_members, path, f"{split[shard]}/{name}" if split[shard] else name, read)
     return all_members, said
 

@@ -222,6 +222,8 @@ def _numbered(
     names = sorted(set(of_each), key=classes.natural)
     if order:
         names = [name for name in order if name in set(names)]
+    if len(names) == 1:
+        return Labels(clause=f"no classes, since all are {names[0]!r} ({clause})", kept=kept)
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[name] for name in of_each], np.int32)
     return Labels(labels, tuple(names), clause, kept)

@@ -47,17 +47,20 @@ def samples(keys, label=lambda key: str(len(key))):
 
 def test_shards_with_splits_and_keys_that_begin_anew_in_each(tmp_path):
     content = [samples(["00", "01"], lambda key: f"{key}x") for _ in range(4)]
-    shards = ("train-000", "train-001", "val-000", "odd")
+    for files in content:
+        files["00.mask.png"] = encode(noise(8, 8))
+    shards = ("v1.0-train-000", "v1.0-train-001", "v1.0-val-000", "odd")
     for shard, files in zip(shards, content):
         tar(tmp_path / "set" / f"{shard}.tar", files)
     found = load(tmp_path / "set")
     assert len(found.train.images) == 4 and len(found.test.images) == 2
     assert found.class_names == ("00x", "01x")
     np.testing.assert_array_equal(found.train.labels, [0, 1, 0, 1])
-    pictures = [truth({n: c for n, c in files.items() if n.endswith("png")}) for files in content]
+    pictures = [truth({n: files[n] for n in ("00.png", "01.png")}) for files in content]
     np.testing.assert_array_equal(found.train.images[:], np.concatenate(pictures[:2]))
     np.testing.assert_array_equal(found.test.images[:], pictures[2])
     assert "left out: odd.tar, of no split that is known" in found.source
+    assert "left out: what lies beside images (.mask.png 3)" in found.source
 
 
 def test_shards_without_splits_are_one_set_and_not_classes(tmp_path):
