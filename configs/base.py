@@ -135,6 +135,8 @@ def get_config(method="tada"):
     # "linear" or "cosine" timesteps; or continuous: "edm" (log-normal noise) or "flow" (rectified)
     c.schedule.name = "cosine"
     c.schedule.total_timesteps = 1000  # T of "linear" and "cosine"
+    # Tell the network t as if T were 1,000, as improved-diffusion does of its T = 4,000
+    c.schedule.rescale_timesteps = False
     c.schedule.edm = ConfigDict()  # arguments of continuous.Edm
     c.schedule.edm.p_mean = -1.2  # of ln sigma in training, normal
     c.schedule.edm.p_std = 1.2
@@ -228,9 +230,16 @@ def get_config(method="tada"):
     c.model.num_res_blocks = 1  # residual blocks a level
     c.model.attention_resolutions = (16,)  # sides in pixels of the levels with attention
     c.model.head_channels = 64  # channels of an attention head
+    c.model.num_heads = 0  # instead: so many heads at every width; 0: by head_channels
     c.model.resblock_updown = True  # resample inside residual blocks
+    c.model.conv_resample = True  # else by a convolution, or without
+    c.model.downsample_padding = "both"  # of that convolution: "both" sides (ADM), "end" (DDPM)
+    c.model.scale_shift = True  # by the noise level: scale and shift (ADM), or add (DDPM)
     c.model.attention_order = "legacy"  # channel order of qkv, "legacy" or "new"
     c.model.norm_groups = 32  # groups of GroupNorm
+    c.model.norm_epsilon = 1e-5  # added to variances; DDPM: 1e-6
+    c.model.time_embedding = "cos_sin"  # order of its halves: "cos_sin" (ADM), "sin_cos" (DDPM)
+    c.model.time_shift = 0  # of its frequencies: 0 (ADM), 1 (DDPM)
     c.model.dropout = 0.0  # rate
     c.model.class_conditional = False  # condition on the data set's labels
     c.model.dtype = "float32"  # of the computation: "float32" or "bfloat16"
@@ -238,6 +247,9 @@ def get_config(method="tada"):
 
     c.init = ConfigDict()  # fine-tuning: parameters to begin with, the optimiser starts fresh
     c.init.workdir = placeholder(str)  # folder of another run with a network of the same shapes
+    # Instead: weights of others, a .pt of guided-diffusion's kind, .safetensors, or a folder of
+    # diffusers; configs/finetune.py finds out which network they are of
+    c.init.weights = placeholder(str)
     c.init.checkpoint = "latest"  # of that run: "latest", "best", or a step as "5000"
     c.init.use_ema = True  # its averaged parameters; False: the raw ones
 

@@ -13,8 +13,8 @@ import numpy as np
 from flax import linen as nn
 from PIL import Image
 
-from tada_jax.metrics.torch_file import read_state_dict
 from tada_jax.system.errors import UserError
+from tada_jax.weights.torch_file import read_state_dict
 
 SIDE = 299  # pixels, of the input
 CONVENTIONS = ("clean-fid", "pytorch-fid")

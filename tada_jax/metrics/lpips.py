@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tada_jax.metrics.torch_file import read_state_dict
 from tada_jax.system.errors import UserError
+from tada_jax.weights.torch_file import read_state_dict
 
 SMALLEST = 31  # side in pixels below which AlexNet's second pooling has nothing left
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)

@@ -182,13 +182,14 @@ _linear.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _linear_backward)
 # Convolutions
 
 
-def convolution(x, kernel, *, strides=1):
+def convolution(x, kernel, *, strides=1, padding="both"):
     """A convolution, padded with zeros to keep the size (at stride 1).
 
     Args:
       x: [B,H,W,C].
       kernel: [K,K,C,D], K odd.
       strides: along both axes.
+      padding: "both" sides alike, or the "end" of rows and columns alone.
 
     Returns:
       [B,H,W,D], H and W divided by the strides.
@@ -198,7 +199,7 @@ def convolution(x, kernel, *, strides=1):
         return linear(x, kernel[0, 0])
     if on_cpu() and strides == 1 and winograd.pays(x, kernel):
         return winograd.convolve(x, kernel)
-    pad = ((size - 1) // 2,) * 2
+    pad = ((size - 1) // 2,) * 2 if padding == "both" else (0, size - 2)
     return _convolve(x, kernel, pad, pad, strides)
 
 

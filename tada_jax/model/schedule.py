@@ -26,11 +26,13 @@ class Schedule:
       timesteps: [T], the t that the network is asked at in each step: 0 .. T-1 for a full schedule,
         a subset of the original indices for a respaced one; float32 for one of continuous time.
       total_timesteps: T of the schedule that the network was trained with.
+      rescaled: whether the network is told t as if there were 1,000 timesteps.
     """
 
     alpha_bar: np.ndarray
     timesteps: np.ndarray
     total_timesteps: int
+    rescaled: bool = False
 
     def __len__(self):
         return len(self.alpha_bar)
@@ -88,8 +90,8 @@ class Schedule:
         return (np.asarray(u) * len(self)).astype(np.int32)
 
     def network_time(self, t):
-        """What the network is told: t itself."""
-        return t
+        """What the network is told: t itself, or t 1000 / T, float32."""
+        return jnp.float32(1000.0 / self.total_timesteps) * t if self.rescaled else t
 
     def input_scale(self, t):
         """By which z_t is multiplied before the network sees it: 1, float32 [B]."""
@@ -179,8 +181,13 @@ def from_betas(betas):
 SCHEDULES = {"linear": linear, "cosine": cosine}
 
 
-def make(name, total_timesteps=1000):
+def make(name, total_timesteps=1000, *, rescaled=False):
     """The schedule called `name` ("linear" or "cosine") with T = `total_timesteps` steps.
+
+    Args:
+      name: of `SCHEDULES`.
+      total_timesteps: T.
+      rescaled: as of `Schedule`.
 
     Raises:
       ValueError: for an unknown name or a T that the schedule cannot have.
@@ -189,7 +196,7 @@ def make(name, total_timesteps=1000):
         raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}, got {name!r}")
     if total_timesteps < 2:
         raise ValueError(f"a schedule needs at least 2 timesteps, got {total_timesteps}")
-    return SCHEDULES[name](total_timesteps)
+    return dataclasses.replace(SCHEDULES[name](total_timesteps), rescaled=rescaled)
 
 
 STRIDES = ("even", "logsnr", "tapered", "ddim")
@@ -230,7 +237,9 @@ def respace(schedule, steps, *, stride="even", side=None):
     else:
         raise ValueError(f"stride must be one of {', '.join(STRIDES)}, got {stride!r}")
     kept = np.asarray(kept, np.int32)
-    return Schedule(schedule.alpha_bar[kept], schedule.timesteps[kept], schedule.total_timesteps)
+    return dataclasses.replace(
+        schedule, alpha_bar=schedule.alpha_bar[kept], timesteps=schedule.timesteps[kept]
+    )
 
 
 def tapered(logsnr, side):

@@ -20,21 +20,30 @@ from tada_jax.model import layers
 fan_in_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
-def timestep_embedding(t, dim):
-    """Sinusoidal embedding [B] -> float32 [B, dim], cosines first, periods from 2 pi to 2e4 pi.
+def timestep_embedding(t, dim, *, order="cos_sin", shift=0):
+    """Sinusoidal embedding [B] -> float32 [B, dim], periods from 2 pi to about 2e4 pi.
 
     Of an odd `dim` it has dim - 1 entries.
+
+    Args:
+      t: [B].
+      dim: of the embedding.
+      order: of its halves, "cos_sin" (ADM) or "sin_cos" (DDPM).
+      shift: the longest period is reached `shift` entries before the end of a half: at 0 just not
+        (ADM), at 1 by the last (DDPM).
     """
     half = dim // 2
-    frequencies = jnp.exp(-np.log(1e4) / half * jnp.arange(half, dtype=jnp.float32))
+    frequencies = jnp.exp(-np.log(1e4) / (half - shift) * jnp.arange(half, dtype=jnp.float32))
     angles = t.astype(jnp.float32)[:, None] * frequencies
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    waves = [jnp.cos(angles), jnp.sin(angles)]
+    return jnp.concatenate(waves if order == "cos_sin" else waves[::-1], axis=-1)
 
 
 class Conv(nn.Module):
     """A convolution padded to keep the size (at stride 1); `zero` starts it at zero.
 
     With `upsample` it is that of the image enlarged twice by nearest neighbour; only for size 3.
+    With strides it may be padded at the "end" of rows and columns alone.
     """
 
     features: int
@@ -43,6 +52,7 @@ class Conv(nn.Module):
     zero: bool = False
     strides: int = 1
     upsample: bool = False
+    padding: str = "both"
 
     @nn.compact
     def __call__(self, x):
@@ -54,7 +64,7 @@ class Conv(nn.Module):
         if self.upsample and layers.on_cpu():
             return layers.upsampled_convolution(x, kernel) + bias
         x = layers.upsample(x) if self.upsample else x
-        return layers.convolution(x, kernel, strides=self.strides) + bias
+        return layers.convolution(x, kernel, strides=self.strides, padding=self.padding) + bias
 
 
 class Dense(nn.Module):
@@ -80,6 +90,7 @@ class Norm(nn.Module):
 
     groups: int
     silu: bool = True
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x, modulation=None):
@@ -88,28 +99,41 @@ class Norm(nn.Module):
         if modulation is not None:
             more, offset = jnp.split(modulation, 2, axis=-1)
             scale, shift = scale * (1.0 + more), shift * (1.0 + more) + offset
-        return layers.group_norm(x, scale, shift, groups=self.groups, silu=self.silu)
+        return layers.group_norm(
+            x, scale, shift, groups=self.groups, silu=self.silu, epsilon=self.epsilon
+        )
 
 
 class ResBlock(nn.Module):
-    """Residual block with scale-shift conditioning, optionally resampling both of its paths."""
+    """Residual block that is told the noise level, optionally resampling both of its paths.
+
+    With `scale_shift` the embedding scales and shifts what was normalised, as in ADM; without it is
+    added before, as in DDPM.
+    """
 
     features: int
     groups: int
     dropout: float
     dtype: Any
     resample: str = "none"  # "none", "down" or "up"
+    scale_shift: bool = True
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x, emb, deterministic):
-        h = Norm(self.groups, name="norm_in")(x)
+        h = Norm(self.groups, epsilon=self.epsilon, name="norm_in")(x)
         up, down = self.resample == "up", self.resample == "down"
         h = layers.downsample(h) if down else h
         h = Conv(self.features, 3, self.dtype, upsample=up, name="conv_in")(h)
         x = layers.downsample(x) if down else layers.upsample(x) if up else x
 
-        scale_shift = Dense(2 * self.features, jnp.float32, name="emb")(nn.silu(emb))
-        h = Norm(self.groups, name="norm_out")(h, scale_shift)
+        told = self.features * (2 if self.scale_shift else 1)
+        told = Dense(told, jnp.float32, name="emb")(nn.silu(emb))
+        norm_out = Norm(self.groups, epsilon=self.epsilon, name="norm_out")
+        if self.scale_shift:
+            h = norm_out(h, told)
+        else:
+            h = norm_out(h + told[:, None, None, :].astype(h.dtype))
         if self.dropout and not deterministic:
             h = layers.dropout(self.make_rng("dropout"), h, self.dropout)
         h = Conv(self.features, 3, self.dtype, zero=True, name="conv_out")(h)
@@ -142,37 +166,45 @@ class Attention(nn.Module):
     groups: int
     order: str  # channel order of qkv: "legacy" (heads, qkv, ch) or "new" (qkv, heads, ch)
     dtype: Any
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x):
         b, h, w, c = x.shape
-        tokens = Norm(self.groups, silu=False, name="norm")(x).reshape(b, h * w, c)
+        norm = Norm(self.groups, silu=False, epsilon=self.epsilon, name="norm")
+        tokens = norm(x).reshape(b, h * w, c)
         y = Heads(self.head_channels, self.order, name="qkv")(tokens)
         y = Dense(c, self.dtype, zero=True, name="proj")(y)
         return x + y.reshape(b, h, w, c)
 
 
 class Downsample(nn.Module):
-    """Plain downsampling by a strided convolution, for `resblock_updown=False`."""
+    """Plain downsampling, for `resblock_updown=False`: a strided convolution, or averages."""
 
     features: int
     dtype: Any
+    convolve: bool = True
+    padding: str = "both"
 
     @nn.compact
-    def __call__(self, x, emb, deterministic):
-        del emb, deterministic
-        return Conv(self.features, 3, self.dtype, strides=2, name="conv")(x)
+    def __call__(self, x):
+        if not self.convolve:
+            return layers.downsample(x)
+        options = {"strides": 2, "padding": self.padding, "name": "conv"}
+        return Conv(self.features, 3, self.dtype, **options)(x)
 
 
 class Upsample(nn.Module):
-    """Plain upsampling: nearest neighbour, then a convolution."""
+    """Plain upsampling: nearest neighbour, and perhaps a convolution."""
 
     features: int
     dtype: Any
+    convolve: bool = True
 
     @nn.compact
-    def __call__(self, x, emb, deterministic):
-        del emb, deterministic
+    def __call__(self, x):
+        if not self.convolve:
+            return layers.upsample(x)
         return Conv(self.features, 3, self.dtype, upsample=True, name="conv")(x)
 
 
@@ -187,9 +219,17 @@ class UNet(nn.Module):
       attention_resolutions: sides in pixels (the larger one, for images that are not square) of
         the levels with self-attention; the middle block always has one.
       head_channels: channels of one attention head.
+      num_heads: heads of every attention, whatever its channels; 0: by `head_channels`.
       resblock_updown: resample inside residual blocks rather than by plain layers.
+      conv_resample: whether those plain layers convolve.
+      downsample_padding: of such a convolution with stride 2, "both" sides (ADM) or the "end"
+        (DDPM).
+      scale_shift: whether the embedding scales and shifts what is normalised, or is added before.
       attention_order: channel order of qkv, "legacy" (ADM's default) or "new".
       norm_groups: groups of every GroupNorm.
+      norm_epsilon: added to their variances.
+      time_embedding: order of its halves, "cos_sin" (ADM) or "sin_cos" (DDPM).
+      time_shift: of its frequencies, 0 (ADM) or 1 (DDPM), see `timestep_embedding`.
       dropout: rate in the residual blocks.
       num_classes: 0 for an unconditional network.
       condition_size: length of a vector that it is told besides, as how an image was augmented; 0
@@ -205,9 +245,16 @@ class UNet(nn.Module):
     num_res_blocks: int = 1
     attention_resolutions: Sequence[int] = (16,)
     head_channels: int = 64
+    num_heads: int = 0
     resblock_updown: bool = True
+    conv_resample: bool = True
+    downsample_padding: str = "both"
+    scale_shift: bool = True
     attention_order: str = "legacy"
     norm_groups: int = 32
+    norm_epsilon: float = 1e-5
+    time_embedding: str = "cos_sin"
+    time_shift: int = 0
     dropout: float = 0.0
     num_classes: int = 0
     condition_size: int = 0
@@ -218,7 +265,10 @@ class UNet(nn.Module):
         "channels": (2, math.inf),
         "num_res_blocks": (1, math.inf),
         "head_channels": (1, math.inf),
+        "num_heads": (0, math.inf),
         "norm_groups": (1, math.inf),
+        "norm_epsilon": (math.ulp(0), 1),
+        "time_shift": (0, 1),
         "dropout": (0, math.nextafter(1, 0)),
     }
 
@@ -248,25 +298,30 @@ class UNet(nn.Module):
             attention = nn.remat(Attention)
 
         def res(h, features, name, resample="none"):
-            layer = block(features, self.norm_groups, self.dropout, dtype, resample, name=name)
+            options = {"scale_shift": self.scale_shift, "epsilon": self.norm_epsilon, "name": name}
+            layer = block(features, self.norm_groups, self.dropout, dtype, resample, **options)
             return layer(h, emb, deterministic)
 
         def attend(h, name):
-            order = self.attention_order
-            return attention(self.head_channels, self.norm_groups, order, dtype, name=name)(h)
+            options = {"epsilon": self.norm_epsilon, "name": name}
+            width = self.head_width(h.shape[-1])
+            return attention(width, self.norm_groups, self.attention_order, dtype, **options)(h)
 
         def change_size(h, features, direction, name):
             if self.resblock_updown:
                 return res(h, features, name, direction)
-            layer = {"down": Downsample, "up": Upsample}[direction]
-            return layer(features, dtype, name=name)(h, emb, deterministic)
+            options = {"convolve": self.conv_resample, "name": name}
+            if direction == "up":
+                return Upsample(features, dtype, **options)(h)
+            return Downsample(features, dtype, padding=self.downsample_padding, **options)(h)
 
         def has_attention(h):
             return max(h.shape[1:3]) in self.attention_resolutions
 
         # As in ADM, the embedding and the output stay float32: an 8-bit eps_hat would be amplified
         # by 1/alpha at the noisy end.
-        emb = timestep_embedding(t, self.channels)
+        embedding = {"order": self.time_embedding, "shift": self.time_shift}
+        emb = timestep_embedding(t, self.channels, **embedding)
         if self.condition_size:
             told = jnp.zeros((len(z), self.condition_size)) if condition is None else condition
             zeros = nn.initializers.zeros
@@ -308,7 +363,8 @@ class UNet(nn.Module):
             if level:
                 h = change_size(h, features, "up", f"up{level}_up")
 
-        h = Norm(self.norm_groups, name="norm_out")(h.astype(jnp.float32))
+        norm_out = Norm(self.norm_groups, epsilon=self.norm_epsilon, name="norm_out")
+        h = norm_out(h.astype(jnp.float32))
         return Conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")(h)
 
     def width(self, level):
@@ -325,6 +381,10 @@ class UNet(nn.Module):
             )
         return int(width)
 
+    def head_width(self, width):
+        """Channels of a head of an attention of `width` channels."""
+        return width // self.num_heads if self.num_heads else self.head_channels
+
     def check(self, size):
         """Raises ValueError if images of `size` (H, W) or these widths cannot be processed."""
         factor = 2 ** (len(self.channel_mult) - 1)
@@ -340,7 +400,7 @@ class UNet(nn.Module):
             width = self.width(level)
             must_divide = ["norm_groups"]
             if side in self.attention_resolutions or level == last:
-                must_divide.append("head_channels")
+                must_divide.append("num_heads" if self.num_heads else "head_channels")
             for name in must_divide:
                 if width % getattr(self, name):
                     raise ValueError(

@@ -141,7 +141,7 @@ def levels(config):
     c = config.schedule
     if c.name not in continuous.CONTINUOUS:
         with _blame("schedule"):
-            return schedule.make(c.name, c.total_timesteps)
+            return schedule.make(c.name, c.total_timesteps, rescaled=c.rescale_timesteps)
     if config.diffusion.variance == "learned_range":
         raise UserError(
             f"config.diffusion.variance='learned_range' needs timesteps, and config.schedule.name="

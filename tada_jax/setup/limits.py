@@ -33,6 +33,8 @@ CHOICES = {
     "sample.stride": ("auto", *schedule.STRIDES),
     "model.dtype": ("float32", "bfloat16"),
     "model.attention_order": ("legacy", "new"),
+    "model.downsample_padding": ("both", "end"),
+    "model.time_embedding": ("cos_sin", "sin_cos"),
     "data.order": orders.ORDERS,
     "data.fit": data.FITS,
     "data.color": data.COLORS,

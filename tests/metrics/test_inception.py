@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tada_jax.metrics import inception
-from tada_jax.metrics.torch_file import read_state_dict
 from tada_jax.system.errors import UserError
+from tada_jax.weights.torch_file import read_state_dict
 from tests import tiny
 from tests.metrics.make_torch_data import pictures, random_weights
 

@@ -2,14 +2,19 @@
 
 Both layouts are read: the zip of torch 1.6 and later, and the older one, a row of pickles followed
 by the raw numbers. Only the few names that a dict of tensors needs are admitted, and they stand for
-classes of this module: nothing in the file is ever called.
+classes of this module: nothing in the file is ever called. Tensors are views of the file, of which
+nothing is in memory until it is looked at.
 """
 
 import collections
 import io
 import math
+import mmap
+import os
 import pickletools
+import struct
 import zipfile
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -39,24 +44,32 @@ def read_state_dict(path):
       path: of a .pth or .pt file with a dict of tensors, or one under the key "state_dict".
 
     Returns:
-      {name: array}; what is no tensor is left out. bfloat16 becomes float32.
+      {name: array}, views of the file that cannot be written; what is no tensor is left out.
+      bfloat16 becomes float32.
 
     Raises:
       UserError: if there is no such file, it is another kind of file, or it is damaged.
     """
     path = expanded(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except OSError as e:
         raise UserError(f"{path} cannot be read ({e.strerror}): name a file of PyTorch's") from e
     try:
-        is_zip = content.startswith(b"PK")
-        tree, storages, order = (_read_zip if is_zip else _read_older)(io.BytesIO(content))
+        is_zip = content[:2] == b"PK"
+        tree, storages, order = (_read_zip if is_zip else _read_older)(content)
         if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
             tree = tree["state_dict"]
         if not isinstance(tree, dict):
             raise ValueError("it holds no dict of tensors")
         tensors = {str(name): x for name, x in tree.items() if isinstance(x, _Tensor)}
+        inside = [
+            str(name) for name, x in tree.items() if isinstance(x, dict) and _holds_tensors(x)
+        ]
+        if inside and not tensors:
+            raise ValueError(f"its tensors lie under {', '.join(inside)}: save one of these alone")
         # Tensors may share numbers and repeat them (stride 0), but not fill the memory with them.
         if sum(x.nbytes for x in tensors.values()) > 4 * len(content) + 2**20:
             raise ValueError("its tensors are much larger than the file")
@@ -69,14 +82,25 @@ def read_state_dict(path):
         ) from e
 
 
-def _read_zip(file):
-    with zipfile.ZipFile(file) as archive:
+def _holds_tensors(tree):
+    return any(isinstance(x, _Tensor) for x in tree.values())
+
+
+def _read_zip(content):
+    whole = memoryview(content)
+    with zipfile.ZipFile(io.BufferedReader(_Raw(whole))) as archive:
 
         def read(name):
             info = archive.getinfo(name)
             if info.compress_type != zipfile.ZIP_STORED:  # could unpack to any size
                 raise ValueError(f"{name} is compressed")
-            return archive.read(info)
+            start = info.header_offset
+            name_length, extra_length = struct.unpack("<HH", whole[start + 26 : start + 30])
+            start += 30 + name_length + extra_length
+            member = whole[start : start + info.file_size]
+            if len(member) != info.file_size or zlib.crc32(member) != info.CRC:
+                raise ValueError(f"{name} is damaged")
+            return member
 
         folders = [
             n.removesuffix("data.pkl") for n in archive.namelist() if n.endswith("/data.pkl")
@@ -84,27 +108,52 @@ def _read_zip(file):
         if len(folders) != 1:
             raise ValueError("it is a zip without a data.pkl of its own")
         has_order = f"{folders[0]}byteorder" in archive.namelist()
-        order = read(f"{folders[0]}byteorder") if has_order else b"little"
+        order = bytes(read(f"{folders[0]}byteorder")) if has_order else b"little"
         tree, dtypes = _unpickled(io.BytesIO(read(f"{folders[0]}data.pkl")))
         storages = {key: read(f"{folders[0]}data/{key}") for key in dtypes}
     return tree, storages, {b"little": "<", b"big": ">"}[order]
 
 
-def _read_older(file):
+class _Raw(io.RawIOBase):
+    """A file in memory that is not copied, as io.BytesIO would."""
+
+    def __init__(self, content):
+        self._content, self._place = content, 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=0):
+        self._place = offset + (0, self._place, len(self._content))[whence]
+        return self._place
+
+    def readinto(self, buffer):
+        part = self._content[self._place : self._place + len(buffer)]
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+
+def _read_older(content):
+    whole = memoryview(content)
+    file = io.BufferedReader(_Raw(whole))
     if [_unpickled(file)[0] for _ in range(2)] != [_MAGIC, _PROTOCOL]:
         raise ValueError("it does not begin as one")
     _unpickled(file)  # about the machine that wrote it
     tree, dtypes = _unpickled(file)
     keys, _ = _unpickled(file)
-    storages = {}
+    storages, place = {}, file.tell()
     for key in keys:
         # Machines of either byte order write these numbers as little-endian.
-        count = int.from_bytes(file.read(8), "little", signed=True)
-        size = count * dtypes[key].itemsize
-        content = file.read(size) if size >= 0 else b""
-        if len(content) != size:
+        count = int.from_bytes(whole[place : place + 8], "little", signed=True)
+        size, place = count * dtypes[key].itemsize, place + 8
+        storages[key] = whole[place : place + max(0, size)]
+        if size < 0 or len(storages[key]) != size:
             raise ValueError("it ends too early")
-        storages[key] = content
+        place += size
     return tree, storages, "<"
 
 
@@ -121,7 +170,7 @@ class _Tensor:
         self.nbytes = math.prod(shape) * self.dtype.itemsize
 
     def array(self, storages, order):
-        """The numbers, of the tensor's shape; `storages` {key: bytes} are in byte order `order`."""
+        """The numbers, of the tensor's shape; `storages`, {key: memoryview}, have this `order`."""
         if self.key not in storages:
             raise ValueError("the numbers of a tensor are missing")
         size = self.dtype.itemsize  # bits first, because bfloat16 knows no byte order
@@ -133,7 +182,8 @@ class _Tensor:
         view = np.lib.stride_tricks.as_strided(
             bits.view(self.dtype)[self.offset :], self.shape, strides
         )
-        return np.array(view, np.float32 if self.dtype == ml_dtypes.bfloat16 else self.dtype)
+        view.flags.writeable = False
+        return view.astype(np.float32) if self.dtype == ml_dtypes.bfloat16 else view
 
 
 def _rebuild_parameter(tensor, *_):

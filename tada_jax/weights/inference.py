@@ -1,0 +1,338 @@
+"""Which network some tensors are of: everything that their names and shapes tell.
+
+What they do not tell, as the width of a head, has a default of the family that they come from.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tada_jax.model.unet import UNet
+from tada_jax.weights import names
+
+
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """A network that weights are of.
+
+    Attributes:
+      family: "guided-diffusion", "improved-diffusion" or "diffusers".
+      network: fields of `UNet` that the weights tell, apart from those below.
+      assumed: fields of `UNet` that they do not tell, by the family.
+      schedule: fields of the section `schedule` likewise.
+      in_channels: of images.
+      learned_variance: whether it has outputs for it.
+      attends: for each level, whether it has attention.
+      table: makes `names.Entry`s for a `UNet` of these fields.
+      resolution: for which it was made, pixels; None where nothing tells.
+    """
+
+    family: str
+    network: dict[str, Any]
+    assumed: dict[str, Any]
+    schedule: dict[str, Any]
+    in_channels: int
+    learned_variance: bool
+    attends: tuple[bool, ...]
+    table: Callable[[UNet], list[names.Entry]]
+    resolution: int | None = None
+
+    def attention_resolutions(self, side):
+        """The sides of levels with attention, for images whose longer side is `side` pixels."""
+        return tuple(side // 2**level for level, has in enumerate(self.attends) if has)
+
+    def unet(self, side, **others):
+        """The `UNet` for images whose longer side is `side` pixels; `others` replace fields."""
+        fields = self.network | self.assumed | others
+        outputs = self.in_channels * (2 if self.learned_variance else 1)
+        return UNet(outputs, attention_resolutions=self.attention_resolutions(side), **fields)
+
+
+def infer(shapes: dict[str, tuple[int, ...]], config: dict | None = None) -> Inferred:
+    """The network of tensors.
+
+    Args:
+      shapes: of the tensors by their names.
+      config: of diffusers' `config.json`, where there is one.
+
+    Raises:
+      ValueError: as the end of a sentence that begins with the file, if they are of none that is
+        known.
+    """
+    if "time_embed.0.weight" in shapes and "input_blocks.0.0.weight" in shapes:
+        return _of_adm(shapes)
+    if "time_embedding.linear_1.weight" in shapes and "conv_in.weight" in shapes:
+        if config is None:
+            raise ValueError(
+                "has the names of diffusers, whose settings are in config.json: name the folder "
+                "that has both"
+            )
+        return _of_diffusers(shapes, config)
+    for beginning, whose in _OTHERS.items():
+        if any(name.startswith(beginning) for name in shapes):
+            raise ValueError(f"is of {whose}, whose network is another one: {_READ}")
+    some = ", ".join(list(shapes)[:3]) or "no tensors"
+    raise ValueError(f"is of no network that is known (it has {some}): {_READ}")
+
+
+_READ = "guided-diffusion's, improved-diffusion's and diffusers' UNet2DModel are read"
+_OTHERS = {
+    "model.diffusion_model.": "latent diffusion",
+    "model.map_noise.": "EDM",
+    "map_noise.": "EDM",
+    "module.": "a model that was saved in parallel (its names begin with module.)",
+    "init_conv.": "denoising-diffusion-pytorch",
+    "model.init_conv.": "denoising-diffusion-pytorch",
+    "x_embedder.": "DiT",
+}
+
+
+def _shape(shapes, name):
+    try:
+        return shapes[name]
+    except KeyError:
+        raise ValueError(f"lacks {name}: fetch it again, or save the whole state dict") from None
+
+
+def _multiples(widths, channels):
+    made = [width / channels for width in widths]
+    return tuple(int(m) if m == int(m) else m for m in made)
+
+
+# guided-diffusion and its kin
+
+
+def _of_adm(shapes) -> Inferred:
+    channels = _shape(shapes, "time_embed.0.weight")[1]
+    in_channels = _shape(shapes, "input_blocks.0.0.weight")[1]
+    outputs = _shape(shapes, "out.2.weight")[0]
+    inputs = _modules(shapes, "input_blocks")
+    up = _modules(shapes, "output_blocks")
+    if not up:
+        raise ValueError("lacks output_blocks: fetch it again, or save the whole state dict")
+    last = max(up)
+    sides = {block: {module for module, inside in parts} for block, parts in up.items()}
+
+    def resamples(block):
+        """Whether a block of the way up enlarges: by a residual block or a convolution."""
+        inside = {(module, part) for module, part in up[block] if module}
+        return any(part in ("in_layers", "conv") for _, part in inside)
+
+    enlarging = [block for block in sorted(up) if resamples(block)]
+    gaps = [block for block in range(max(inputs) + 1) if block not in inputs]  # average pools
+    if enlarging:
+        blocks = enlarging[0]
+    elif gaps:
+        blocks = gaps[0] - 1
+    else:
+        blocks = last
+    levels, rest = divmod(last + 1, blocks + 1)
+    expected = 1 + levels * blocks + levels - 1
+    if rest or max(inputs) + 1 != expected or len(sides) != last + 1:
+        raise ValueError(
+            f"has {max(inputs) + 1} input blocks and {last + 1} output blocks, which are no whole "
+            "levels: fetch it again, or save the whole state dict"
+        )
+    firsts = [1 + level * (blocks + 1) for level in range(levels)]
+    widths = [_shape(shapes, f"input_blocks.{i}.0.out_layers.3.weight")[0] for i in firsts]
+    attends = tuple(f"input_blocks.{i}.1.qkv.weight" in shapes for i in firsts)
+    updown = any(part == "in_layers" for block in enlarging for m, part in up[block] if m)
+    scale_shift = _shape(shapes, "input_blocks.1.0.emb_layers.1.weight")[0] == 2 * widths[0]
+    improved = not updown
+    classes = shapes.get("label_emb.weight", (0,))[0]
+    network = {
+        "channels": channels,
+        "channel_mult": _multiples(widths, channels),
+        "num_res_blocks": blocks,
+        "resblock_updown": updown,
+        "conv_resample": bool(enlarging) or levels == 1,
+        "scale_shift": scale_shift,
+        "num_classes": classes,
+    }
+    assumed = {"head_channels": 64, "num_heads": 4 if improved else 0, "attention_order": "legacy"}
+    schedule = {"name": "linear", "total_timesteps": 1000, "rescale_timesteps": False}
+    if improved:
+        schedule = {"name": "cosine", "total_timesteps": 4000, "rescale_timesteps": True}
+    return Inferred(
+        "improved-diffusion" if improved else "guided-diffusion",
+        network,
+        assumed,
+        schedule,
+        in_channels,
+        _learned(outputs, in_channels),
+        attends,
+        lambda network: names.of_adm(network, attends),
+        _RESOLUTIONS.get(network["channel_mult"]),
+    )
+
+
+# Of published models: ADM's choice of widths goes with the resolution.
+_RESOLUTIONS = {
+    (1, 2, 2, 2): 32,
+    (1, 2, 3, 4): 64,
+    (1, 1, 2, 3, 4): 128,
+    (1, 1, 2, 2, 4, 4): 256,
+    (0.5, 1, 1, 2, 2, 4, 4): 512,
+}
+
+
+def _modules(shapes, stack) -> dict[int, set[tuple[int, str]]]:
+    """{block: {(module in it, part of that)}} of names as `input_blocks.3.0.in_layers.2.weight`."""
+    found = {}
+    for name in shapes:
+        match = re.match(rf"{stack}\.(\d+)\.(\d+)\.(\w+)", name)
+        if match:
+            found.setdefault(int(match[1]), set()).add((int(match[2]), match[3]))
+    return found
+
+
+def _learned(outputs, in_channels) -> bool:
+    if outputs not in (in_channels, 2 * in_channels):
+        raise ValueError(
+            f"is of a network from {in_channels} channels to {outputs}: as many, or twice as many "
+            "with a learned variance, can be used (a super-resolution or inpainting model cannot)"
+        )
+    return outputs == 2 * in_channels
+
+
+# diffusers
+
+
+def _of_diffusers(shapes, config) -> Inferred:
+    def of(name, default):
+        value = config.get(name, default)
+        return default if value is None else value
+
+    widths = [int(width) for width in of("block_out_channels", ())]
+    kinds = [*of("down_block_types", ()), *of("up_block_types", ())]
+    strange = sorted(set(kinds) - _BLOCKS)
+    if not widths or strange or len(kinds) != 2 * len(widths):
+        raise ValueError(
+            f"is of a network of {', '.join(strange) or 'no'} blocks: of UNet2DModel, those of "
+            f"{', '.join(sorted(_BLOCKS))} are known"
+        )
+    levels = len(widths)
+    attends = tuple(kind.startswith("Attn") for kind in kinds[:levels])
+    if attends != tuple(kind.startswith("Attn") for kind in reversed(kinds[levels:])):
+        raise ValueError("has other attention on the way up than on the way down")
+    for field, (known, what) in _FIXED.items():
+        value = config.get(field)
+        if value is not None and value not in known:
+            raise ValueError(f"has {field}={value!r}, and {what}")
+    in_channels, outputs = of("in_channels", 3), of("out_channels", 3)
+    groups = of("norm_num_groups", 32)
+    if of("attn_norm_num_groups", groups) != groups:
+        raise ValueError("has attentions with other norm_num_groups than its other blocks")
+    head = config.get("attention_head_dim", 8)
+    shift = of("resnet_time_scale_shift", "default") == "scale_shift"
+    if shift and config.get("attn_norm_num_groups") is None:
+        raise ValueError(
+            "has no attn_norm_num_groups beside scale_shift, with which diffusers leaves the "
+            "normalisation before its middle attention out"
+        )
+    updown = _resampling(config, kinds)
+    network = {
+        "channels": widths[0],
+        "channel_mult": _multiples(widths, widths[0]),
+        "num_res_blocks": of("layers_per_block", 2),
+        "resblock_updown": updown,
+        "conv_resample": True,
+        "downsample_padding": "both" if of("downsample_padding", 1) else "end",
+        "scale_shift": shift,
+        "norm_groups": groups,
+        "norm_epsilon": float(of("norm_eps", 1e-5)),
+        "time_embedding": "cos_sin" if of("flip_sin_to_cos", True) else "sin_cos",
+        "time_shift": int(of("freq_shift", 0)),
+        "num_classes": shapes.get("class_embedding.weight", (0,))[0],
+        **({"num_heads": 1} if head is None else {"head_channels": int(head), "num_heads": 0}),
+        "attention_order": "new",  # that is how its three parts are joined
+    }
+    old = any(name.endswith("attentions.0.query.weight") for name in shapes)
+    return Inferred(
+        "diffusers",
+        network,
+        {},
+        {"name": "linear", "total_timesteps": 1000, "rescale_timesteps": False},
+        in_channels,
+        _learned(outputs, in_channels),
+        attends,
+        lambda network: names.of_diffusers(network, attends, old_attention=old),
+        of("sample_size", None),
+    )
+
+
+_BLOCKS = {
+    "DownBlock2D",
+    "AttnDownBlock2D",
+    "ResnetDownsampleBlock2D",
+    "UpBlock2D",
+    "AttnUpBlock2D",
+    "ResnetUpsampleBlock2D",
+}
+_FIXED = {
+    "center_input_sample": ((False,), "inputs are not shifted here"),
+    "time_embedding_type": (("positional",), "t is told by a positional embedding here"),
+    "act_fn": (("silu", "swish"), "activations are SiLU here"),
+    "mid_block_scale_factor": ((1,), "blocks are not scaled here"),
+    "add_attention": ((True,), "there is always attention in the middle here"),
+    "resnet_time_scale_shift": (("default", "scale_shift"), "the embedding is added, or scales"),
+    "class_embed_type": ((None,), "classes are told by an embedding here"),
+    "mid_block_type": (("UNetMidBlock2D",), "there is always a middle block here"),
+}
+
+
+def _resampling(config, kinds) -> bool:
+    """Whether sizes change inside residual blocks."""
+    with_attention = any(kind.startswith("Attn") for kind in kinds)
+    asked = {config.get("downsample_type") or "conv", config.get("upsample_type") or "conv"}
+    plain = {kind for kind in kinds if kind in ("DownBlock2D", "UpBlock2D")}
+    inside = {kind for kind in kinds if kind.startswith("Resnet")}
+    ways = set()
+    if with_attention:
+        ways |= {way == "resnet" for way in asked}
+    if plain:
+        ways.add(False)
+    if inside:
+        ways.add(True)
+    if len(ways) > 1:
+        raise ValueError("changes sizes inside residual blocks in some of its levels alone")
+    return ways.pop()
+
+
+def check(tensors: dict[str, np.ndarray], entries: list[names.Entry], params_like: dict) -> None:
+    """Makes sure that tensors are all there, of the right shapes, and nothing else.
+
+    Args:
+      tensors: by name; shapes suffice.
+      entries: the table of the network.
+      params_like: arrays or shapes of the network's parameters.
+
+    Raises:
+      ValueError: as the end of a sentence that begins with the file.
+    """
+    known = {name for entry in entries for name in entry.names}
+    missing = sorted(known - tensors.keys())
+    if missing:
+        raise ValueError(f"lacks {_listed(missing)}: fetch it again, or save the whole state dict")
+    extra = sorted(tensors.keys() - known)
+    if extra:
+        raise ValueError(f"has {_listed(extra)} besides, which the network has no place for")
+    for entry in entries:
+        node = params_like["params"]
+        for key in entry.path:
+            node = node[key]
+        zeros = [np.broadcast_to(np.float32(0), tensors[name].shape) for name in entry.names]
+        try:
+            shape = entry.to_ours(zeros).shape
+        except ValueError:
+            shape = None
+        if shape != node.shape:
+            found = list(tensors[entry.names[0]].shape)
+            raise ValueError(f"has {entry.names[0]} of the shape {found}, which does not fit")
+
+
+def _listed(some) -> str:
+    return ", ".join(some[:3]) + (f" and {len(some) - 3:,} more" if len(some) > 3 else "")
