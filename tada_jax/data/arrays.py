@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tada_jax.data import levels
+from tada_jax.data import levels, named_arrays
 from tada_jax.data.base import Dataset, Options, Split, files_alone, hold_out
 from tada_jax.data.cache import cached, digest
 from tada_jax.data.classes import natural
@@ -17,20 +17,15 @@ from tada_jax.system.errors import UserError
 from tada_jax.system.logs import Progress
 from tada_jax.system.paths import expanded
 
-IMAGES = ("images", "x_train", "train_images", "x", "data", "arr_0")
-LABELS = ("labels", "y_train", "train_labels", "y", "label", "target", "targets", "arr_1")
-CLASS_NAMES = ("class_names", "label_names", "target_names", "classes")
-TEST_IMAGES, TEST_LABELS = ("x_test", "test_images"), ("y_test", "test_labels")
-
 _CHUNK = 256  # images that are hashed together
 
 
 def load(options: Options) -> Dataset:
     """Loads a .npy of images, or a .npz with images, labels and perhaps a test split.
 
-    Images are [N,H,W,C] or [N,H,W]; a .npy of uint8 stays on disk, memory-mapped, other numbers
-    become uint8 by `options.range` and are kept in the cache. In a .npz they are
-    called as in `IMAGES` or are the only array that can be images; labels as in `LABELS`, whole
+    Images are [N,H,W,C], [N,C,H,W] or [N,H,W]; a .npy of uint8 stays on disk, memory-mapped, other
+    numbers become uint8 by `options.range` and are kept in the cache. In a .npz they are called as
+    in `named_arrays.IMAGES` or are the only array that can be images; labels as in `LABELS`, whole
     numbers from 0, which stay the names of their classes unless there are `CLASS_NAMES`, or text; a
     test split as in `TEST_IMAGES` and `TEST_LABELS`. Other arrays, as a third split, are named in
     the source. With `options.labels` "none" labels are left out. RGBA is laid over
@@ -39,12 +34,7 @@ def load(options: Options) -> Dataset:
     Raises:
       UserError: naming the file and what is wrong with it.
     """
-    path = expanded(options.path)
-    if not path.is_file():
-        raise UserError(f"data.path={options.path} does not exist or is no file")
-    if options.labels not in ("auto", "none"):
-        raise of_folders_alone(options.labels)
-    files_alone(options, path)
+    path = file_of(options)
     try:
         if path.suffix.lower() == ".npy":
             return dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))
@@ -52,7 +42,7 @@ def load(options: Options) -> Dataset:
             np.load(path, allow_pickle=False)  # says what is wrong, if it is no array either
             raise ValueError("it holds a single array: call it .npy")
         with np.load(path, allow_pickle=False) as archive:
-            return _from_archive(path, options, archive)
+            return of_named(path, options, archive)
     except UserError:
         raise
     except Exception as error:  # damaged archives and headers raise almost anything
@@ -69,43 +59,39 @@ def _plain(array):
     return array
 
 
-def _from_archive(path, options, archive):
-    used = set()
+def file_of(options: Options) -> pathlib.Path:
+    """The file at `options.path`, once the options fit one that holds arrays.
 
-    def find(names, what):
-        present = [name for name in names if name in archive.files]
-        if len(present) > 1:
-            raise UserError(
-                f"data.path={path}: which of its arrays {' and '.join(present)} are the {what}? "
-                f"Save only one of them (it holds {', '.join(archive.files)})"
-            )
-        used.update(present)
-        return _plain(archive[present[0]]) if present else None
+    Raises:
+      UserError: if it is none, or they do not.
+    """
+    path = expanded(options.path)
+    if not path.is_file():
+        raise UserError(f"data.path={options.path} does not exist or is no file")
+    if options.labels not in ("auto", "none"):
+        raise of_folders_alone(options.labels)
+    files_alone(options, path)
+    return path
 
-    found = find(IMAGES, "images")
-    if found is None:
-        # A name of its own is fine as long as only one array can be meant.
-        known = {*LABELS, *TEST_IMAGES, *TEST_LABELS, *CLASS_NAMES}
-        candidates = {n: _plain(archive[n]) for n in archive.files if n not in known}
-        candidates = {name: array for name, array in candidates.items() if array.ndim in (3, 4)}
-        if len(candidates) != 1:
-            raise UserError(
-                f"data.path={path}: which of its arrays ({', '.join(archive.files) or 'none'}) are "
-                f"the images? Name them images, uint8 [N,H,W,C]"
-            )
-        ((name, found),) = candidates.items()
-        used.add(name)
-    test_images = find(TEST_IMAGES, "test images")
-    labels, test_labels, names = None, None, None
-    if options.labels != "none":
-        labels, test_labels = find(LABELS, "labels"), find(TEST_LABELS, "test labels")
-        if labels is not None:
-            names = find(CLASS_NAMES, "names of classes")
-        elif "classes" in archive.files and len(archive["classes"]) == len(found):
-            labels = find(("classes",), "labels")  # of each image
-    left = [f"{name} {list(archive[name].shape)}" for name in archive.files if name not in used]
-    made = dataset(path, options, found, labels, test_images, test_labels, names)
-    return with_clause(made, f"left out: its arrays {', '.join(left)}") if left else made
+
+def of_named(path: pathlib.Path, options: Options, found) -> Dataset:
+    """The Dataset of named arrays, by `named_arrays.choose` or as it has chosen.
+
+    Raises:
+      UserError: naming the file and what is wrong with it.
+    """
+    if not isinstance(found, named_arrays.Chosen):
+        found = named_arrays.choose(path, found, labelled=options.labels != "none")
+    made = dataset(
+        path,
+        options,
+        found.images,
+        found.labels,
+        found.test_images,
+        found.test_labels,
+        found.class_names,
+    )
+    return with_clause(made, found.clause) if found.clause else made
 
 
 def with_clause(found: Dataset, clause: str) -> Dataset:
