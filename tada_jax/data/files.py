@@ -1,11 +1,19 @@
-"""Images of the user's own: a folder, a zip, an array in a .npy or .npz file, or plain bytes."""
+"""Images of the user's own: a folder, a zip, arrays in a file of several kinds, or plain bytes."""
 
+import dataclasses
 import pathlib
 
-from tada_jax.data import arrays, folder, plain_bytes
+from tada_jax.data import arrays, folder, hdf5, matlab, plain_bytes
 from tada_jax.data.base import Dataset, Options
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import expanded
+
+_OF_ENDING = {
+    ".npy": arrays,
+    ".npz": arrays,
+    ".mat": matlab,
+    **dict.fromkeys(hdf5.ENDINGS, hdf5),
+}
 
 
 def load(options: Options) -> Dataset:
@@ -16,10 +24,14 @@ def load(options: Options) -> Dataset:
     """
     if not options.path:
         raise UserError(
-            "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .npz or .npy file"
+            "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .npz, .npy, "
+            ".h5 or .mat file"
         )
     known = plain_bytes.find(expanded(options.path))
     if known:
         return known(options)
+    file = matlab.find(expanded(options.path)) or hdf5.find(expanded(options.path))
+    if file:
+        options = dataclasses.replace(options, path=str(file))
     suffix = pathlib.Path(options.path).suffix.lower()
-    return (arrays if suffix in (".npy", ".npz") else folder).load(options)
+    return _OF_ENDING.get(suffix, folder).load(options)

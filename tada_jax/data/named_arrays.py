@@ -20,7 +20,7 @@ CLASS_NAMES = ("class_names", "label_names", "target_names", "list_classes", "cl
 TEST_IMAGES = ("x_test", "test_images", "test_x", "test_set_x")
 TEST_LABELS = ("y_test", "test_labels", "test_y", "test_set_y")
 
-_TRAIN, _TEST = ("train", "training"), ("test", "testing")
+_TEST = ("test", "testing")
 _OTHERS = ("val", "valid", "validation", "dev", "extra", "unlabeled", "unlabelled")  # of groups
 _ROLES = {
     "images": IMAGES,
@@ -28,6 +28,10 @@ _ROLES = {
     "names of classes": CLASS_NAMES,
     "test images": TEST_IMAGES,
     "test labels": TEST_LABELS,
+}
+_IN_TEST = {
+    **{"images": "test images", "test images": "test images"},
+    **{"labels": "test labels", "test labels": "test labels"},
 }
 _OF_NAME = {name: role for role, names in _ROLES.items() for name in names}
 _SHOWN = 12  # names in one line
@@ -48,6 +52,7 @@ class Chosen:
     Attributes:
       images, labels, class_names, test_images, test_labels: as `arrays.dataset` takes them.
       left: the others, one text each, as "val_images [6, 28, 28]".
+      notes: what the report says of the rest.
     """
 
     images: object
@@ -56,15 +61,23 @@ class Chosen:
     test_images: object = None
     test_labels: object = None
     left: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def clause(self) -> str:
-        """What the report says of arrays that are left out, "" of none."""
-        return f"left out: its arrays {_listed(self.left)}" if self.left else ""
+        """What the report says of them, "" if nothing."""
+        left = (f"left out: its arrays {_listed(self.left)}",) if self.left else ()
+        return "; ".join((*self.notes, *left))
+
+    def without_test(self, left: str) -> "Chosen":
+        """The same without its test split, named as left out."""
+        return dataclasses.replace(
+            self, test_images=None, test_labels=None, left=(*self.left, left)
+        )
 
 
 def role(name: str) -> str | None:
-    """What an array is by its name: a key of `_ROLES`, "other" in a third split, None if unknown.
+    """What an array is by its name: a key of `_ROLES`, None if unknown, "other" of another split.
 
     Case does not matter. "train/images" and "images" are the same; "test/images" are test images.
     """
@@ -72,8 +85,8 @@ def role(name: str) -> str | None:
     if set(groups) & set(_OTHERS):
         return "other"
     found = _OF_NAME.get(leaf)
-    if set(groups) & set(_TEST) and found in ("images", "labels"):
-        return f"test {found}"
+    if set(groups) & set(_TEST):
+        return _IN_TEST.get(found, "other")
     return found
 
 
@@ -101,6 +114,8 @@ def choose(
 
     def take(what):
         present = of_role.get(what, ())
+        if len(present) > 1:  # a link to an array does not stand beside it
+            present = [name for name in present if not _is_none(found[name])] or present[:1]
         if len(present) > 1:
             raise UserError(
                 f"data.path={path}: which of its arrays {_listed(present, ' and ')} are the "
@@ -109,7 +124,7 @@ def choose(
         if not present:
             return None
         array = _array(path, present[0], found[present[0]], what != "images")
-        if isinstance(array, NoArray):
+        if _is_none(array):
             return None
         used.update(present)
         return array
@@ -120,8 +135,12 @@ def choose(
         others = {name: _array(path, name, found[name], True) for name in of_role.get(None, ())}
         candidates = {name: array for name, array in others.items() if array.ndim in (3, 4)}
         if len(candidates) != 1:
+            names = [
+                f"{name} ({others[name].what})" if _is_none(others.get(name)) else name
+                for name in found
+            ]
             raise UserError(
-                f"data.path={path}: which of its arrays ({_listed(found) or 'none'}) are "
+                f"data.path={path}: which of its arrays ({_listed(names) or 'none'}) are "
                 f"the images? Name them images, uint8 [N,H,W,C]"
             )
         ((name, images),) = candidates.items()
@@ -148,17 +167,21 @@ def _labels_called_classes(found, counts, used):
 
 
 def _array(path, name, array, anything=False):
-    if isinstance(array, NoArray) and not anything:
+    if _is_none(array) and not anything:
         raise UserError(
             f"data.path={path}: its array {name} is {array.what}: save it as an array of numbers"
         )
-    if not isinstance(array, NoArray) and not hasattr(array, "ndim"):  # a file in an archive
+    if not _is_none(array) and not hasattr(array, "ndim"):  # a file in an archive
         raise ValueError("what should be an array is none")
     return array
 
 
+def _is_none(array):
+    return isinstance(array, NoArray)
+
+
 def _described(array):
-    return f"({array.what})" if isinstance(array, NoArray) else list(array.shape)
+    return f"({array.what})" if _is_none(array) else list(array.shape)
 
 
 def _listed(names, by=", "):
