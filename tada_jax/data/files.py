@@ -19,6 +19,9 @@ _OF_ENDING = {
 def load(options: Options) -> Dataset:
     """Loads whatever lies at `options.path`, by what it is.
 
+    That is a folder or zip of images; arrays in an .npy, .npz, HDF5 or .mat file; or the folder, or
+    a file, of a data set that is published as such files or as plain bytes.
+
     Raises:
       UserError: if no path is given, or nothing readable lies there.
     """

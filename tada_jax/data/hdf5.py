@@ -31,7 +31,7 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     """The file of training images in a folder that has one, as cat_train_x.h5."""
     found = []
     with contextlib.suppress(OSError):
-        found = [file for ending in ENDINGS for file in path.glob(f"*train_x{ending}")]
+        found = [file for file in path.glob("*train_x.*") if file.suffix.lower() in ENDINGS]
     return found[0] if len(found) == 1 else None
 
 
