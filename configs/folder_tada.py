@@ -4,8 +4,8 @@
     python main.py --config=configs/folder_tada.py --config.data.path=pictures
     python main.py --config=configs/folder_tada.py:hflip --config.data.path=pictures.zip
 
-Also an .npz or .npy file of uint8 images [N,H,W,C]. Resolution, channels and classes are those of
-the data; set config.data.resolution (64 is a good start), config.data.channels or
+Also an .npz, .npy, .h5 or .mat file of images [N,H,W,C]. Resolution, channels and classes are those
+of the data; set config.data.resolution (64 is a good start), config.data.channels or
 config.model.class_conditional=True for others. Look at the report of --dry_run first, and at
 strength.png in the run's folder: augmentation must not show what your images never show. If they
 must not be mirrored (text, hands, digits), set config.augment.xflip_p=0.

@@ -52,7 +52,7 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
     """Loads a data set by name.
 
     Args:
-      name: 'digits', 'cifar10', 'images' (a folder, zip, .npz or .npy at `path`) or 'tfds:NAME'.
+      name: 'digits', 'cifar10', 'images' (whatever `files.load` reads at `path`) or 'tfds:NAME'.
       train_size: how many training images to keep; None keeps all, in the source's own order. A
         subset is the first `train_size` of one permutation drawn by `seed`, so a smaller one is a
         prefix of a larger one. The held-out split does not depend on it.

@@ -1,6 +1,8 @@
 """Images that are arrays already: .npy and .npz files, and fitting arrays to a stated size."""
 
 import dataclasses
+import json
+import math
 import pathlib
 import time
 import zipfile
@@ -8,19 +10,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tada_jax.data import levels
+from tada_jax.data import levels, named_arrays
 from tada_jax.data.base import Dataset, Options, Split, files_alone, hold_out
-from tada_jax.data.cache import cached, digest
+from tada_jax.data.cache import cached, digest, load_cached
 from tada_jax.data.classes import natural
 from tada_jax.data.labels import of_folders_alone
 from tada_jax.system.errors import UserError
 from tada_jax.system.logs import Progress
-from tada_jax.system.paths import expanded
-
-IMAGES = ("images", "x_train", "train_images", "x", "data", "arr_0")
-LABELS = ("labels", "y_train", "train_labels", "y", "label", "target", "targets", "arr_1")
-CLASS_NAMES = ("class_names", "label_names", "target_names", "classes")
-TEST_IMAGES, TEST_LABELS = ("x_test", "test_images"), ("y_test", "test_labels")
+from tada_jax.system.paths import expanded, to_json
 
 _CHUNK = 256  # images that are hashed together
 
@@ -28,9 +25,9 @@ _CHUNK = 256  # images that are hashed together
 def load(options: Options) -> Dataset:
     """Loads a .npy of images, or a .npz with images, labels and perhaps a test split.
 
-    Images are [N,H,W,C] or [N,H,W]; a .npy of uint8 stays on disk, memory-mapped, other numbers
-    become uint8 by `options.range` and are kept in the cache. In a .npz they are
-    called as in `IMAGES` or are the only array that can be images; labels as in `LABELS`, whole
+    Images are [N,H,W,C], [N,C,H,W] or [N,H,W]; a .npy of uint8 stays on disk, memory-mapped, other
+    numbers become uint8 by `options.range` and are kept in the cache. In a .npz they are called as
+    in `named_arrays.IMAGES` or are the only array that can be images; labels as in `LABELS`, whole
     numbers from 0, which stay the names of their classes unless there are `CLASS_NAMES`, or text; a
     test split as in `TEST_IMAGES` and `TEST_LABELS`. Other arrays, as a third split, are named in
     the source. With `options.labels` "none" labels are left out. RGBA is laid over
@@ -39,12 +36,7 @@ def load(options: Options) -> Dataset:
     Raises:
       UserError: naming the file and what is wrong with it.
     """
-    path = expanded(options.path)
-    if not path.is_file():
-        raise UserError(f"data.path={options.path} does not exist or is no file")
-    if options.labels not in ("auto", "none"):
-        raise of_folders_alone(options.labels)
-    files_alone(options, path)
+    path = file_of(options)
     try:
         if path.suffix.lower() == ".npy":
             return dataset(path, options, _plain(np.load(path, mmap_mode="r", allow_pickle=False)))
@@ -52,7 +44,7 @@ def load(options: Options) -> Dataset:
             np.load(path, allow_pickle=False)  # says what is wrong, if it is no array either
             raise ValueError("it holds a single array: call it .npy")
         with np.load(path, allow_pickle=False) as archive:
-            return _from_archive(path, options, archive)
+            return of_named(path, options, archive)
     except UserError:
         raise
     except Exception as error:  # damaged archives and headers raise almost anything
@@ -69,43 +61,39 @@ def _plain(array):
     return array
 
 
-def _from_archive(path, options, archive):
-    used = set()
+def file_of(options: Options) -> pathlib.Path:
+    """The file at `options.path`, once the options fit one that holds arrays.
 
-    def find(names, what):
-        present = [name for name in names if name in archive.files]
-        if len(present) > 1:
-            raise UserError(
-                f"data.path={path}: which of its arrays {' and '.join(present)} are the {what}? "
-                f"Save only one of them (it holds {', '.join(archive.files)})"
-            )
-        used.update(present)
-        return _plain(archive[present[0]]) if present else None
+    Raises:
+      UserError: if it is none, or they do not.
+    """
+    path = expanded(options.path)
+    if not path.is_file():
+        raise UserError(f"data.path={options.path} does not exist or is no file")
+    if options.labels not in ("auto", "none"):
+        raise of_folders_alone(options.labels)
+    files_alone(options, path)
+    return path
 
-    found = find(IMAGES, "images")
-    if found is None:
-        # A name of its own is fine as long as only one array can be meant.
-        known = {*LABELS, *TEST_IMAGES, *TEST_LABELS, *CLASS_NAMES}
-        candidates = {n: _plain(archive[n]) for n in archive.files if n not in known}
-        candidates = {name: array for name, array in candidates.items() if array.ndim in (3, 4)}
-        if len(candidates) != 1:
-            raise UserError(
-                f"data.path={path}: which of its arrays ({', '.join(archive.files) or 'none'}) are "
-                f"the images? Name them images, uint8 [N,H,W,C]"
-            )
-        ((name, found),) = candidates.items()
-        used.add(name)
-    test_images = find(TEST_IMAGES, "test images")
-    labels, test_labels, names = None, None, None
-    if options.labels != "none":
-        labels, test_labels = find(LABELS, "labels"), find(TEST_LABELS, "test labels")
-        if labels is not None:
-            names = find(CLASS_NAMES, "names of classes")
-        elif "classes" in archive.files and len(archive["classes"]) == len(found):
-            labels = find(("classes",), "labels")  # of each image
-    left = [f"{name} {list(archive[name].shape)}" for name in archive.files if name not in used]
-    made = dataset(path, options, found, labels, test_images, test_labels, names)
-    return with_clause(made, f"left out: its arrays {', '.join(left)}") if left else made
+
+def of_named(path: pathlib.Path, options: Options, found) -> Dataset:
+    """The Dataset of named arrays, by `named_arrays.choose` or as it has chosen.
+
+    Raises:
+      UserError: naming the file and what is wrong with it.
+    """
+    if not isinstance(found, named_arrays.Chosen):
+        found = named_arrays.choose(path, found, labelled=options.labels != "none")
+    made = dataset(
+        path,
+        options,
+        found.images,
+        found.labels,
+        found.test_images,
+        found.test_labels,
+        found.class_names,
+    )
+    return with_clause(made, found.clause) if found.clause else made
 
 
 def with_clause(found: Dataset, clause: str) -> Dataset:
@@ -121,31 +109,30 @@ def dataset(
     Args:
       path: where they come from.
       options: `Options`.
-      found, test_images: images as of `load`; without the latter some are held out.
-      labels, test_labels: whole numbers from 0 or text, [N] or [N,1]; None without.
+      found, test_images: images as of `load`, or `Stored`; without the latter some are held out.
+      labels, test_labels: whole numbers from 0 or text, [N] or [N,1,...]; None without.
       class_names: text of every label from 0; None without.
 
     Raises:
       UserError: naming the file and what is wrong with it.
     """
-    found, chosen = _checked(path, found, options)
+    found, moved = _shaped(path, found)
+    labels = _of_each(path, labels, len(found))  # before the images: they may be large
+    if test_images is not None:
+        test_images, _ = _shaped(path, test_images)
+        test_labels = _of_each(path, test_labels, len(test_images))
     if labels is not None and labels.dtype.kind == "U":
         labels, test_labels, class_names = _spelt(path, labels, test_labels)
-    labels = _whole_numbers(path, labels, len(found))
+    labels = _whole_numbers(path, labels)
     values, numbers = _classes(labels)
     names = _names(path, values, class_names)
-    if test_images is None:
-        train, test = hold_out(Split(found, numbers), options.test_fraction, options.seed)
-    else:
-        test_images, _ = _checked(path, test_images, options, chosen)
-        if test_images.shape[1:] != found.shape[1:]:
-            raise UserError(f"data.path={path}: its test images have another size than the others")
-        test_labels = _whole_numbers(path, test_labels, len(test_images))
+    test_numbers = None
+    if test_images is not None:
+        test_labels = _whole_numbers(path, test_labels)
         if (labels is None) != (test_labels is None):
             raise UserError(
                 f"data.path={path}: only one of its two splits has labels: save both, or none"
             )
-        test_numbers = None
         if labels is not None:
             strange = np.setdiff1d(test_labels, labels)
             if len(strange):
@@ -155,12 +142,20 @@ def dataset(
                 )
             if numbers is not None:
                 test_numbers = np.searchsorted(values, test_labels).astype(np.int32)
+    found, chosen = _valued(path, found, options)
+    if test_images is None:
+        train, test = hold_out(Split(found, numbers), options.test_fraction, options.seed)
+    else:
+        test_images, _ = _valued(path, test_images, options, chosen)
+        if test_images.shape[1:] != found.shape[1:]:
+            raise UserError(f"data.path={path}: its test images have another size than the others")
         train, test = Split(found, numbers), Split(test_images, test_numbers)
     source = (
         f"{path.name}: {len(train.images):,} training + {len(test.images):,} held-out images, "
         f"{'x'.join(map(str, found.shape[1:]))}"
     )
     source += f"; {chosen.clause}" if chosen.clause else ""
+    source += "; its channels came first" if moved else ""
     if labels is not None and numbers is None:
         source += f"; labels left out, since all are {labels[0]}"
     return Dataset(path.stem, train, test, len(values), source, names)
@@ -181,6 +176,7 @@ def _names(path, values, class_names):
     """The names of the classes whose labels are `values`, of an array of all of them or None."""
     if class_names is None or not len(values):
         return tuple(map(str, values))
+    class_names = text(np.asarray(class_names))
     if class_names.ndim != 1 or class_names.dtype.kind != "U" or len(class_names) <= values[-1]:
         raise UserError(
             f"data.path={path}: its names of classes are {class_names.dtype} "
@@ -190,13 +186,13 @@ def _names(path, values, class_names):
     return tuple(str(class_names[value]) for value in values)
 
 
-def _checked(path, found, options, chosen=None):
-    """(uint8 [N,H,W,C], C = 1 or 3, `Levels`) from what was found; `chosen` are those of others."""
+def _shaped(path, found):
+    """(the same [N,H,W,C] with C = 1, 3 or 4, whether channels came first), by its shape alone."""
 
     def refuse(what, remedy):
         raise UserError(f"data.path={path}: its images are {what}: {remedy}")
 
-    kind = f"{found.dtype} {list(found.shape)}"
+    kind = _kind(found)
     if found.ndim not in (3, 4) or 0 in found.shape:
         refuse(kind, "they must be [N,H,W,C] or [N,H,W], and at least one")
     if found.dtype.kind not in "buif":
@@ -204,20 +200,29 @@ def _checked(path, found, options, chosen=None):
     if found.ndim == 3:
         if found.shape[-1] in (3, 4):
             refuse(kind, "that looks like a single one [H,W,C]; they must be [N,H,W,C] or [N,H,W]")
-        found = found[..., None]
-    if found.shape[-1] not in (1, 3, 4):
-        if found.shape[1] in (1, 3):
-            refuse(kind, "channels come last: save x.transpose(0, 2, 3, 1)")
-        refuse(kind, "1 (grey), 3 (RGB) or 4 (RGBA) channels are known")
+        return found[..., None], False
+    if found.shape[-1] in (1, 3, 4):
+        return found, False
+    if found.shape[1] in (1, 3):
+        return found.transpose(0, 2, 3, 1), True
+    refuse(kind, "1 (grey), 3 (RGB) or 4 (RGBA) channels are known")
+
+
+def _kind(found):
+    return f"{found.dtype} {list(found.shape)}"
+
+
+def _valued(path, found, options, chosen=None):
+    """(uint8 [N,H,W,C], C = 1 or 3, `Levels`) of what is `_shaped`; `chosen` are of others."""
     try:
         chosen = _levels(found, options) if chosen is None else chosen
-        found = _in_8_bits(found, chosen)
+        made = _in_8_bits(found, chosen)
     except ValueError as error:
-        raise UserError(f"data.path={path}: its array {kind} {error}") from error
-    if found.shape[-1] == 4:  # RGBA
-        h, w = found.shape[1:3]
-        found = _fitted(found, options, resolution=min(h, w), fit="keep", channels=3)
-    return found, chosen
+        raise UserError(f"data.path={path}: its array {_kind(found)} {error}") from error
+    if made.shape[-1] == 4:  # RGBA
+        h, w = made.shape[1:3]
+        made = _fitted(made, options, resolution=min(h, w), fit="keep", channels=3)
+    return made, chosen
 
 
 def _levels(found, options):
@@ -226,26 +231,44 @@ def _levels(found, options):
         return levels.full(found.dtype)
     if options.range != "auto":
         return levels.given(options.range)
-    seen = levels.Extremes()
-    for i in range(0, len(found), _CHUNK):
-        chunk = found[i : i + _CHUNK]
-        if not np.isfinite(chunk).all():
+    if not hasattr(found, "content"):
+        ends = _ends(found)
+    else:  # to read it again would take long
+
+        def make(folder):
+            (folder / "ends.json").write_text(to_json(_ends(found)))
+
+        def load(folder):
+            return tuple(map(float, json.loads((folder / "ends.json").read_text())))
+
+        ends = load_cached(digest("ends 1", found.content), make, load, kind="ends")
+    return levels.of_set(*ends, found.dtype.name)
+
+
+def _ends(found):
+    """The smallest and the largest value, once it is clear what they say."""
+    lowest, highest = [], []
+    for piece in _pieces(found):
+        if not np.isfinite(piece).all():
             raise ValueError("holds values that are not finite")
-        seen.add(found.dtype.name, chunk.min(), chunk.max())
-        if found.dtype == np.uint8 and chunk.max() > 1:
+        lowest.append(piece.min().item())
+        highest.append(piece.max().item())
+        if found.dtype == np.uint8 and highest[-1] > 1:
             break  # no masks
-    return seen.levels()[found.dtype.name]
+    return min(lowest), max(highest)
 
 
 def _in_8_bits(found, chosen):
-    """An array [N,H,W,C] of any numbers as uint8, memory-mapped from the cache if it was not."""
-    if found.dtype == np.uint8 and (chosen.black, chosen.white) == (0, 255):
+    """An array [N,H,W,C] of any numbers as uint8; in memory, or memory-mapped from the cache."""
+    as_it_is = found.dtype == np.uint8 and (chosen.black, chosen.white) == (0, 255)
+    if as_it_is and not hasattr(found, "content"):
         return found
     settings = repr((found.shape, found.dtype.str, chosen.black, chosen.white))
 
     def rows():
-        for image in found:  # one at a time, since it takes 8 bytes a value meanwhile
-            yield chosen.to_uint8(image)
+        for piece in _pieces(found):
+            for image in piece:  # one at a time, since it takes 8 bytes a value meanwhile
+                yield image if as_it_is else chosen.to_uint8(image)
 
     def make(folder):
         write(folder / "images.npy", rows(), len(found))
@@ -253,26 +276,52 @@ def _in_8_bits(found, chosen):
     return read(cached(digest("levels 1", settings, *_content(found)), make))
 
 
+def _pieces(found):
+    """The rows of an array or `Stored`, as arrays of a few of them."""
+    step = getattr(found, "step", _CHUNK)
+    return (found[i : i + step] for i in range(0, len(found), step))
+
+
 def _content(found):
-    """Digests of the chunks of an array."""
+    """Digests of the chunks of an array, or that which a `Stored` has."""
+    if hasattr(found, "content"):
+        return [found.content]
     chunks = range(0, len(found), _CHUNK)
     return [digest(np.ascontiguousarray(found[i : i + _CHUNK]).tobytes()) for i in chunks]
 
 
-def _whole_numbers(path, labels, count):
-    """Labels as an array of integers [count], checked; None if there are none."""
+def _of_each(path, labels, count):
+    """Labels of any type as an array [count], read only if there is one for each image, or None."""
     if labels is None:
         return None
-    if labels.shape == (count, 1):
-        labels = labels[:, 0]
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"data.path={path}: its labels are {labels.dtype} {list(labels.shape)}, not whole "
-            f"numbers [{count}]: save one label for each image, or set data.labels=none"
-        )
+    if not labels.ndim or labels.shape[0] != count or math.prod(labels.shape) != count:
+        raise _no_labels(path, labels, count)
+    return text(np.asarray(labels)).reshape(count)
+
+
+def text(array: np.ndarray) -> np.ndarray:
+    """An array of bytes as one of text; others as they are."""
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def _whole_numbers(path, labels):
+    """Labels [N] as whole numbers from 0, checked; None if there are none."""
+    if labels is None:
+        return None
+    if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and (labels % 1 == 0).all()):
+        labels = labels.astype(np.int64)  # as MATLAB saves all numbers
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise _no_labels(path, labels, len(labels))
     if labels.min() < 0:
         raise UserError(f"data.path={path}: its labels go down to {labels.min()}: count from 0")
     return labels
+
+
+def _no_labels(path, labels, count):
+    return UserError(
+        f"data.path={path}: its labels are {_kind(labels)}, not whole numbers [{count}]: save one "
+        "label for each image, or set data.labels=none"
+    )
 
 
 def _classes(labels):

@@ -1,25 +1,40 @@
-"""Images of the user's own: a folder, a zip, an array in a .npy or .npz file, or plain bytes."""
+"""Images of the user's own: a folder, a zip, arrays in a file of several kinds, or plain bytes."""
 
+import dataclasses
 import pathlib
 
-from tada_jax.data import arrays, folder, plain_bytes
+from tada_jax.data import arrays, folder, hdf5, matlab, plain_bytes
 from tada_jax.data.base import Dataset, Options
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import expanded
 
+_OF_ENDING = {
+    ".npy": arrays,
+    ".npz": arrays,
+    ".mat": matlab,
+    **dict.fromkeys(hdf5.ENDINGS, hdf5),
+}
+
 
 def load(options: Options) -> Dataset:
     """Loads whatever lies at `options.path`, by what it is.
+
+    That is a folder or zip of images; arrays in an .npy, .npz, HDF5 or .mat file; or the folder, or
+    a file, of a data set that is published as such files or as plain bytes.
 
     Raises:
       UserError: if no path is given, or nothing readable lies there.
     """
     if not options.path:
         raise UserError(
-            "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .npz or .npy file"
+            "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .npz, .npy, "
+            ".h5 or .mat file"
         )
     known = plain_bytes.find(expanded(options.path))
     if known:
         return known(options)
+    file = matlab.find(expanded(options.path)) or hdf5.find(expanded(options.path))
+    if file:
+        options = dataclasses.replace(options, path=str(file))
     suffix = pathlib.Path(options.path).suffix.lower()
-    return (arrays if suffix in (".npy", ".npz") else folder).load(options)
+    return _OF_ENDING.get(suffix, folder).load(options)

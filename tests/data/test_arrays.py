@@ -44,6 +44,18 @@ def test_grey_images_without_a_channel_axis(tmp_path):
     assert data.load("images", path=str(tmp_path / "set.npy")).train.images.shape[1:] == (8, 6, 1)
 
 
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_channels_may_come_first(ending, tmp_path):
+    (np.save if ending == "npy" else np.savez)(
+        tmp_path / f"set.{ending}", np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))
+    )
+    dataset = data.load("images", path=str(tmp_path / f"set.{ending}"))
+    np.testing.assert_array_equal(together(dataset), in_order(IMAGES))
+    assert dataset.source.endswith("8x6x3; its channels came first")
+    resized = data.load("images", path=str(tmp_path / f"set.{ending}"), resolution=4)
+    assert resized.train.images.shape[1:] == (4, 4, 3)
+
+
 @pytest.mark.parametrize(
     ("names", "images"),
     [(("images", "labels"), 0), (("x", "y"), 0), (("arr_0", "arr_1"), 0), (("mine", "labels"), 0)],
@@ -112,7 +124,6 @@ TWENTY = np.arange(20) % 3
 REFUSED = {
     "floats that are none": ({"images": np.full((3, 8, 8), np.nan)}, "float64.*not finite"),
     "complex numbers": ({"images": IMAGES * 1j}, "complex128.*real numbers"),
-    "channels first": ({"images": IMAGES.transpose(0, 3, 1, 2)}, "transpose"),
     "two channels": ({"images": IMAGES[..., :2]}, "RGBA"),
     "a single image": ({"images": IMAGES[0]}, "single one"),
     "no images": ({"images": IMAGES[:0]}, "at least one"),
