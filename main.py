@@ -23,13 +23,14 @@ from tada_jax.system.paths import expanded
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file and variant, as configs/digits_tada.py:constant."
 )
-OF_A_RUN = ("train", "sample", "evaluate")  # what --workdir alone is enough for
-MODES = ("train", "sample", "evaluate", "compare", "analyze")
+OF_A_RUN = ("train", "sample", "evaluate", "export")  # what --workdir alone is enough for
+MODES = ("train", "sample", "evaluate", "compare", "analyze", "export")
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     MODES,
-    "Train a model, draw from it, measure it, train and compare many, or find the sensitive band.",
+    "Train a model, draw from it, measure it, train and compare many, find the sensitive band, or "
+    "write it for others.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (runs/<config>-<variant>).")
 DRY_RUN = flags.DEFINE_bool(
@@ -167,6 +168,8 @@ def main():
     elif MODE.value == "evaluate":
         result = tada_jax.evaluate(CONFIG.value, workdir, say=tell)
         tell(f"\n{result.table()}\n{result.folder}")
+    elif MODE.value == "export":
+        tell(tada_jax.export(CONFIG.value, workdir))
     elif MODE.value == "compare":
         tada_jax.compare(CONFIG.value, workdir, say=tell)
     else:

@@ -19,6 +19,7 @@ ROOMS = (
     "system",
     "data",
     "model",
+    "weights",
     "methods",
     "band",
     "setup",

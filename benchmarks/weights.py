@@ -4,8 +4,8 @@
 
 It needs PyTorch, diffusers and safetensors beside what this project needs. Each line is a network:
 diffusers writes it with random numbers and it is read here; it is written here and diffusers reads
-it; printed are the largest differences as shares of the largest output, and whether what was read and written
-again has the same bits. Then a pipeline draws images from the same noise as our sampler.
+it; printed are the largest differences as shares of the largest output, and whether what was read
+and written again has the same bits.
 """
 
 import argparse

@@ -339,6 +339,14 @@ def get_config(method="tada"):
     # Of lpips: torchvision's alexnet-owt-7be5be79.pth, and alex.pth of the lpips package's v0.1
     c.analyze.lpips_weights = ()
 
+    c.export = ConfigDict()  # of --mode=export: the parameters that section `sample` names
+    # "diffusers": a folder for its DDIMPipeline or DDPMPipeline; "adm": one .safetensors with
+    # guided-diffusion's names
+    c.export.format = "diffusers"
+    # "ddim", whose network has no learned variance and draws as well, or "ddpm", which keeps it
+    c.export.scheduler = "ddim"
+    c.export.license = placeholder(str)  # of the weights, as "cc-by-4.0", for the model card
+
     c.compare = ConfigDict()  # of --mode=compare: every combination is a run of its own
     # "constant:0.3" is that strength; other names are those of `variants`
     c.compare.methods = ("none", "constant", "tada")

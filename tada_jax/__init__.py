@@ -10,6 +10,8 @@
     tada_jax.evaluate(config, "runs/mine")        # quality, memorisation, leakage
     tada_jax.compare(config, "runs/grid")         # the same for a grid of runs
     tada_jax.analyze(config, "runs/mine")         # which noise levels are sensitive
+    tada_jax.export(config, "runs/mine")          # a folder for diffusers
+    tada_jax.load_weights("ffhq_baseline.pt")     # a network that others have trained
 
 The method alone, for another JAX project, is in four files at the door: tada.py, augment.py,
 transforms.py and resample.py. Of the functions above, those that need more than JAX are loaded when
@@ -30,6 +32,8 @@ _WHERE = {
     "compare": "study.comparison",
     "analyze": "study.analysis",
     "load_run": "training.run",
+    "export": "study.export",
+    "load_weights": "weights.load",
     "Run": "training.run",
     "UserError": "system.errors",
 }

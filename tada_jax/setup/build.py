@@ -109,7 +109,7 @@ def parts(config, image_shape, num_classes=0, found=None, class_names=()):
 
 
 # On which no part depends.
-_OTHER_SECTIONS = ("seed", "data", "init", "ema", "log", "evaluate", "compare", "analyze")
+_OTHER_SECTIONS = ("seed", "data", "init", "ema", "log", "evaluate", "compare", "analyze", "export")
 _OTHER_SAMPLE_FIELDS = ("count", "batch_size", "use_ema", "ema_width", "ema_step", "checkpoint")
 _PARTS, _ORDERS, _OPTIMIZERS = Memo(), Memo(), Memo()
 

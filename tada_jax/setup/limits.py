@@ -44,6 +44,8 @@ CHOICES = {
     "train.nonfinite": ("stop", "skip"),
     "train.sharding": backend.SHARDINGS,
     "log.best_metric": ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin"),
+    "export.format": ("diffusers", "adm"),
+    "export.scheduler": ("ddim", "ddpm"),
     "evaluate.convention": ("clean-fid", "pytorch-fid"),
 }
 

@@ -10,6 +10,7 @@ from tada_jax.system.paths import write_whole
 from tada_jax.training import memory
 from tada_jax.training import workdir as workdirs
 from tada_jax.training.step import state_shapes
+from tada_jax.weights import load
 
 
 def describe(config):
@@ -33,8 +34,25 @@ def describe(config):
         *(f"  {line}" for line in seen.lines()),
         "network",
         parameter_overview.get_parameter_overview(shapes, include_stats=False),
+        *_weights(planned, shapes),
         f"memory: {needed}",
         *(f"advice: {advice}" for advice in (*seen.advice, *_memory_advice(planned, needed))),
+    ]
+
+
+def _weights(planned, shapes):
+    """Lines on the weights of others that a run begins with; none without."""
+    config = planned.config
+    if config.init.weights is None:
+        return []
+    parts = planned.parts
+    found = load.load(config, parts.network, parts.image_shape, shapes)
+    fields = load.config_lines(found.weights, max(parts.image_shape[:2]))
+    return [
+        "weights",
+        *(f"  {line}" for line in found.lines),
+        "  the same as flags:",
+        *(f"    --config.{name}={load.shown(value)}" for name, value in fields.items()),
     ]
 
 
@@ -84,7 +102,7 @@ def introduce(session, state):
         progress.say(f"warning: {idle}")
     if state.step:
         progress.say(f"continuing at step {int(state.step):,}")
-    elif config.init.workdir is not None:
+    elif config.init.workdir is not None and config.init.weights is None:
         progress.say(f"starting from the parameters of {config.init.workdir}")
 
 

@@ -13,6 +13,7 @@ from tada_jax.system.errors import UserError
 from tada_jax.training import step as steps
 from tada_jax.training.checkpoint import Damaged, move_aside, restore_one
 from tada_jax.training.run import load_run
+from tada_jax.weights import load
 
 
 def resume_or_init(checkpoints, planned, say):
@@ -32,9 +33,16 @@ def resume_or_init(checkpoints, planned, say):
     if backend.is_first() and stale.is_dir() and any(stale.iterdir()):
         say(f"warning: {stale} is of another run: moved to {move_aside(stale)}")
     state = steps.fresh_state(planned.parts, config, planned.mesh)
-    if config.init.workdir is None:
+    if config.init.weights is not None:
+        found = load.load(config, planned.parts.network, planned.parts.image_shape, shapes.params)
+        for line in found.lines:
+            say(line)
+        params = found.params
+    elif config.init.workdir is not None:
+        params = _params_of_another_run(config, state.params)
+    else:
         return state
-    params = jax.device_put(_params_of_another_run(config, state.params), sharding.params)
+    params = jax.device_put(params, sharding.params)
     ema_params, *power_emas = (jax.tree.map(lambda a: a + 0, params) for _ in (0, *widths))
     return dataclasses.replace(
         state, params=params, ema_params=ema_params, power_emas=tuple(power_emas)

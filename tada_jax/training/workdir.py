@@ -36,6 +36,7 @@ FREE = (
     "sample.",
     "evaluate.",
     "compare.",
+    "export.",
     "analyze.",
 )
 CONFIG = "config.json"
@@ -78,6 +79,9 @@ ADDED = {
     "evaluate.extractor": "classifier",
     "evaluate.fit_steps": 1000,
     "evaluate.weights": None,
+    "export.format": "diffusers",
+    "export.license": None,
+    "export.scheduler": "ddim",
     "init.checkpoint": "latest",
     "init.use_ema": True,
     "init.weights": None,

@@ -3,7 +3,6 @@
 Each change is one function (params, ...) -> (params, line for the report).
 """
 
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -12,16 +11,16 @@ def classes(params: dict, like: dict) -> tuple[dict, str]:
 
     Args:
       params: of the network that is there.
-      like: parameters of the network that is wanted, with a fresh embedding if it has one.
+      like: parameters of the network that is wanted, or their shapes.
     """
     there, wanted = (some["params"].get("Embed_0") for some in (params, like))
-    sizes = [0 if some is None else len(some["embedding"]) for some in (there, wanted)]
+    sizes = [0 if some is None else some["embedding"].shape[0] for some in (there, wanted)]
     if sizes[0] == sizes[1]:
         return params, ""
     own = {name: value for name, value in params["params"].items() if name != "Embed_0"}
     if wanted is not None:
         # As small as if nothing were told, so that the network starts as it was.
-        own["Embed_0"] = {"embedding": jnp.zeros_like(wanted["embedding"])}
+        own["Embed_0"] = {"embedding": np.zeros(wanted["embedding"].shape, np.float32)}
     count = "no" if not sizes[1] else f"{sizes[1]:,}"
     line = f"{count} classes in place of {sizes[0] or 'none'}"
     return {**params, "params": own}, line + (": their embedding starts at zero" if wanted else "")

@@ -139,7 +139,10 @@ def _of_adm(shapes) -> Inferred:
     firsts = [1 + level * (blocks + 1) for level in range(levels)]
     widths = [_shape(shapes, f"input_blocks.{i}.0.out_layers.3.weight")[0] for i in firsts]
     attends = tuple(f"input_blocks.{i}.1.qkv.weight" in shapes for i in firsts)
-    updown = any(part == "in_layers" for block in enlarging for m, part in up[block] if m)
+    # Of a single level nothing tells, and nothing depends on it.
+    updown = levels == 1 or any(
+        part == "in_layers" for block in enlarging for module, part in up[block] if module
+    )
     scale_shift = _shape(shapes, "input_blocks.1.0.emb_layers.1.weight")[0] == 2 * widths[0]
     improved = not updown
     classes = shapes.get("label_emb.weight", (0,))[0]

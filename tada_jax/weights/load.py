@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tada_jax.model import unet
+from tada_jax.model import schedule, unet
 from tada_jax.system.errors import UserError
 from tada_jax.weights import adapt, inference, names
 from tada_jax.weights.read import Weights, read
@@ -22,53 +22,78 @@ class Loaded:
 
     Attributes:
       params: float32, of the network that was asked for.
+      weights: from which they are.
       lines: for the report.
     """
 
     params: Any
-    lines: tuple[str, ...]
+    weights: Weights
+    lines: tuple[str, ...] = ()
 
 
-def load(path, network: unet.UNet, image_shape, like) -> Loaded:
-    """The parameters of a network from weights of others.
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A network that others have trained.
+
+    Attributes:
+      network: `network.apply(params, z, t)` predicts, z in [B,H,W,C]; with classes also of labels.
+      params: float32.
+      weights: where they come from, and what they tell of schedule and prediction.
+    """
+
+    network: unet.UNet
+    params: Any
+    weights: Weights
+
+
+def load_weights(path, side=None, **fields) -> Pretrained:
+    """A network that others have trained, from a file or folder.
 
     Args:
       path: as of `read.read`.
-      network: which is wanted.
+      side: the longer side of images, pixels; None for that which the weights were made for.
+      **fields: of `UNet`, which replace what the weights do not tell, as head_channels=32.
+
+    Raises:
+      UserError: if they cannot be read, or `side` has to be told.
+    """
+    weights = read(path)
+    side = side or weights.inferred.resolution
+    if side is None:
+        raise UserError(f"{path} does not tell for which images it was made: pass side=64, or so")
+    network = weights.inferred.unet(side, **fields)
+    return Pretrained(network, _params(weights, network, side), weights)
+
+
+def load(config, network: unet.UNet, image_shape, like) -> Loaded:
+    """The parameters of a run's network from the weights of config.init.weights.
+
+    Args:
+      config: the run's.
+      network: its network.
       image_shape: (H, W, C).
-      like: fresh parameters of it.
+      like: parameters of it, or their shapes.
 
     Raises:
       UserError: if the weights cannot be read or are of another network, naming the fields that
         would make it theirs.
     """
-    weights = read(path)
-    found = weights.inferred
+    weights = read(config.init.weights)
+    found, channels = weights.inferred, image_shape[-1]
     refuse_other_network(weights, network, image_shape)
-    theirs = dataclasses.replace(
-        network,
+    _refuse_other_prediction(weights, config)
+    theirs = network.clone(
         out_channels=found.in_channels * (2 if found.learned_variance else 1),
         num_classes=found.network["num_classes"],
         condition_size=0,
     )
-    entries = found.table(theirs)
-    try:
-        _check(weights, entries, theirs, (*image_shape[:2], found.in_channels))
-        params = names.to_ours(entries, weights.tensors)
-        for entry in entries:
-            _finite(params, entry)
-    except ValueError as error:
-        raise UserError(f"init.weights={weights.path} {error}") from error
-    lines = [describe(weights, params), *weights.said]
-    params, line = adapt.classes(params, like)
-    lines.append(line)
-    channels, parts = image_shape[-1], 2 if found.learned_variance else 1
-    params, line = adapt.channels(params, found.in_channels, channels, parts)
-    lines.append(line)
+    params = _params(weights, theirs, image_shape[:2])
+    lines = [_describe(weights, params), *weights.said, *_assumed(weights, config, network)]
+    if config.init.workdir is not None:
+        lines.append(f"init.workdir={config.init.workdir} is not used beside init.weights")
     learned = network.out_channels == 2 * channels
-    params, line = adapt.variance(params, channels, learned=learned)
-    lines.append(line)
-    params = unet.with_condition(params, like)
+    params, changes = _adapted(params, like, found, channels, learned)
+    lines += changes
     side = max(image_shape[:2])
     if found.resolution not in (None, side):
         levels = ", ".join(str(level) for level, has in enumerate(found.attends) if has) or "none"
@@ -76,10 +101,66 @@ def load(path, network: unet.UNet, image_shape, like) -> Loaded:
             f"made for {found.resolution} pixels, and images have {side}: attention is at the same "
             f"levels ({levels}), which see other sizes there"
         )
-    return Loaded(jax.tree.map(np.asarray, params), tuple(filter(None, lines)))
+    return Loaded(jax.tree.map(np.asarray, params), weights, tuple(filter(None, lines)))
 
 
-def describe(weights: Weights, params) -> str:
+def _adapted(params, like, found, channels, learned):
+    """(parameters of the network that is wanted, a line for each change, "" for none)."""
+    parts = 2 if found.learned_variance else 1
+    params, of_classes = adapt.classes(params, like)
+    params, of_channels = adapt.channels(params, found.in_channels, channels, parts)
+    params, of_variance = adapt.variance(params, channels, learned=learned)
+    return unet.with_condition(params, like), [of_classes, of_channels, of_variance]
+
+
+def _params(weights: Weights, network, size) -> dict:
+    """Parameters of the network that weights are of, for images of `size`, (H, W) or a side."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    entries = weights.inferred.table(network)
+    try:
+        _check(weights, entries, network, (*size, weights.inferred.in_channels))
+        params = names.to_ours(entries, weights.tensors)
+        for entry in entries:
+            _check_finite(params, entry)
+    except ValueError as error:
+        raise UserError(f"init.weights={weights.path} {error}") from error
+    return params
+
+
+def _refuse_other_prediction(weights: Weights, config) -> None:
+    """Refuses weights that are known to predict something else than the run's network."""
+    theirs, mine = weights.diffusion["parameterisation"], config.diffusion.parameterisation
+    if theirs != mine:
+        raise UserError(
+            f"init.weights={weights.path} predicts {theirs}, and config.diffusion.parameterisation="
+            f"{mine!r}: pass --config.diffusion.parameterisation={theirs}"
+        )
+    if config.schedule.name not in schedule.SCHEDULES:
+        raise UserError(
+            f"init.weights={weights.path} is told timesteps, and config.schedule.name="
+            f"{config.schedule.name!r} has none: pass --config.schedule.name="
+            f"{weights.inferred.schedule['name']}"
+        )
+
+
+def _assumed(weights: Weights, config, network) -> list[str]:
+    """A line on what the weights do not tell and their family has otherwise; [] if nothing."""
+    found = weights.inferred
+    other = {f"model.{name}": (getattr(network, name), v) for name, v in found.assumed.items()}
+    other |= {f"schedule.{name}": (config.schedule[name], v) for name, v in found.schedule.items()}
+    if network.num_heads:  # which is what counts then
+        other.pop("model.head_channels", None)
+    lines = [f"{name}={mine!r} ({theirs!r})" for name, (mine, theirs) in other.items()]
+    differing = [line for line, (mine, theirs) in zip(lines, other.values()) if mine != theirs]
+    if not differing:
+        return []
+    return [
+        f"not told by the weights, and taken as the configuration says (usual in {found.family}): "
+        + ", ".join(differing)
+    ]
+
+
+def _describe(weights: Weights, params) -> str:
     """One line: whose weights, and of which network."""
     found, count = weights.inferred, unet.count_parameters(params)
     own = found.network
@@ -150,7 +231,7 @@ def _check(weights: Weights, entries, network, shape) -> None:
     inference.check(tensors, entries, jax.eval_shape(init))
 
 
-def _finite(params, entry) -> None:
+def _check_finite(params, entry) -> None:
     node = params["params"]
     for key in entry.path:
         node = node[key]

@@ -21,9 +21,7 @@ _VERSION = "0.38.0"  # of diffusers, whose format this is
 
 def without_condition(network: unet.UNet, params: dict) -> tuple[unet.UNet, dict]:
     """The same network without the vector that it is told besides, as if that were zeros."""
-    fields = {name: getattr(network, name) for name in network.__dataclass_fields__}
-    fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
-    return unet.UNet(**fields | {"condition_size": 0}), unet.with_condition(params, None)
+    return network.clone(condition_size=0), unet.with_condition(params, None)
 
 
 def of_one_class(network: unet.UNet, params: dict, label: int) -> tuple[unet.UNet, dict]:

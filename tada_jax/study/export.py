@@ -1,0 +1,156 @@
+"""`--mode=export`: a run's network for others, with a card that says what it is."""
+
+import pathlib
+
+from tada_jax.data import classes
+from tada_jax.model import unet
+from tada_jax.study.evaluation import read_result
+from tada_jax.system import backend, logs
+from tada_jax.system.errors import UserError
+from tada_jax.system.paths import to_json, write_whole
+from tada_jax.training.run import load_run
+from tada_jax.weights import names, write
+
+
+def export(config, workdir) -> pathlib.Path:
+    """Writes the network of a run in the format of `config.export`, with a model card.
+
+    The parameters are those that `config.sample` names: averaged ones, raw ones, or a post-hoc
+    average; of the latest checkpoint, the best, or a step. A class of `config.sample.label` becomes
+    part of the network.
+
+    Args:
+      config: that of the run.
+      workdir: the run's folder.
+
+    Returns:
+      The folder `<workdir>/export/<format>_<parameters>_step<step>`.
+
+    Raises:
+      UserError: if there is nothing to export, the format has no such network, or the files cannot
+        be written.
+    """
+    run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
+    c, shape = config.export, run.parts.image_shape
+    network, params = write.without_condition(run.parts.network, run.sampled_params)
+    kind = c.format if c.format == "adm" else f"diffusers-{c.scheduler}"
+    name = f"{kind}_{run.weights_name}_step{run.sampled_step:07d}"
+    if network.num_classes and run.parts.label is not None:
+        network, params = write.of_one_class(network, params, run.parts.label)
+        name += f"_class-{run.parts.label}"
+    folder = run.workdir / "export" / name
+    try:
+        if c.format == "adm":
+            tensors = write.adm_tensors(network, params, max(shape[:2]))
+            files = {"model.safetensors": tensors}
+        else:
+            files = _pipeline(run, network, params)
+    except ValueError as error:
+        remedy = "adm" if c.format == "diffusers" else "diffusers"
+        raise UserError(
+            f"config.export.format={c.format!r}: {error}: config.export.format={remedy} may do"
+        ) from error
+    if backend.is_first():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, files)
+            write_whole(folder / "README.md", card(run, network))
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}): free some space"
+            ) from error
+        if network.num_classes and c.format == "diffusers":
+            logs.say(
+                "warning: pipelines of diffusers give their network no class: name one by "
+                "config.sample.label, or call the network yourself with class_labels"
+            )
+    return folder
+
+
+def _pipeline(run, network, params):
+    """What `write.write_pipeline` writes."""
+    c, diffusion = run.config, run.config.diffusion
+    channels = run.parts.image_shape[-1]
+    if c.export.scheduler == "ddim" and diffusion.variance == "learned_range":
+        network, params = write.without_variance(network, params, channels)
+    scheduler = write.scheduler_config(
+        run.parts.schedule,
+        scheduler=c.export.scheduler,
+        parameterisation=diffusion.parameterisation,
+        variance=diffusion.variance,
+        clip=c.sample.clip_x0,
+    )
+    entries = names.of_diffusers(network, write.attends(network, max(run.parts.image_shape[:2])))
+    config = write.unet_config(network, run.parts.image_shape)
+    return config, scheduler, names.to_theirs(entries, params)
+
+
+def _write(folder, files):
+    if isinstance(files, dict):
+        for name, tensors in files.items():
+            write.write_tensors(folder / name, tensors)
+    else:
+        write.write_pipeline(folder, *files)
+
+
+def card(run, network) -> str:
+    """A model card, Markdown: what it is, how to use it, its data, measures and configuration."""
+    c = run.config
+    h, w, channels = run.parts.image_shape
+    pipeline = c.export.format == "diffusers"
+    head = ["---", f"license: {c.export.license or 'unknown'}", "tags:", "- diffusion"]
+    if pipeline:
+        head += ["- unconditional-image-generation", "library_name: diffusers"]
+    told = f", conditional on {network.num_classes:,} classes" if network.num_classes else ""
+    if run.parts.label is not None:
+        told = (
+            f", of class {classes.Class(run.parts.label, run.class_names[run.parts.label]).title}"
+        )
+    lines = [
+        *head,
+        "---",
+        "",
+        f"# {run.workdir.name}",
+        "",
+        f"A diffusion model of images of {h}x{w} pixels and {channels} channels{told}: "
+        f"{unet.count_parameters(run.sampled_params):,} parameters, {run.weights_title}, step "
+        f"{run.sampled_step:,} of a training by TADA-JAX with `config.method={c.method}`.",
+        "",
+    ]
+    if c.export.license is None:
+        lines += ["Whoever trained it has stated no licence (`config.export.license`).", ""]
+    lines += _usage(pipeline, c.export.scheduler)
+    data = run.workdir / "data.txt"
+    if data.is_file():
+        lines += ["## Data", "", "```", data.read_text().rstrip(), "```", ""]
+    lines += _measures(run)
+    saved = to_json(c.to_dict(), indent=2)
+    return "\n".join([*lines, "## Configuration", "", "```json", saved, "```", ""])
+
+
+def _usage(pipeline, scheduler):
+    if not pipeline:
+        return [
+            "`model.safetensors` has the names of guided-diffusion's state dicts.",
+            "",
+        ]
+    kind = write.PIPELINES[scheduler]
+    return [
+        "```python",
+        f"from diffusers import {kind}",
+        "",
+        f'images = {kind}.from_pretrained("FOLDER")(batch_size=4, num_inference_steps=50).images',
+        "```",
+        "",
+    ]
+
+
+def _measures(run):
+    """Sections of the evaluations of a run that there are, newest last."""
+    folders = (run.workdir / "evaluation").glob("*")
+    found = [(folder.name, read_result(folder)) for folder in sorted(folders) if folder.is_dir()]
+    lines = []
+    for name, result in found:
+        if result is not None:
+            lines += [f"## Measures: {name}", "", "```", result.table().rstrip(), "```", ""]
+    return lines or ["It was not evaluated (`--mode=evaluate` measures copies and leak too).", ""]
