@@ -14,10 +14,11 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 
-from tada_jax.data import images
+from tada_jax.data import images, rasters
+from tada_jax.data.base import MAX_FILE_BYTES
 from tada_jax.system.errors import UserError
 
-MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from a zip
+_HEAD = 132  # bytes by which a DICOM file is told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,11 @@ def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
                     f"train on samples, one below {path / 'samples'}"
                 )
             runs = []
-            chosen = _choose(_walk(path, "", (), runs), lambda name: _read_file(path / name))
+            chosen = _choose(
+                _walk(path, "", (), runs),
+                lambda name: _read_file(path / name),
+                lambda name: _head_of_file(path / name),
+            )
             return dataclasses.replace(chosen, runs=tuple(sorted(runs)))
         if not path.is_file():
             raise UserError(f"data.path={path} is neither a folder nor a file")
@@ -77,13 +82,34 @@ def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
                 "lost: pack the images again, each under a name of its own"
             )
         members[name] = info
-    return _choose(members, lambda name: _read_member(archive, members[name]))
+    return _choose(
+        members,
+        lambda name: _read_member(archive, members[name]),
+        lambda name: _head_of_member(archive, members[name]),
+    )
 
 
-def _choose(names: Iterable[str], read: Callable[[str], bytes]) -> Files:
+def _choose(
+    names: Iterable[str], read: Callable[[str], bytes], head: Callable[[str], bytes]
+) -> Files:
     visible = [name for name in names if not _is_hidden(name)]
-    chosen = [name for name in visible if os.path.splitext(name)[1].lower() in images.ENDINGS]
+    chosen = [
+        name
+        for name in visible
+        if name.lower().endswith(images.ENDINGS)
+        or (_may_be_dicom(name) and rasters.dicom.is_one(head(name)))
+    ]
     return Files(sorted(chosen), tuple(sorted(set(visible).difference(chosen))), read)
+
+
+def _may_be_dicom(name: str) -> bool:
+    """Whether to look into a file: scanners give no ending, Siemens .ima, and a UID ends in digits.
+
+    DICOMDIR, the table of contents of a disc, is a DICOM file without an image.
+    """
+    last = name.rpartition("/")[2].lower()
+    _, ending = os.path.splitext(last)
+    return last != "dicomdir" and (ending in ("", ".ima") or ending[1:].isdigit())
 
 
 def by_ending(names: Iterable[str]) -> str:
@@ -169,6 +195,24 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if len(content) != info.file_size:
         raise ValueError(f"has {len(content):,} bytes, not the {info.file_size:,} it declares")
     return content
+
+
+def _head_of_file(file: pathlib.Path) -> bytes:
+    """The first bytes of a file; b"" where it cannot be read."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(file.stat().st_mode):
+            with file.open("rb") as stream:
+                return stream.read(_HEAD)
+    return b""
+
+
+def _head_of_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The same of a zip."""
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return b""
+    with contextlib.suppress(Exception), archive.open(info) as member:
+        return member.read(_HEAD)
+    return b""
 
 
 def _check_bytes(size: int) -> None:
