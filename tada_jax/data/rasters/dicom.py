@@ -79,7 +79,7 @@ def read(content: bytes) -> Raster:
         if not grey:
             return found
         if "ModalityLUTSequence" in file:
-            return _through_table(file.ModalityLUTSequence[0], found)[..., None]
+            return _through_table(file, found)[..., None]
         slope, intercept = _rescale(file, frame)
         found = found[..., None]
         return found * slope + intercept if (slope, intercept) != (1, 0) else found
@@ -175,11 +175,12 @@ def _rescale(file, frame: int) -> tuple[float, float]:
     return 1.0, 0.0
 
 
-def _through_table(table, values: np.ndarray) -> np.ndarray:
-    """What a modality's table makes of the stored numbers."""
-    entries, first, _ = table.LUTDescriptor
-    data = table.LUTData
-    data = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data)
+def _through_table(file, values: np.ndarray) -> np.ndarray:
+    """What the table of its modality makes of the stored numbers."""
+    table = file.ModalityLUTSequence[0]
+    (entries, first, _), data = table.LUTDescriptor, table.LUTData
+    order = "<u2" if file.original_encoding[1] else ">u2"
+    data = np.frombuffer(data, order) if isinstance(data, bytes) else np.asarray(data)
     index = (values.astype(np.int64) - first).clip(0, (entries or 2**16) - 1)
     return data[index].astype(np.float64)
 
@@ -187,7 +188,10 @@ def _through_table(table, values: np.ndarray) -> np.ndarray:
 def _through_palette(pydicom, file, values: np.ndarray) -> np.ndarray:
     """Colours [H,W,3] of the numbers of a palette."""
     _, first, bits = file.RedPaletteColorLookupTableDescriptor
-    # pydicom keeps the place in a table of 8 bits in 8 bits.
+    # pydicom takes the bytes of a table as those of this machine, and keeps the place in one of 8
+    # bits in 8 bits.
+    if not file.original_encoding[1]:
+        raise Refused("is a big-endian DICOM image with a palette: save it little-endian")
     if bits == 8 and int(values.max()) - first > 255:
         raise Refused("is a DICOM image whose palette of 8 bits has more than 256 colours")
     return pydicom.pixels.apply_color_lut(values, file)[..., :3]
