@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from tada_jax.data import extras
 
-_WEBP = 50001  # of TIFF's compressions
+_JPEG, _WEBP = 7, 50001  # of TIFF's compressions
 
 
 class OtherPixels(ValueError):
@@ -78,9 +78,12 @@ def rawmode(image: Image.Image) -> str:
 
 def _check_compression(image: Image.Image) -> None:
     """Refuses TIFFs that Pillow opens and does not decode, as it is built for PyPI."""
-    if image.tag_v2.get(ExifTags.Base.Compression) == _WEBP:
+    tags = image.tag_v2
+    packed, bits = tags.get(ExifTags.Base.Compression), tags.get(ExifTags.Base.BitsPerSample, (1,))
+    if packed == _WEBP or (packed == _JPEG and max(bits) > 12):
+        how = "WebP" if packed == _WEBP else f"JPEG of {max(bits)} bits"
         remedy = f"save it with another compression{_otherwise()}"
-        raise OtherPixels(f"is a TIFF compressed by WebP, which Pillow does not decode: {remedy}")
+        raise OtherPixels(f"is a TIFF compressed by {how}, which Pillow does not decode: {remedy}")
 
 
 def _check_planes(image: Image.Image) -> None:

@@ -79,6 +79,28 @@ def test_compressions_that_pillow_does_not_know(packing):
     np.testing.assert_array_equal(decode(content), values)
 
 
+def test_lossless_jpeg_of_16_bits():
+    values = colours("u2", 1)[..., 0]
+    arguments = {"lossless": True, "bitspersample": 16}
+    content = tiff(values, compression="jpeg", compressionargs=arguments)
+    assert not is_pillows(content)
+    np.testing.assert_array_equal(decode(content, channels=1)[..., 0], np.rint(values / 257))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 9, 10, 12, 14, 20, 24])
+@pytest.mark.parametrize("kind", ["minisblack", "miniswhite", "rgb"])
+def test_any_number_of_bits_is_the_white_that_it_states(bits, kind):
+    dtype = "u1" if bits <= 8 else "u2" if bits <= 16 else "u4"
+    values = RNG.integers(0, 2**bits, (8, 8, 3 if kind == "rgb" else 1)).astype(dtype)
+    stored = values if kind == "rgb" else values[..., 0]
+    stored = stored.astype(bool) if bits == 1 and kind != "rgb" else stored
+    content = tiff(stored, photometric=kind, bitspersample=bits)
+    expected = values * (255 / (2**bits - 1))
+    expected = 255 - expected if kind == "miniswhite" else expected
+    found = decode(content, channels=values.shape[-1]).astype(float)
+    np.testing.assert_allclose(found, expected, atol=0.51)
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i2", "u4"])
 def test_colours_of_any_type(folder, dtype):
     values = colours(dtype)
