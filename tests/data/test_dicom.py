@@ -60,6 +60,15 @@ def read(tmp_path, *contents, **options):
     return np.asarray(found.train.images), found.source
 
 
+def without(content, name):
+    """The same file without an element."""
+    file = pydicom.dcmread(io.BytesIO(content))
+    del file[name]
+    stream = io.BytesIO()
+    file.save_as(stream)
+    return stream.getvalue()
+
+
 def from_end_to_end(values):
     values = np.asarray(values, float)
     return np.rint((values - values.min()) * 255 / (values.max() - values.min()))
@@ -295,11 +304,11 @@ def test_what_is_not_read_is_named(monkeypatch):
     assert "4 bits are not the lowest" in reason(dicom(grey, bits=4, HighBit=7))
     assert "says that it has 999,999 frames" in reason(dicom(grey, NumberOfFrames=999_999))
     assert "pixels, more than" in reason(dicom(grey, Rows=65_535, Columns=65_535))
-    file = pydicom.dcmread(io.BytesIO(dicom(grey)))
-    del file.PixelData
-    stream = io.BytesIO()
-    file.save_as(stream)
-    assert reason(stream.getvalue()) == "is a DICOM file without an image (CT Image Storage)"
+    assert "does not give its Columns" in reason(without(dicom(grey), "Columns"))
+    assert (
+        reason(without(dicom(grey), "PixelData"))
+        == "is a DICOM file without an image (CT Image Storage)"
+    )
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     lossless = dicom(grey, syntax=uid.JPEGLosslessSV1, packed=[b"\0\0"])
     assert "needs imagecodecs: pip install 'tada-jax[formats]'" in reason(lossless)

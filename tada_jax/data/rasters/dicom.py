@@ -15,6 +15,10 @@ from tada_jax.data.rasters.base import Raster, Refused, check_size
 
 ENDINGS = (".dcm", ".dicom")
 
+_NEEDED = (
+    *("PhotometricInterpretation", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated"),
+    "TransferSyntaxUID",
+)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # By imagecodecs: lossless JPEG, JPEG-LS, JPEG 2000 with high throughput; pydicom's own first.
@@ -58,6 +62,10 @@ def read(content: bytes) -> Raster:
     if place is None:
         what = getattr(file.get("SOPClassUID"), "name", "an unknown kind")
         raise Refused(f"is a DICOM file without an image ({what})")
+    there = (*file.keys(), *file.file_meta.keys())
+    lacking = [name for name in _NEEDED if pydicom.datadict.tag_for_keyword(name) not in there]
+    if lacking:
+        raise Refused(f"is a DICOM file that does not give its {lacking[0]}")
     colours, stored = file.PhotometricInterpretation, file.get("BitsStored", 32)
     signed, frames = bool(file.get("PixelRepresentation", 0)), int(file.get("NumberOfFrames") or 1)
     grey = colours in _GREY

@@ -81,7 +81,7 @@ def read(content: bytes) -> Raster:
 
     def values(page):
         time, place = divmod(page, slices)
-        found = volume[..., time].take(place, axis)[::-1, ::-1].T
+        found = np.moveaxis(volume[..., time], axis, 0)[place, ::-1, ::-1].T
         if stored.names:
             return np.stack([found[name] for name in stored.names], -1)
         found = found[..., None]

@@ -48,8 +48,8 @@ def read(content: bytes) -> Raster:
         page = file.pages[number]
         if _kind(page) != kind:
             raise Refused("has pages of several kinds")
-        ends = zip(page.dataoffsets, page.databytecounts)
-        if max(start + count for start, count in ends) > len(content):
+        ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts)]
+        if not ends or max(ends) > len(content):
             raise ValueError("is damaged or cut short")
         check_size(page.imagelength, page.imagewidth, page.samplesperpixel, page.dtype.itemsize)
         return _values(page, kind[0])
@@ -73,7 +73,9 @@ def read(content: bytes) -> Raster:
 def _kind(page) -> tuple[int, str, Levels | None, bool, bool]:
     """(channels, dtype, stated, white_is_zero, premultiplied) of `Raster`, of one page."""
     colours, bits, dtype = page.photometric, page.bitspersample, page.dtype
-    if _PHOTOMETRIC not in page.tags or colours not in range(4) or page.compression == _YCC_AS_RGB:
+    if _PHOTOMETRIC not in page.tags:
+        raise Refused("is a TIFF that does not say what its numbers mean")
+    if colours not in range(4) or page.compression == _YCC_AS_RGB:
         name = getattr(colours, "name", colours)
         raise Refused(f"is a TIFF of colours called {name}, which are not read: save it as RGB")
     if dtype is None or dtype.kind not in "biuf" or (dtype.kind == "i" and bits % 8):
