@@ -244,6 +244,11 @@ def packings():
     bits = {"bits": 12}
     lossless = imagecodecs.jpeg8_encode(DEEP, lossless=True, bitspersample=12, predictor=1)
     yield "JPEG Lossless", DEEP, uid.JPEGLosslessSV1, lossless, bits
+    colours = imagecodecs.jpeg8_encode(COLOURS, lossless=True, predictor=4)
+    yield "JPEG Lossless RGB", COLOURS, uid.JPEGLossless, colours, {"colours": "RGB"}
+    ramp = np.broadcast_to(np.arange(0, 4096, 256, dtype=np.uint16), (16, 16)).copy()
+    packed = imagecodecs.jpeg8_encode(ramp, level=100, bitspersample=12)
+    yield "JPEG Extended", ramp, uid.JPEGExtended12Bit, packed, bits
     yield "JPEG-LS", DEEP, uid.JPEGLSLossless, imagecodecs.jpegls_encode(DEEP), bits
     colours = imagecodecs.jpegls_encode(COLOURS)
     yield "JPEG-LS RGB", COLOURS, uid.JPEGLSLossless, colours, {"colours": "RGB"}
@@ -300,6 +305,8 @@ def test_what_is_not_read_is_named(monkeypatch):
     grey = noise(4, 4, 1)
     film = dicom(grey, syntax=uid.MPEG2MPML, packed=[b"\0\0"])
     assert "compressed by MPEG2 Main Profile / Main Level, which is not read" in reason(film)
+    deep = dicom(np.zeros((4, 4, 3), np.uint16), "RGB", 12, uid.JPEGExtended12Bit, [b"\0\0"])
+    assert "compressed by JPEG Extended (Process 2 and 4), which is not read" in reason(deep)
     assert "of colours called HSV" in reason(dicom(noise(4, 4), "HSV"))
     assert "4 bits are not the lowest" in reason(dicom(grey, bits=4, HighBit=7))
     assert "says that it has 999,999 frames" in reason(dicom(grey, NumberOfFrames=999_999))

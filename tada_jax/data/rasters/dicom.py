@@ -20,7 +20,7 @@ _NEEDED = (
     "TransferSyntaxUID",
 )
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+_DEFLATED, _EXTENDED = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.51"
 # By imagecodecs: lossless JPEG, JPEG-LS, JPEG 2000 with high throughput; pydicom's own first.
 _CODECS = {
     "1.2.840.10008.1.2.4.57": "jpeg8_decode",
@@ -33,7 +33,7 @@ _CODECS = {
 }
 # Those of which Pillow, which pydicom goes by, does not decode more than 8 bits.
 _DEEP_CODECS = {
-    "1.2.840.10008.1.2.4.51": "jpeg8_decode",
+    _EXTENDED: "jpeg8_decode",
     "1.2.840.10008.1.2.4.90": "jpeg2k_decode",
     "1.2.840.10008.1.2.4.91": "jpeg2k_decode",
 }
@@ -130,8 +130,10 @@ def _codec(pydicom, file) -> str:
     """
     syntax = file.file_meta.TransferSyntaxUID
     name = _CODECS.get(syntax, "")
-    if file.get("BitsStored", 8) > 8 and (file.SamplesPerPixel > 1 or syntax.endswith(".51")):
-        name = _DEEP_CODECS.get(syntax, name)
+    deep, several = file.get("BitsStored", 8) > 8, file.SamplesPerPixel > 1
+    guessed = deep and several and syntax == _EXTENDED  # which colours they are
+    if deep and not guessed:
+        name = _DEEP_CODECS.get(syntax, name) if several or syntax == _EXTENDED else name
     if name:
         if extras.has("imagecodecs"):
             return name
@@ -140,7 +142,7 @@ def _codec(pydicom, file) -> str:
             f"{extras.INSTALL}"
         )
     try:
-        known = pydicom.pixels.get_decoder(syntax).is_available
+        known = not guessed and pydicom.pixels.get_decoder(syntax).is_available
     except NotImplementedError:
         known = False
     if not known:
