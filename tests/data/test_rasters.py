@@ -287,7 +287,7 @@ def test_other_jpeg_2000_is_named():
 # The door
 
 
-def test_without_the_libraries_pillows_reason_names_the_extra(folder, pillow_alone):
+def test_without_the_libraries_pillows_reason_names_the_extra(folder, request):
     files = {
         "a.tif": tiff(colours("u2").transpose(2, 0, 1), photometric="rgb"),
         "b.tif": tiff(colours("f4"), photometric="rgb"),
@@ -295,6 +295,7 @@ def test_without_the_libraries_pillows_reason_names_the_extra(folder, pillow_alo
         "d.tif": tiff(colours("i2", 1)[..., 0], byteorder=">", compression="zlib"),
         "e.tif": tiff(colours("u1"), photometric="rgb", compression="webp"),
     }
+    request.getfixturevalue("pillow_alone")  # once they are made
     for content in files.values():
         assert reason(content).endswith(", or pip install 'tada-jax[formats]'")
     write(folder, files)
