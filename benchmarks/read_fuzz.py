@@ -1,11 +1,13 @@
 """Thousands of odd but valid image files: each is read rightly or refused by name.
 
-pip install tifffile imagecodecs
+pip install 'tada-jax[formats]'
 python -m benchmarks.read_fuzz --seed=0
 
 TIFFs by tifffile (types x channels x planes x compression x byte order x tiles x predictor x white
-is zero), JPEG 2000 by imagecodecs, PNGs chunk by chunk (depths x kinds of colour x interlacing),
-PNMs. Each is a data set of one file, read as a user's is, against the values that were written.
+is zero), JPEG 2000 by imagecodecs, DICOM by pydicom (depths x signs x kinds of colour x syntaxes x
+scales), NIfTI by nibabel (types x ways to lie x scales), PNGs chunk by chunk (depths x kinds of
+colour x interlacing), PNMs. Each is a data set of one file, read as a user's is, against the values
+that were written.
 What is wrong is printed with the line that made it; any such file makes the exit code 1.
 """
 
@@ -28,7 +30,7 @@ from tada_jax.system.errors import UserError
 SIDE = 16  # pixels: tiles of a TIFF are of 16
 RNG = np.random.default_rng(0)
 REFUSED = "refused"
-LIBRARIES = ("pillow", "tifffile", "imagecodecs", "numpy")
+LIBRARIES = ("pillow", "tifffile", "imagecodecs", "pydicom", "nibabel", "numpy")
 
 
 def values(dtype, channels):
@@ -113,6 +115,104 @@ def jpegs_2000(folder):
             continue
         file.write_bytes(content)
         yield f"{codec} {bits} bits x{channels}", file, expected(made, 0, white), "full"
+
+
+def dicoms(folder):
+    """The same."""
+    import imagecodecs
+    import pydicom
+    from pydicom import encaps, uid
+
+    j2k = {"level": 0, "reversible": True, "mct": False, "codecformat": "j2k"}
+    lossless = {"lossless": True, "predictor": 1}
+    packings = {
+        uid.JPEG2000Lossless: lambda a, n: imagecodecs.jpeg2k_encode(a, bitspersample=n, **j2k),
+        uid.JPEGLSLossless: lambda a, n: imagecodecs.jpegls_encode(a),
+        uid.JPEGLosslessSV1: lambda a, n: imagecodecs.jpeg8_encode(a, bitspersample=n, **lossless),
+    }
+    depths = ((8, 8), (8, 5), (16, 12), (16, 16), (32, 32))
+    syntaxes = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+    choices = itertools.product(
+        depths,
+        (False, True),
+        ("MONOCHROME1", "MONOCHROME2", "RGB", "planes"),
+        (*syntaxes, uid.RLELossless, *packings),
+        (None, (1, -1024), (0.5, 3)),
+    )
+    for (allocated, stored), signed, colours, syntax, scale in choices:
+        grey = colours.startswith("MONO")
+        if not grey and (signed or scale or allocated == 32):
+            continue  # there are none
+        if syntax not in syntaxes and (colours == "planes" or allocated == 32 or signed):
+            continue  # findings/dicom_rle_of_colour_in_planes.sh; and what imagecodecs has not
+        black, white = (
+            (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+        )
+        made = RNG.integers(black, white, (SIDE, SIDE, 1 if grey else 3), endpoint=True)
+        made[0, 0], made[0, 1] = black, white
+        order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
+        content = made.transpose(2, 0, 1) if colours == "planes" else made
+        file = pydicom.Dataset()
+        file.file_meta = pydicom.dataset.FileMetaDataset()
+        plain = syntax if syntax in syntaxes else uid.ExplicitVRLittleEndian
+        file.file_meta.TransferSyntaxUID = plain
+        file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = uid.CTImageStorage
+        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        file.Rows = file.Columns = SIDE
+        file.SamplesPerPixel, file.PixelRepresentation = made.shape[-1], int(signed)
+        file.BitsAllocated, file.BitsStored, file.HighBit = allocated, stored, stored - 1
+        file.PhotometricInterpretation = "RGB" if not grey else colours
+        if not grey:
+            file.PlanarConfiguration = int(colours == "planes")
+        if scale:
+            file.RescaleSlope, file.RescaleIntercept = scale
+        kind = f"{order}{'i' if signed else 'u'}{allocated // 8}"
+        file.PixelData = np.ascontiguousarray(content).astype(kind).tobytes()
+        file["PixelData"].VR = "OW" if allocated > 8 else "OB"
+        name = f"dicom {allocated}/{stored} signed={signed} {colours} {syntax.name} {scale}"
+        try:
+            if syntax == uid.RLELossless:
+                file.compress(syntax)
+            elif syntax in packings:
+                pixels = made.astype(kind)[..., 0] if grey else made.astype(kind)
+                file.PixelData = encaps.encapsulate([packings[syntax](pixels, stored)])
+                file["PixelData"].VR, file["PixelData"].is_undefined_length = "OB", True
+                file.file_meta.TransferSyntaxUID = syntax
+            pydicom.dcmwrite(folder / "image.dcm", file, enforce_file_format=True)
+        except (ValueError, RuntimeError):  # that of imagecodecs is one, too
+            continue  # the writer has no such kind
+        truth = expected(made, black, white, colours == "MONOCHROME1")
+        yield name, folder / "image.dcm", truth, "full"
+
+
+def niftis(folder):
+    """The same; a slice that may lie any way."""
+    import nibabel
+
+    types = ("u1", "u2", "i1", "i2", "i4", "f4", "f8")
+    lying = list(itertools.product((-1, 1), repeat=2))
+    choices = itertools.product(types, "<>", (False, True), lying, (None, (0.5, -7)), (1, 2))
+    for dtype, order, swapped, (right, front), scale, version in choices:
+        made, black, white = values(dtype, 1)
+        kind = (nibabel.Nifti1Image, nibabel.Nifti2Image)[version - 1]
+        # Columns are seen from the patient's right to the left, rows from the front to the back.
+        stored, affine = made[::front, ::right, 0], np.zeros((4, 4))
+        affine[1, 0], affine[0, 1] = -front, -right
+        if swapped:
+            stored, affine = stored.T, affine[:, [1, 0, 2, 3]]
+        affine[2, 2] = affine[3, 3] = 1
+        header = kind.header_class(endianness=order)
+        header.set_data_dtype(np.dtype(order + dtype))
+        image = kind(stored[..., None].astype(order + dtype), affine, header)
+        if scale:
+            image.header.set_slope_inter(*scale)
+        nibabel.save(image, folder / "image.nii.gz")
+        limits = "full"
+        if dtype in ("f4", "f8", "i4"):
+            slope, inter = scale or (1, 0)
+            limits = f"{black * slope + inter:.6f}:{white * slope + inter:.6f}"
+        name = f"nifti {dtype} {order} version {version} {affine[:2, :2].tolist()} {scale}"
+        yield name, folder / "image.nii.gz", expected(made, black, white), limits
 
 
 def chunk(name, content):
@@ -219,7 +319,7 @@ def main():
         folder = pathlib.Path(place) / "set"
         folder.mkdir()
         for name, file, truth, limits in itertools.chain(
-            *(kind(folder) for kind in (tiffs, jpegs_2000, pngs, pnms))
+            *(kind(folder) for kind in (tiffs, jpegs_2000, dicoms, niftis, pngs, pnms))
         ):
             found = read(file, truth, limits)
             kind, outcome = name.split()[0], found.partition(":")[0]

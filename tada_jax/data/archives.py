@@ -3,6 +3,8 @@
 import bz2
 import collections
 import contextlib
+import dataclasses
+import functools
 import gzip
 import lzma
 import os
@@ -15,11 +17,25 @@ import zlib
 from collections.abc import Callable
 
 from tada_jax.data import splits
-from tada_jax.data.names import check_bytes, is_hidden, shown
+from tada_jax.data.names import HEAD, check_bytes, is_hidden, shown
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import cache_dir
 
-Members = dict[str, Callable[[], bytes]]  # what reads each file, by its name
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A file in an archive.
+
+    Attributes:
+      read: its content; raises ValueError.
+      head: its first `HEAD` bytes; b"" where it cannot be read.
+    """
+
+    read: Callable[[], bytes]
+    head: Callable[[], bytes]
+
+
+Members = dict[str, Member]  # by their names
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _COMPRESSED = ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma))
@@ -50,17 +66,18 @@ def of_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
     for info in archive.infolist():
         if not info.is_dir():
             name = _member_name(path, _utf_8(info))
-            _add(members, path, name, lambda info=info: _read_member(archive, info))
+            read, head = (functools.partial(f, archive, info) for f in (_read_member, _head))
+            _add(members, path, name, Member(read, head))
     return members
 
 
-def _add(members: Members, path: pathlib.Path, name: str, read: Callable[[], bytes]) -> None:
+def _add(members: Members, path: pathlib.Path, name: str, member: Member) -> None:
     if name in members and not is_hidden(name):
         raise UserError(
             f"data.path={path} has several members named {shown(name)}, of which one would be "
             "lost: pack the images again, each under a name of its own"
         )
-    members[name] = read
+    members[name] = member
 
 
 def _utf_8(info: zipfile.ZipInfo) -> str:
@@ -97,6 +114,14 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     return content
 
 
+def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return b""
+    with contextlib.suppress(Exception), archive.open(info) as member:
+        return member.read(HEAD)
+    return b""
+
+
 # Tars
 
 
@@ -121,17 +146,17 @@ def of_tars(
     found = []
     for shard in sorted(split):
         members = _of_tar(tars[shard], stack)
-        found += [(shard, name, read) for name, read in members.items()]
+        found += [(shard, name, member) for name, member in members.items()]
     names = collections.Counter((split[shard], name) for shard, name, _ in found)
     repeated = max(names.values(), default=1) > 1  # keys that count from 0 in every shard
     all_members = {}
-    for shard, name, read in found:
+    for shard, name, member in found:
         if repeated:
             folder, slash, base = name.rpartition("/")
             stem = shard.removesuffix(pathlib.PurePath(shard).suffix)
             # Without dots, at the first of which a key ends.
             name = f"{folder}{slash}{stem.replace('/', '-').replace('.', '_')}:{base}"
-        _add(all_members, path, f"{split[shard]}/{name}" if split[shard] else name, read)
+        _add(all_members, path, f"{split[shard]}/{name}" if split[shard] else name, member)
     return all_members, said
 
 
@@ -143,7 +168,8 @@ def _of_tar(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
             for info in archive:
                 if not info.isdir():
                     name = _member_name(path, info.name)
-                    _add(members, path, name, lambda info=info: _read_span(file, info))
+                    read = functools.partial(_read_span, file, info)
+                    _add(members, path, name, Member(read, functools.partial(read, HEAD)))
             _check_end(file, archive.offset)
     except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise UserError(
@@ -193,11 +219,15 @@ def _plain(file, stack: contextlib.ExitStack):
     return whole
 
 
-def _read_span(file, info: tarfile.TarInfo) -> bytes:
+def _read_span(file, info: tarfile.TarInfo, most: int | None = None) -> bytes:
     if not info.isreg() or info.issparse():
+        if most is not None:
+            return b""
         raise ValueError("is a link, or no plain file, in its tar: pack it as a file")
-    check_bytes(info.size)
-    return os.pread(file.fileno(), info.size, info.offset_data)
+    if most is None:
+        check_bytes(info.size)
+    size = info.size if most is None else min(most, info.size)
+    return os.pread(file.fileno(), size, info.offset_data)
 
 
 def companions(names: list[str]) -> tuple[set[str], list[str]]:

@@ -13,6 +13,7 @@ UNREADABLE = ("refuse", "skip")
 COLORS = ("stored", "srgb")
 PAGES = ("first", "all", "channels")
 MAX_PIXELS = 2**27  # of one image: 16384 x 8192
+MAX_FILE_BYTES = 2**30  # of one image file, also when inflated
 
 
 @dataclasses.dataclass(frozen=True)

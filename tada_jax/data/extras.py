@@ -31,6 +31,11 @@ def has(*names: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in names)
 
 
+def otherwise(*names: str) -> str:
+    """The end of a remedy, where one of these optional libraries would be another; else ""."""
+    return "" if has(*names) else f", or {INSTALL}"
+
+
 @functools.cache
 def versions() -> str:
     """Those that are installed, as "h5py 3.16.0, lmdb 3.0.0": what can be read depends on them."""

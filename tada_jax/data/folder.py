@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from tada_jax.data import classes, images, levels, splits
+from tada_jax.data import classes, extras, images, levels, splits
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.data.listing import Files, by_ending, list_files
@@ -184,7 +184,8 @@ def _cached(files: Files, options: Options, path: pathlib.Path) -> tuple[np.ndar
     settings = [options.resolution, options.channels, options.fit, list(options.background)]
     settings += [options.range, options.pages, options.color]
     key = digest(
-        *(_FORMAT_VERSION, PIL.__version__, to_json(settings)),
+        # What can be read, and how, depends on the libraries that are there.
+        *(_FORMAT_VERSION, PIL.__version__, extras.versions(), to_json(settings)),
         *(part for name in files.names for part in (os.fsencode(name), digests[name])),
     )
 
@@ -216,7 +217,13 @@ def _decode(files: Files, options: Options, path: pathlib.Path, folder: pathlib.
     skipped = {}  # name -> "name: reason"
 
     def header(name):
-        return images.inspect(files.read(name))
+        found = images.inspect(files.read(name))
+        if found.is_volume and options.pages == "first":
+            raise ValueError(
+                f"is a volume of {len(found.pages):,} slices, of which the first says little: "
+                "data.pages=all makes an image of each"
+            )
+        return found
 
     def pixels(name):
         content, together = files.read(name), options.pages == "channels"

@@ -13,7 +13,7 @@ import re
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tada_jax.data import colour, kinds, stored
+from tada_jax.data import colour, kinds, rasters, stored
 from tada_jax.data.base import MAX_PIXELS
 from tada_jax.data.levels import Levels, full
 
@@ -23,6 +23,7 @@ ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".apng", ".avif", ".avifs"),
     *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),  # JPEG 2000
+    *rasters.ENDINGS,
 )
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
@@ -44,14 +45,16 @@ class Header:
 
     Attributes:
       height, width: in pixels, upright.
-      mode: Pillow's, as "RGB".
+      mode: Pillow's, as "RGB"; or what other libraries read, as "DICOM MONOCHROME2".
       grey: whether mode or palette can show no colour; an RGB image that shows none is not grey.
-      dtype: of the values of a grey image, as "uint16"; "" of others.
+      dtype: of the values that the range of a set goes by, as "uint16": of grey images, and of
+        colours that Pillow does not read; "" of others.
       states_white: whether the file says which value is white, as that it has 12 bits.
       high_bytes: whether these are colours of 16 bits, of which Pillow keeps the high byte.
       other_colours: whether it has a colour profile that is not sRGB's.
       pages: numbers of its pages or frames, without those that a TIFF calls reduced versions or
         masks of others.
+      is_volume: whether its pages are slices of one body.
     """
 
     height: int
@@ -63,6 +66,7 @@ class Header:
     high_bytes: bool = False
     other_colours: bool = False
     pages: tuple[int, ...] = (0,)
+    is_volume: bool = False
 
 
 def inspect(content: bytes) -> Header:
@@ -77,6 +81,8 @@ def inspect(content: bytes) -> Header:
         if getattr(image, "n_frames", 1) > 1:  # counting them has moved it
             pages = _pages(image)
             image = _open(content, pages[0])
+        if isinstance(image, rasters.Raster):
+            return _header(image)
         width, height = image.size
         # The size of a TIFF is that of the upright image already.
         if image.format != "TIFF" and _orientation(image, content) >= 5:
@@ -88,15 +94,33 @@ def inspect(content: bytes) -> Header:
         )
 
 
+def _header(raster: rasters.Raster) -> Header:
+    bare = Image.new("L" if raster.channels < 3 else "RGB", (1, 1))
+    bare.info["icc_profile"] = raster.profile
+    return Header(
+        raster.height,
+        raster.width,
+        raster.mode,
+        grey=raster.channels < 3,
+        dtype=raster.measured,
+        states_white=raster.stated is not None,
+        other_colours=colour.is_other(bare),
+        pages=raster.pages,
+        is_volume=raster.is_volume,
+    )
+
+
 def extremes(content: bytes, page: int = 0) -> tuple[float, float]:
-    """The smallest and the largest value of a page: of a grey image as they stand there, of colours
-    in 8 bits.
+    """The smallest and the largest value of a page: of a grey image, and of what Pillow does not
+    read, as they stand there, of other colours in 8 bits.
 
     Raises:
       ValueError: as `decode`; or if one is not finite.
     """
     with _one_reason(content):
         image = _open(content, page)
+        if isinstance(image, rasters.Raster):
+            return image.extremes(page)
         dtype, _ = stored.kind(image, content)
         image.load()
         values = stored.values(image, dtype) if dtype else np.asarray(image.convert("RGB"))
@@ -135,6 +159,12 @@ def decode(
     """
     with _one_reason(content):
         image = _open(content, page)
+        if isinstance(image, rasters.Raster):
+            image = image.image(page, levels)
+            image = colour.to_srgb(image) if color == "srgb" else image
+            image = flatten(image, channels=channels, background=background)
+            image = resize(image, resolution=resolution, fit=fit, background=background)
+            return np.asarray(image).reshape(image.height, image.width, channels)
         rawmode = stored.rawmode(image)  # gone once loaded
         dtype, states_white = stored.kind(image, content)
         chosen = levels
@@ -195,9 +225,22 @@ def _one_reason(content: bytes):
         raise ValueError(text[:200]) from error
 
 
-def _open(content: bytes, page: int = 0) -> Image.Image:
+def _open(content: bytes, page: int = 0) -> Image.Image | rasters.Raster:
+    """By Pillow, unless that knows nothing of the format or makes other pixels of the page."""
     if not content:
         raise ValueError("is empty")
+    raster = rasters.find(content)
+    if raster is None:
+        try:
+            return _open_with_pillow(content, page)
+        except (UnidentifiedImageError, stored.OtherPixels):
+            raster = rasters.instead_of_pillow(content)
+            if raster is None:
+                raise
+    return raster
+
+
+def _open_with_pillow(content: bytes, page: int) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     width, height = image.size
     if width < 1 or height < 1:

@@ -4,6 +4,8 @@ import io
 
 from PIL import TiffImagePlugin
 
+from tada_jax.data import extras
+
 # First bytes, and what they are of.
 _BEGINNINGS = (
     (b"version https://git-lfs", "is a pointer of git-lfs and not the file: run git lfs pull"),
@@ -51,8 +53,6 @@ def reason(content: bytes) -> str:
             return words
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF:
         return "is HEIC, a phone's format, whatever its name ends in: convert it to JPEG or PNG"
-    if content[128:132] == b"DICM":
-        return "is a DICOM image: save it as TIFF or PNG"
     head = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for beginning, words in _TEXTS:
         if head.startswith(beginning) or (beginning == b"<svg" and b"<svg" in head):
@@ -78,4 +78,5 @@ def _of_tiff(content: bytes) -> str:
         packed = TiffImagePlugin.COMPRESSION_INFO.get(tags.get(259, 1), tags.get(259, 1))
     except Exception:  # a damaged one raises almost anything
         return "is a TIFF that is damaged or cut short"
-    return f"is a TIFF of {what}, compression {packed}, which is not read: save it as PNG"
+    remedy = f"save it as PNG{extras.otherwise('tifffile', 'imagecodecs')}"
+    return f"is a TIFF of {what}, compression {packed}, which is not read: {remedy}"

@@ -336,7 +336,7 @@ def by_table(names: list[str], file: str, read: Callable[[str], bytes]) -> Label
 
 
 def _without_endings(names: list[str]) -> list[str]:
-    return [os.path.splitext(name)[0] for name in names]
+    return [os.path.splitext(re.sub(r"(?i)\.gz$", "", name))[0] for name in names]
 
 
 # By names

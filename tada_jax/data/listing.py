@@ -13,8 +13,8 @@ import pathlib
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from tada_jax.data import archives, databases, huggingface, images, labels
-from tada_jax.data.names import is_hidden, read_file
+from tada_jax.data import archives, databases, huggingface, images, labels, rasters
+from tada_jax.data.names import head_of_file, is_hidden, may_be_dicom, read_file
 from tada_jax.system.errors import UserError
 
 
@@ -63,7 +63,11 @@ def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
         raise UserError(
             f"data.path={path}: {error.filename or path} cannot be read ({error.strerror})"
         ) from error
-    return _choose(members, lambda name: members[name]())
+    return _of_members(members)
+
+
+def _of_members(members: archives.Members) -> Files:
+    return _choose(members, lambda name: members[name].read(), lambda name: members[name].head())
 
 
 def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
@@ -73,7 +77,11 @@ def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
             f"samples, one below {path / 'samples'}"
         )
     runs = []
-    chosen = _choose(_walk(path, "", (), runs), lambda name: read_file(path / name))
+    chosen = _choose(
+        _walk(path, "", (), runs),
+        lambda name: read_file(path / name),
+        lambda name: head_of_file(path / name),
+    )
     if not chosen.names:
         tables = huggingface.find(path, list(chosen.others))
         if tables:
@@ -90,7 +98,7 @@ def _of_tars(
     path: pathlib.Path, tars: dict[str, pathlib.Path], stack: contextlib.ExitStack
 ) -> Files:
     members, said = archives.of_tars(path, tars, stack)
-    chosen = _choose(members, lambda name: members[name]())
+    chosen = _of_members(members)
     beside, lines = archives.companions(chosen.names)
     return dataclasses.replace(
         chosen,
@@ -119,9 +127,16 @@ def _of_database(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
     return Files(names, (), read, told=told, said=said)
 
 
-def _choose(names: Iterable[str], read: Callable[[str], bytes]) -> Files:
+def _choose(
+    names: Iterable[str], read: Callable[[str], bytes], head: Callable[[str], bytes]
+) -> Files:
     visible = [name for name in names if not is_hidden(name)]
-    chosen = [name for name in visible if os.path.splitext(name)[1].lower() in images.ENDINGS]
+    chosen = [
+        name
+        for name in visible
+        if name.lower().endswith(images.ENDINGS)
+        or (may_be_dicom(name) and rasters.dicom.is_one(head(name)))
+    ]
     return Files(sorted(chosen), tuple(sorted(set(visible).difference(chosen))), read)
 
 

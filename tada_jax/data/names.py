@@ -1,9 +1,13 @@
 """Files by their names: which are passed over, how they are printed, how they are read."""
 
+import contextlib
+import os
 import pathlib
 import stat
 
-MAX_FILE_BYTES = 2**30  # of one image file, also when inflated from an archive
+from tada_jax.data.base import MAX_FILE_BYTES
+
+HEAD = 132  # bytes by which a DICOM file is told
 
 
 def is_hidden(name: str) -> bool:
@@ -28,6 +32,25 @@ def read_file(file: pathlib.Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
+
+
+def head_of_file(file: pathlib.Path) -> bytes:
+    """The first `HEAD` bytes of a file; b"" where it cannot be read."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(file.stat().st_mode):
+            with file.open("rb") as stream:
+                return stream.read(HEAD)
+    return b""
+
+
+def may_be_dicom(name: str) -> bool:
+    """Whether to look into a file: scanners give no ending, Siemens .ima, and a UID ends in digits.
+
+    DICOMDIR, the table of contents of a disc, is a DICOM file without an image.
+    """
+    last = name.rpartition("/")[2].lower()
+    _, ending = os.path.splitext(last)
+    return last != "dicomdir" and (ending in ("", ".ima") or ending[1:].isdigit())
 
 
 def shown(name: str) -> str:

@@ -1,8 +1,8 @@
 """The values in an image file as Pillow gives them: their type, and where they are not the file's.
 
 Pillow stretches what has fewer than 8 bits or states its white, keeps the high byte of 16-bit
-colours, and makes other pixels of some TIFFs and JPEG 2000, which are refused (docs/data.md and
-findings/ have the cases).
+colours, and makes other pixels of some TIFFs and JPEG 2000, which are left to `rasters` or
+refused (docs/data.md and findings/ have the cases).
 """
 
 import re
@@ -10,14 +10,23 @@ import re
 import numpy as np
 from PIL import ExifTags, Image
 
+from tada_jax.data import extras
+
+_JPEG, _WEBP = 7, 50001  # of TIFF's compressions
+
+
+class OtherPixels(ValueError):
+    """Pillow would make other pixels of a file than it has; `rasters` may read it."""
+
 
 def check(image: Image.Image, content: bytes) -> None:
     """Refuses files of which Pillow would make other pixels.
 
     Raises:
-      ValueError: one short reason.
+      OtherPixels: one short reason.
     """
     if image.format == "TIFF":
+        _check_compression(image)
         _check_planes(image)
         _check_order_of_bytes(image)
     elif image.format == "JPEG2000":
@@ -43,7 +52,7 @@ def kind(image: Image.Image, content: bytes) -> tuple[str, bool]:
     if image.format == "PPM":
         return "uint16", _maxval(content) != 65535  # smaller ones are stretched to that
     if image.format == "JPEG2000":
-        return "uint16", max(_depths(content), default=16) < 16
+        return "uint16", max(depths(content), default=16) < 16
     return "uint16", False
 
 
@@ -67,6 +76,16 @@ def rawmode(image: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
+def _check_compression(image: Image.Image) -> None:
+    """Refuses TIFFs that Pillow opens and does not decode, as it is built for PyPI."""
+    tags = image.tag_v2
+    packed, bits = tags.get(ExifTags.Base.Compression), tags.get(ExifTags.Base.BitsPerSample, (1,))
+    if packed == _WEBP or (packed == _JPEG and max(bits) > 12):
+        how = "WebP" if packed == _WEBP else f"JPEG of {max(bits)} bits"
+        remedy = f"save it with another compression{_otherwise()}"
+        raise OtherPixels(f"is a TIFF compressed by {how}, which Pillow does not decode: {remedy}")
+
+
 def _check_planes(image: Image.Image) -> None:
     """Refuses TIFFs of one plane a channel of which Pillow would make other pixels."""
     tags = image.tag_v2
@@ -75,9 +94,9 @@ def _check_planes(image: Image.Image) -> None:
     bits, samples = tags.get(ExifTags.Base.BitsPerSample, (1,))[0], image.tag_v2.get(277, 1)
     compressed = tags.get(ExifTags.Base.Compression, 1) != 1
     if samples == 2 or (samples > 1 and bits > 8 and not compressed):
-        raise ValueError(
+        raise OtherPixels(
             f"is a TIFF of {samples} planes of {bits} bits, of which Pillow makes other pixels: "
-            "save it with its channels interleaved"
+            f"save it with its channels interleaved{_otherwise()}"
         )
 
 
@@ -86,24 +105,28 @@ def _check_order_of_bytes(image: Image.Image) -> None:
     tags = image.tag_v2
     bits, packed = tags.get(ExifTags.Base.BitsPerSample, (1,))[0], tags.get(259, 1) != 1
     if tags.prefix == b"MM" and packed and (bits == 32 or (bits == 16 and _is_signed(image))):
-        raise ValueError(
+        raise OtherPixels(
             f"is a big-endian compressed TIFF of {bits} bits a value, of which Pillow swaps the "
-            "bytes: save it little-endian, or uncompressed"
+            f"bytes: save it little-endian, or uncompressed{_otherwise()}"
         )
 
 
 def _check_depth(content: bytes) -> None:
     """Refuses JPEG 2000 of several channels beyond 8 bits, of which Pillow makes black of white."""
-    depths = _depths(content)
-    count = len(depths)
-    if count > 1 and max(depths) > 8:
-        raise ValueError(
-            f"is a JPEG 2000 of {count} channels of {max(depths)} bits, of which Pillow makes "
-            "other pixels: save it with 8 bits, or as PNG"
+    found = depths(content)
+    count = len(found)
+    if count > 1 and max(found) > 8:
+        raise OtherPixels(
+            f"is a JPEG 2000 of {count} channels of {max(found)} bits, of which Pillow makes "
+            f"other pixels: save it with 8 bits, or as PNG{extras.otherwise('imagecodecs')}"
         )
 
 
-def _depths(content: bytes) -> list[int]:
+def _otherwise() -> str:
+    return extras.otherwise("tifffile", "imagecodecs")
+
+
+def depths(content: bytes) -> list[int]:
     """Bits of each channel of a JPEG 2000; [] if they are not found."""
     start = content.find(b"\xff\x4f\xff\x51")  # the first two markers, of which SIZ has the depths
     count = int.from_bytes(content[start + 40 : start + 42], "big") if start >= 0 else 0

@@ -1,9 +1,11 @@
 """Nothing is read from, or written to, the caches of who runs the tests; and no network."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from tada_jax.data import cifar10
+from tada_jax.data import cifar10, extras
 from tests.data.cifar10_copies import SIZES, free_port
 
 
@@ -19,6 +21,13 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(cifar10, "_URL", f"http://127.0.0.1:{free_port()}/cifar-10-binary.tar.gz")
     monkeypatch.setattr(cifar10, "_OFFICIAL_COUNTS", (15, 4))
+
+
+@pytest.fixture
+def pillow_alone(monkeypatch):
+    """None of the optional libraries is installed."""
+    for name in extras.LIBRARIES:
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.fixture

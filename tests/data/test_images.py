@@ -237,7 +237,7 @@ def planes(values, extra=None):
     return b"II*\x00" + struct.pack("<I", start) + pixels + directory + rest
 
 
-def test_tiffs_in_planes_are_right_or_refused():
+def test_tiffs_in_planes_are_right_or_refused(pillow_alone):
     eight = noise(5, 7).transpose(2, 0, 1)
     np.testing.assert_array_equal(decode(planes(eight)), eight.transpose(1, 2, 0))
     sixteen = eight.astype(np.uint16) * 257
@@ -245,7 +245,7 @@ def test_tiffs_in_planes_are_right_or_refused():
     assert "is a TIFF of 2 planes of 8 bits" in reason(planes(eight[:2], extra=2))
 
 
-def test_jpeg_2000_of_several_deep_channels_is_refused():
+def test_jpeg_2000_of_several_deep_channels_is_refused(pillow_alone):
     """Its SIZ marker says the depths; the rest of the file would be read to get there."""
     content = bytearray(encode(noise(16, 16), "JPEG2000"))
     place = content.find(b"\xff\x4f\xff\x51") + 42

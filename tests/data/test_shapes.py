@@ -175,7 +175,7 @@ def test_what_is_no_image_is_called_by_its_name(name):
         assert expected in reason(content, images.inspect)
 
 
-def test_a_tiff_that_pillow_does_not_know_is_described():
+def test_a_tiff_that_pillow_does_not_know_is_described(pillow_alone):
     content = encode(np.zeros((4, 4), np.float32), "TIFF")
     entry = struct.pack("<HHI", 258, 3, 1) + struct.pack("<H", 32)
     assert entry in content
