@@ -30,6 +30,12 @@ NETWORKS = {
     "attention everywhere": {"attention_resolutions": (16, 8, 4)},
     "no attention": {"attention_resolutions": ()},
     "one level": {"channel_mult": (1,), "attention_resolutions": ()},
+    "one level, classes": {
+        "channel_mult": (1,),
+        "attention_resolutions": (),
+        "num_classes": 5,
+        "out_channels": 6,
+    },
     "halves": {"channel_mult": (1, 1.5), "norm_groups": 4},
     "added": {**PLAIN, "scale_shift": False},
     "heads": {"num_heads": 2},
