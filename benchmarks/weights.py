@@ -1,23 +1,30 @@
 """Compares our network with those of others, by the same weights in both directions.
 
-    PEERS/bin/python -m benchmarks.weights [--rounds=1]
+    PEERS/bin/python -m benchmarks.weights [--run=runs/digits_tada] [--skip_networks]
 
 It needs PyTorch, diffusers and safetensors beside what this project needs. Each line is a network:
 diffusers writes it with random numbers and it is read here; it is written here and diffusers reads
 it; printed are the largest differences as shares of the largest output, and whether what was read
-and written again has the same bits.
+and written again has the same bits. Then a file as that of the 256-pixel faces of P2-weighting, of
+random numbers, is read by both. With a run, it is exported, and diffusers draws images from the
+same noise as our samplers: by DDIM in 50 steps, and by DDPM step by step.
 """
 
 import argparse
 import pathlib
+import shutil
+import subprocess
+import sys
 import tempfile
 
 import jax
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers.schedulers import scheduling_ddpm
 
-from tada_jax.model import schedule, unet
+import tada_jax
+from tada_jax.model import schedule, solvers, unet
 from tada_jax.weights import load, names, read, write
 
 SIDE = 32
@@ -128,14 +135,148 @@ def compare(options, folder):
     return out, into, same
 
 
-def main():
-    """Prints the table."""
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+def networks():
+    """Prints the table of networks."""
     print(f"{'network':34} {'written here':>13} {'read here':>10}  same bits again")
     with tempfile.TemporaryDirectory() as temporary:
         for i, (title, options) in enumerate(NETWORKS.items()):
             out, into, same = compare(options, pathlib.Path(temporary, str(i)))
             print(f"{title:34} {out:13.1e} {into:10.1e}  {same}", flush=True)
+
+
+# The time and memory of reading, each in a process of its own.
+
+_READERS = {
+    "torch.load": """
+import torch
+tensors = torch.load(path, map_location="cpu", weights_only=True)
+total = sum(float(t.sum()) for t in tensors.values())
+""",
+    "torch.load, mmap": """
+import torch
+tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+total = sum(float(t.sum()) for t in tensors.values())
+""",
+    "ours": """
+import jax
+from tada_jax.weights import load
+found = load.load_weights(path)
+total = sum(float(a.sum()) for a in jax.tree.leaves(found.params))
+""",
+}
+_MEASURED = """
+import resource, sys, time
+path = sys.argv[1]
+import numpy, {imports}
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+{program}
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(seconds, peak * 1024, total)
+"""
+
+
+def reading(rounds=3):
+    """Prints how long a file of 93,563,910 parameters takes to be read, and how much memory."""
+    network = unet.UNet(6, channels=128, channel_mult=(1, 1, 2, 2, 4, 4))
+    shape = (256, 256, 3)
+    like = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), np.zeros((1, *shape)), np.zeros(1), None)
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: rng.random(a.shape, np.float32), like)
+    tensors = names.to_theirs(names.of_adm(network, write.attends(network, 256)), params)
+    print(f"a .pt of {unet.count_parameters(params):,} parameters, read {rounds} times, in turns")
+    with tempfile.TemporaryDirectory() as temporary:
+        file = pathlib.Path(temporary, "ffhq.pt")
+        torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, file)
+        size = file.stat().st_size
+        found = {name: [] for name in _READERS}
+        for _ in range(rounds):
+            for name, program in _READERS.items():
+                imports = "jax, tada_jax.weights.load" if name == "ours" else "torch"
+                code = _MEASURED.format(imports=imports, program=program)
+                done = subprocess.run(
+                    [sys.executable, "-c", code, file], capture_output=True, text=True, check=True
+                )
+                found[name].append([float(word) for word in done.stdout.split()])
+    for name, values in found.items():
+        seconds, peak, total = np.array(values).T
+        print(
+            f"{name:18} {np.median(seconds):5.2f} s ({seconds.min():.2f} .. {seconds.max():.2f}), "
+            f"{np.median(peak) / size:.2f} times the file in memory, sum {total[0]:.6g}"
+        )
+
+
+# Samples
+
+
+def samples(folder):
+    """Prints how far images of diffusers are from ours, from the same noise."""
+    run = tada_jax.load_run(folder)
+    config, parts = run.config.copy_and_resolve_references(), run.parts
+    reading_options = {
+        "parameterisation": config.diffusion.parameterisation,
+        "variance": config.diffusion.variance,
+        "sigma_data": config.diffusion.sigma_data,
+        "clip_x0": config.sample.clip_x0,
+    }
+    keys = solvers.sample_keys(0, np.arange(16))
+
+    def predict(z, t):
+        return parts.apply(run.sampled_params, z, t)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = pathlib.Path(temporary, "run")
+        shutil.copytree(folder, copy)
+        for kind, steps in (("ddim", 50), ("ddpm", len(parts.schedule))):
+            config.export.scheduler = kind
+            exported = tada_jax.export(config, copy)
+            pipeline = DiffusionPipeline.from_pretrained(exported, low_cpu_mem_usage=False)
+            short = parts.schedule if kind == "ddpm" else parts.schedule.walk(steps, stride="ddim")
+            sampler = solvers.SAMPLERS[kind]
+            options = {"schedule": short, "shape": parts.image_shape, **reading_options}
+            ours = jax.jit(lambda keys: sampler(predict, keys, **options))(keys)  # noqa: B023
+            theirs = drawn(pipeline, keys, short, parts.image_shape, kind)
+            apart = np.abs(np.asarray(ours) - theirs).clip(0, 2) * 127.5
+            print(
+                f"{kind}, {steps} steps, 16 images: largest difference {apart.max():.3f}/255, mean "
+                f"{apart.mean():.5f}/255"
+            )
+
+
+def drawn(pipeline, keys, short, shape, kind):
+    """Images [B,H,W,C] of a pipeline from the noise of our samplers."""
+
+    def noise(number):
+        made = np.asarray(solvers._noise(keys, number, shape)).transpose(0, 3, 1, 2)
+        return torch.from_numpy(made.copy())
+
+    scheduler, number = pipeline.scheduler, [0]
+    scheduler.set_timesteps(len(short))
+    expected = np.asarray(short.timesteps)[::-1]
+    np.testing.assert_array_equal(scheduler.timesteps.numpy(), expected)
+    options = {"eta": 0.0, "use_clipped_model_output": True} if kind == "ddim" else {}
+    scheduling_ddpm.randn_tensor = lambda *args, **kwargs: noise(number[0])
+    z = noise(0)
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            number[0] = len(short) - 1 - i + 1  # of the noise of this step
+            z = scheduler.step(pipeline.unet(z, t).sample, t, z, **options).prev_sample
+    return z.numpy().transpose(0, 2, 3, 1)
+
+
+def main():
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", help="folder of a run of timesteps, to be drawn from")
+    parser.add_argument("--skip_networks", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.skip_networks:
+        networks()
+        reading()
+    if arguments.run:
+        samples(arguments.run)
 
 
 if __name__ == "__main__":
