@@ -165,14 +165,15 @@ total = sum(float(a.sum()) for a in jax.tree.leaves(found.params))
 """,
 }
 _MEASURED = """
-import resource, sys, time
+import sys, time
 path = sys.argv[1]
 import numpy, {imports}
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+def peak():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+before, start = peak(), time.perf_counter()
 {program}
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(seconds, peak * 1024, total)
+print(seconds, (peak() - before) * 1024, total)
 """
 
 

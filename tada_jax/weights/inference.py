@@ -305,35 +305,34 @@ def _resampling(config, kinds) -> bool:
     return ways.pop()
 
 
-def check(tensors: dict[str, np.ndarray], entries: list[names.Entry], params_like: dict) -> None:
+def check(
+    shapes: dict[str, tuple[int, ...]], entries: list[names.Entry], wanted: dict[tuple, tuple]
+) -> None:
     """Makes sure that tensors are all there, of the right shapes, and nothing else.
 
     Args:
-      tensors: by name; shapes suffice.
+      shapes: of the tensors by their names.
       entries: the table of the network.
-      params_like: arrays or shapes of the network's parameters.
+      wanted: shapes of its parameters by their paths, as of `names.shapes`.
 
     Raises:
       ValueError: as the end of a sentence that begins with the file.
     """
     known = {name for entry in entries for name in entry.names}
-    missing = sorted(known - tensors.keys())
+    missing = sorted(known - shapes.keys())
     if missing:
         raise ValueError(f"lacks {_listed(missing)}: fetch it again, or save the whole state dict")
-    extra = sorted(tensors.keys() - known)
+    extra = sorted(shapes.keys() - known)
     if extra:
         raise ValueError(f"has {_listed(extra)} besides, which the network has no place for")
     for entry in entries:
-        node = params_like["params"]
-        for key in entry.path:
-            node = node[key]
-        zeros = [np.broadcast_to(np.float32(0), tensors[name].shape) for name in entry.names]
+        zeros = [np.broadcast_to(np.float32(0), shapes[name]) for name in entry.names]
         try:
             shape = entry.to_ours(zeros).shape
         except ValueError:
             shape = None
-        if shape != node.shape:
-            found = list(tensors[entry.names[0]].shape)
+        if shape != wanted[entry.path]:
+            found = list(shapes[entry.names[0]])
             raise ValueError(f"has {entry.names[0]} of the shape {found}, which does not fit")
 
 

@@ -62,7 +62,7 @@ def load_weights(path, side=None, **fields) -> Pretrained:
     if side is None:
         raise UserError(f"{path} does not tell for which images it was made: pass side=64, or so")
     network = weights.inferred.unet(side, **fields)
-    return Pretrained(network, _params(weights, network, side), weights)
+    return Pretrained(network, _params(weights, network), weights)
 
 
 def load(config, network: unet.UNet, image_shape, like) -> Loaded:
@@ -87,7 +87,7 @@ def load(config, network: unet.UNet, image_shape, like) -> Loaded:
         num_classes=found.network["num_classes"],
         condition_size=0,
     )
-    params = _params(weights, theirs, image_shape[:2])
+    params = _params(weights, theirs)
     lines = [_describe(weights, params), *weights.said, *_assumed(weights, config, network)]
     if config.init.workdir is not None:
         lines.append(f"init.workdir={config.init.workdir} is not used beside init.weights")
@@ -113,18 +113,16 @@ def _adapted(params, like, found, channels, learned):
     return unet.with_condition(params, like), [of_classes, of_channels, of_variance]
 
 
-def _params(weights: Weights, network, size) -> dict:
-    """Parameters of the network that weights are of, for images of `size`, (H, W) or a side."""
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    entries = weights.inferred.table(network)
+def _params(weights: Weights, network) -> dict:
+    """Parameters of the network that weights are of."""
+    found, tensors = weights.inferred, weights.tensors
+    entries = found.table(network)
     try:
-        _check(weights, entries, network, (*size, weights.inferred.in_channels))
-        params = names.to_ours(entries, weights.tensors)
-        for entry in entries:
-            _check_finite(params, entry)
+        wanted = names.shapes(network, found.attends, found.in_channels)
+        inference.check({name: tuple(tensors.shape(name)) for name in tensors}, entries, wanted)
+        return names.to_ours(entries, tensors)
     except ValueError as error:
         raise UserError(f"init.weights={weights.path} {error}") from error
-    return params
 
 
 def _refuse_other_prediction(weights: Weights, config) -> None:
@@ -217,23 +215,3 @@ def shown(value) -> str:
     if isinstance(value, tuple):
         return "'(" + ",".join(map(str, value)) + ("," if len(value) == 1 else "") + ")'"
     return str(value)
-
-
-def _check(weights: Weights, entries, network, shape) -> None:
-    def init():
-        labels = np.zeros(1, np.int32) if network.num_classes else None
-        return network.init(jax.random.key(0), np.zeros((1, *shape)), np.zeros(1), labels)
-
-    tensors = {
-        name: np.broadcast_to(np.float32(0), tuple(weights.tensors.shape(name)))
-        for name in weights.tensors
-    }
-    inference.check(tensors, entries, jax.eval_shape(init))
-
-
-def _check_finite(params, entry) -> None:
-    node = params["params"]
-    for key in entry.path:
-        node = node[key]
-    if not np.isfinite(node).all():
-        raise ValueError(f"has numbers in {entry.names[0]} that are not finite")

@@ -6,8 +6,10 @@ they are made; diffusers' UNet2DModel, which can be the same network, has them b
 attention's projection apart.
 """
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -41,7 +43,7 @@ class Block:
         convolution below `conv`.
       level: 0 for full size; None outside of the levels.
       index: of the block in its level and direction; None where there is one alone.
-      skips: whether a residual block has a projection on its way around.
+      inputs, outputs: channels.
       heads: of an attention.
     """
 
@@ -49,8 +51,14 @@ class Block:
     kind: str
     level: int | None = None
     index: int | None = None
-    skips: bool = False
+    inputs: int = 0
+    outputs: int = 0
     heads: int = 0
+
+    @property
+    def skips(self):
+        """Whether a residual block has a projection on its way around."""
+        return self.inputs != self.outputs
 
 
 def blocks(network: UNet, attends: Sequence[bool]) -> Iterator[Block]:
@@ -60,11 +68,12 @@ def blocks(network: UNet, attends: Sequence[bool]) -> Iterator[Block]:
       network: the U-Net.
       attends: for each level, whether it has attention.
     """
+    embedding = 4 * network.channels
     if network.num_classes:
-        yield Block("Embed_0", "embedding")
-    yield Block("time_in", "dense")
-    yield Block("time_out", "dense")
-    yield Block("conv_in", "conv")
+        yield Block("Embed_0", "embedding", inputs=network.num_classes, outputs=embedding)
+    yield Block("time_in", "dense", inputs=network.channels // 2 * 2, outputs=embedding)
+    yield Block("time_out", "dense", inputs=embedding, outputs=embedding)
+    yield Block("conv_in", "conv", outputs=network.width(0))
     levels = range(len(network.channel_mult))
     here = network.width(0)
     widths = [here]
@@ -72,34 +81,79 @@ def blocks(network: UNet, attends: Sequence[bool]) -> Iterator[Block]:
 
     def attention(name, level, index):
         heads = here // network.head_width(here)
-        return Block(name, "attention", level, index, heads=heads)
+        return Block(name, "attention", level, index, here, here, heads)
 
     for level in levels:
         out = network.width(level)
         for i in range(network.num_res_blocks):
-            yield Block(f"down{level}_res{i}", "res", level, i, skips=here != out)
+            yield Block(f"down{level}_res{i}", "res", level, i, here, out)
             here = out
             if attends[level]:
                 yield attention(f"down{level}_attn{i}", level, i)
             widths.append(here)
         if level != levels[-1]:
-            yield Block(f"down{level}_down", resample, level)
+            yield Block(f"down{level}_down", resample, level, None, here, here)
             widths.append(here)
-    yield Block("mid_res0", "res", None, 0)
+    yield Block("mid_res0", "res", None, 0, here, here)
     yield attention("mid_attn", None, None)
-    yield Block("mid_res1", "res", None, 1)
+    yield Block("mid_res1", "res", None, 1, here, here)
     for level in reversed(levels):
         out = network.width(level)
         for i in range(network.num_res_blocks + 1):
             joined = here + widths.pop()  # with what comes from the way down
-            yield Block(f"up{level}_res{i}", "res", level, i, skips=joined != out)
+            yield Block(f"up{level}_res{i}", "res", level, i, joined, out)
             here = out
             if attends[level]:
                 yield attention(f"up{level}_attn{i}", level, i)
         if level:
-            yield Block(f"up{level}_up", resample, level)
-    yield Block("norm_out", "norm")
-    yield Block("conv_out", "conv")
+            yield Block(f"up{level}_up", resample, level, None, here, here)
+    yield Block("norm_out", "norm", outputs=here)
+    yield Block("conv_out", "conv", inputs=here, outputs=network.out_channels)
+
+
+def shapes(network: UNet, attends: Sequence[bool], in_channels: int) -> dict:
+    """The shape of each parameter by its path, {("conv_in", "kernel"): (3, 3, 3, 128), ...}.
+
+    What `network.init` would give, without tracing it.
+
+    Args:
+      network, attends: as of `blocks`.
+      in_channels: of images.
+    """
+    made = {}
+
+    def add(path, *shape, bias=True, name="kernel"):
+        made[(*path, name)] = shape
+        if bias:
+            made[(*path, "bias")] = shape[-1:]
+
+    emb = 4 * network.channels
+    for block in blocks(network, attends):
+        path, i, o = (block.name,), block.inputs, block.outputs
+        if block.kind == "embedding":
+            add(path, i, o, bias=False, name="embedding")
+        elif block.kind == "dense":
+            add(path, i, o)
+        elif block.kind == "norm":
+            add(path, o, name="scale")
+        elif block.kind == "conv":
+            add(path, 3, 3, i or in_channels, o)
+        elif block.kind == "attention":
+            add((*path, "norm"), i, name="scale")
+            add((*path, "qkv"), i, 3 * i)
+            add((*path, "proj"), i, i)
+        elif block.kind == "resample":
+            if network.conv_resample:
+                add((*path, "conv"), 3, 3, i, o)
+        else:
+            add((*path, "norm_in"), i, name="scale")
+            add((*path, "conv_in"), 3, 3, i, o)
+            add((*path, "emb"), emb, (2 if network.scale_shift else 1) * o)
+            add((*path, "norm_out"), o, name="scale")
+            add((*path, "conv_out"), 3, 3, o, o)
+            if block.skips:
+                add((*path, "skip"), 1, 1, i, o)
+    return made
 
 
 # Arrays
@@ -311,19 +365,28 @@ def of_diffusers(
     return entries
 
 
-def to_ours(entries: Sequence[Entry], tensors: dict[str, np.ndarray]) -> dict:
+def to_ours(entries: Sequence[Entry], tensors: Mapping[str, np.ndarray]) -> dict:
     """Parameters of a `UNet`, float32, from tensors by name.
 
     Raises:
       KeyError: if one is missing.
+      ValueError: if a number is not finite, naming the tensor.
     """
-    params = {}
-    for entry in entries:
-        node = params
-        for key in entry.path[:-1]:
-            node = node.setdefault(key, {})
+
+    def convert(entry):
         made = entry.to_ours([tensors[name] for name in entry.names])
-        node[entry.path[-1]] = np.ascontiguousarray(made, np.float32)
+        made = np.ascontiguousarray(made, np.float32)
+        if not np.isfinite(made.sum(dtype=np.float64)):  # which is quicker than to look at each
+            raise ValueError(f"has numbers in {entry.names[0]} that are not finite")
+        return made
+
+    params = {}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for entry, made in zip(entries, pool.map(convert, entries)):
+            node = params
+            for key in entry.path[:-1]:
+                node = node.setdefault(key, {})
+            node[entry.path[-1]] = made
     return {"params": params}
 
 

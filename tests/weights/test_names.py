@@ -69,7 +69,11 @@ def assert_same(a, b):
 @pytest.mark.parametrize("title", NETWORKS)
 def test_out_and_in_again_every_bit_is_the_same(title, table):
     made, shape, params = network(title)
-    entries = getattr(names, table)(made, write.attends(made, shape[0]))
+    has = write.attends(made, shape[0])
+    entries = getattr(names, table)(made, has)
+    shapes = names.shapes(made, has, shape[-1])
+    leaves = jax.tree_util.tree_leaves_with_path(params["params"])
+    assert shapes == {tuple(key.key for key in path): leaf.shape for path, leaf in leaves}
     paths = [entry.path for entry in entries]
     assert len(set(paths)) == len(paths) == len(jax.tree.leaves(params))
     theirs = names.to_theirs(entries, params)
