@@ -140,7 +140,8 @@ def draw(house, path):
     modules = collections.defaultdict(list)
     for module in house.lines:
         if module not in ROOMS:
-            modules[house.room(module)].append(module.rpartition(".")[2])
+            inside = module.removeprefix(f"{house.room(module)}.")
+            modules[house.room(module)].append(inside.replace(".", "/"))
     between = collections.Counter(
         (house.room(module), house.room(other))
         for module, others in house.imports.items()
@@ -150,8 +151,8 @@ def draw(house, path):
     figure = Figure(figsize=(12, 8.4), layout="constrained")
     axes = figure.subplots()
     for i, room in enumerate(ROOMS):
-        axes.text(0.0, i + 0.16, room, fontsize=14, fontweight="bold", va="center")
-        axes.text(0.0, i - 0.17, _wrapped(modules[room]), fontsize=8.5, va="center")
+        axes.text(0.0, i, room, fontsize=14, fontweight="bold", va="center")
+        axes.text(1.45, i, _wrapped(modules[room]), fontsize=8, va="center")
         axes.plot((-0.1, 7.9), (i + 0.45, i + 0.45), color="0.8", linewidth=0.8)
     for (upper, lower), count in sorted(between.items()):
         high, low = ROOMS.index(upper), ROOMS.index(lower)
@@ -168,7 +169,7 @@ def draw(house, path):
     figure.savefig(path, dpi=100)
 
 
-def _wrapped(names, width=100):
+def _wrapped(names, width=96):
     lines = [""]
     for name in names:
         if len(lines[-1]) + len(name) > width:
