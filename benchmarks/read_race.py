@@ -4,8 +4,8 @@ python -m benchmarks.read_race --venv=/tmp/peers      # installs them there, som
 python -m benchmarks.read_race --peers=/tmp/peers/bin/python
 
 Draws 10,000 PNGs of 64x64 and 2,000 JPEGs of 512x512 in 10 folders; each contestant reads them, a
-process for every reading, into a uint8 array [N,H,W,3] with labels: for the first time, with nothing
-in its cache, and again. The contestants take turns. Seconds are from the end of the imports to the
+process for every reading, into a uint8 array [N,H,W,3] with labels: first with nothing in its
+cache, and again. The contestants take turns. Seconds are from the end of the imports to the
 array. Memory is what the process had at most above what it had after the imports: all of it, pages
 of mapped files included (a mapped array counts once every image has been looked at, as ours is
 here), and anonymous memory alone, looked at every 10 ms. What worker processes have is not counted.

@@ -21,13 +21,13 @@ def memory(of="self"):
     return {name.rstrip(":"): 1024 * int(number) for name, number, _ in pairs}
 
 
-def ours(folder, resolution):
+def ours(path, resolution):
     """Our images, memory-mapped, every one of them looked at once."""
     from tada_jax import data
-    from tada_jax.data import folder as _, images as _  # noqa: F401, I001
+    from tada_jax.data import folder  # noqa: F401, I001
 
     def read():
-        made = data.load("images", path=folder, test_fraction=0.0, resolution=resolution)
+        made = data.load("images", path=path, test_fraction=0.0, resolution=resolution)
         for start in range(0, len(made.train.images), BATCH):
             made.train.images[start : start + BATCH].max()
         return made.train.images, made.train.labels
