@@ -242,7 +242,7 @@ def _decode(files: Files, options: Options, path: pathlib.Path, folder: pathlib.
         for image in made:
             if image.shape != shape:
                 raise ValueError(f"becomes {image.shape}, not the {shape} of its header")
-        return np.stack(made)
+        return made[0][None] if len(made) == 1 else np.stack(made)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow finds odd; what it cannot read is an error
@@ -375,7 +375,7 @@ def _write_rows(
     """
     names, pages = [], []
     # Written, not mapped: on a full disk a mapped file ends the process without a word.
-    with file.open("wb") as stream:
+    with file.open("wb", buffering=2**20) as stream:
 
         def write_header(count):
             stream.seek(0)
@@ -385,7 +385,7 @@ def _write_rows(
 
         write_header(shape[0])
         for name, row in rows:
-            stream.write(row.tobytes())
+            stream.write(np.ascontiguousarray(row))
             names.append(name)
             pages.append(len(row))
         write_header(sum(pages))  # as long as the first: numpy leaves room for any count

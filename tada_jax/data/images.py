@@ -13,7 +13,7 @@ import re
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tada_jax.data import colour, kinds, stored
+from tada_jax.data import colour, kinds, plain_png, stored
 from tada_jax.data.base import MAX_PIXELS
 from tada_jax.data.levels import Levels, full
 
@@ -71,6 +71,11 @@ def inspect(content: bytes) -> Header:
     Raises:
       ValueError: one short reason, if it is no image of `FORMATS`, or larger than `MAX_PIXELS`.
     """
+    plain = plain_png.parts(content)
+    if plain:
+        mode, (width, height), _ = plain
+        grey = mode == "L"
+        return Header(height, width, mode, grey, "uint8" if grey else "")
     with _one_reason(content):
         image = _open(content)
         pages = (0,)
@@ -134,6 +139,12 @@ def decode(
       ValueError: one short reason, if it cannot be decoded to its end.
     """
     with _one_reason(content):
+        plain = None if page or isinstance(levels, Levels) else plain_png.decode(content)
+        if plain is not None:
+            chosen = (levels or {}).get("uint8") if plain.mode == "L" else None
+            image = plain if chosen is None else _between(plain, "uint8", chosen)
+            image = flatten(image, channels=channels, background=background)
+            return _pixels(resize(image, resolution=resolution, fit=fit, background=background))
         image = _open(content, page)
         rawmode = stored.rawmode(image)  # gone once loaded
         dtype, states_white = stored.kind(image, content)
@@ -176,8 +187,13 @@ def decode(
             image = image.point(list(chosen.to_uint8(np.arange(256))) * len(image.getbands()))
         if orientation > 1:
             image = image.transpose(_UPRIGHT[orientation])
-        image = resize(image, resolution=resolution, fit=fit, background=background)
-        return np.asarray(image).reshape(image.height, image.width, channels)
+        return _pixels(resize(image, resolution=resolution, fit=fit, background=background))
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Of an image of mode "L" or "RGB", uint8 [H,W,C]."""
+    values = np.frombuffer(image.tobytes(), np.uint8)
+    return values.reshape(image.height, image.width, len(image.mode))
 
 
 @contextlib.contextmanager
@@ -283,9 +299,10 @@ def flatten(
             image = image.convert("LA")  # the only mode that Pillow converts it to
         below = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(below, image.convert("RGBA"))
-    if image.mode not in ("1", "L"):
+    if image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")  # Pillow has no shorter way from LAB to L
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _between(image: Image.Image, dtype: str, levels: Levels) -> Image.Image:
@@ -356,8 +373,7 @@ def fit(
     """
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     image = flatten(image, channels=channels, background=background)
-    image = resize(image, resolution=resolution, fit=fit, background=background)
-    return np.asarray(image).reshape(image.height, image.width, channels)
+    return _pixels(resize(image, resolution=resolution, fit=fit, background=background))
 
 
 def fitted_shape(height: int, width: int, *, resolution: int, fit: str) -> tuple[int, int]:
@@ -409,7 +425,9 @@ def resize(
     size = image.size if fit == "crop" else size
     scale = resolution / side(size)
     scale = min(1.0, scale) if fit == "pad" else scale
-    image = image.resize(_scaled(size, scale), Image.Resampling.BICUBIC)
+    wanted = _scaled(size, scale)
+    if wanted != image.size:
+        image = image.resize(wanted, Image.Resampling.BICUBIC)
     if fit == "crop":
         return _centre(image, resolution, resolution)
     if fit == "keep":
@@ -425,5 +443,7 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
