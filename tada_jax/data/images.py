@@ -71,12 +71,12 @@ def inspect(content: bytes) -> Header:
     Raises:
       ValueError: one short reason, if it is no image of `FORMATS`, or larger than `MAX_PIXELS`.
     """
-    plain = plain_png.parts(content)
-    if plain:
-        mode, (width, height), _ = plain
-        grey = mode == "L"
-        return Header(height, width, mode, grey, "uint8" if grey else "")
     with _one_reason(content):
+        plain = plain_png.parts(content)
+        if plain:
+            mode, (width, height), _ = plain
+            grey = mode == "L"
+            return Header(height, width, mode, grey, "uint8" if grey else "")
         image = _open(content)
         pages = (0,)
         if getattr(image, "n_frames", 1) > 1:  # counting them has moved it
@@ -418,11 +418,13 @@ def resize(
         image = _centre(image, min(image.width, longest), min(image.height, longest))
     side = max if fit == "pad" else min
     size = image.size
-    while side(image.size) >= 2 * resolution:
-        image = image.resize([max(1, x // 2) for x in image.size], Image.Resampling.BOX)
+    times = 0
+    while side(size) >= 2 * resolution:
+        size, times = [max(1, x // 2) for x in size], times + 1
+    original, image = image.size, _halved(image, times)
     # Cropped images are those of ADM's code bit for bit, which rounds after every halving; for the
     # other fits it matters more that what had one aspect keeps one aspect.
-    size = image.size if fit == "crop" else size
+    size = image.size if fit == "crop" else original
     scale = resolution / side(size)
     scale = min(1.0, scale) if fit == "pad" else scale
     wanted = _scaled(size, scale)
@@ -436,6 +438,37 @@ def resize(
     square = Image.new(image.mode, (resolution, resolution), colour)
     square.paste(image, ((resolution - image.width) // 2, (resolution - image.height) // 2))
     return square
+
+
+def _halved(image: Image.Image, times: int) -> Image.Image:
+    """An image of mode "L" or "RGB", halved so often by boxes: the pixels of Pillow's `resize`.
+
+    While both sides are even, a box is two means, each rounded, across and then down; where an image
+    is higher than twice its width, Pillow goes down first, and does it all. Of the bytes in a word
+    they are a | b less half of a ^ b, which takes a third of Pillow's time.
+    """
+    even = min(times, *((x & -x).bit_length() - 1 for x in image.size))
+    even = even if image.height <= 2 * image.width else 0
+    if even:
+        raw, word = ("RGBX", np.uint32) if image.mode == "RGB" else ("L", np.uint8)
+        values = np.frombuffer(image.tobytes("raw", raw), word).reshape(image.size[::-1])
+        for _ in range(even):
+            values = _means(values[:, ::2], values[:, 1::2])
+            values = _means(values[::2], values[1::2])
+        image = Image.frombytes(image.mode, values.shape[::-1], values, "raw", raw)
+    for _ in range(times - even):
+        image = image.resize([max(1, x // 2) for x in image.size], Image.Resampling.BOX)
+    return image
+
+
+def _means(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(a + b + 1) // 2 of every byte in words of any size."""
+    less = a ^ b
+    less >>= 1
+    less &= a.dtype.type(0x7F7F7F7F & np.iinfo(a.dtype).max)  # no bit of the next byte
+    made = a | b
+    made -= less
+    return made
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
