@@ -6,9 +6,10 @@ python -m benchmarks.read_race --peers=/tmp/peers/bin/python
 Draws 10,000 PNGs of 64x64 and 2,000 JPEGs of 512x512 in 10 folders; each contestant reads them, a
 process for every reading, into a uint8 array [N,H,W,3] with labels: first with nothing in its
 cache, and again. The contestants take turns. Seconds are from the end of the imports to the
-array; processor time, workers included, is compared too, since it depends less on what else runs. Memory is what the process had at most above what it had after the imports: all of it, pages
-of mapped files included (a mapped array counts once every image has been looked at, as ours is
-here), and anonymous memory alone, looked at every 10 ms. What worker processes have is not counted.
+array; processor time, workers included, depends less on what else runs. Memory is what the process
+had at most above what it had after the imports: all of it, pages of mapped files included (a mapped
+array counts once every image has been looked at, as ours is here), and anonymous memory alone,
+looked at every 10 ms. What worker processes have is not counted.
 """
 
 import argparse
@@ -155,8 +156,7 @@ def report(name, found, machine):
             times = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             timing.show(
                 f"| {name} | {start} | {contestant} | {median:.2f} s | {times} | {worked:.2f} | "
-                f"{peak:.2f} | "
-                f"{anonymous:.2f} |",
+                f"{peak:.2f} | {anonymous:.2f} |",
                 **{"benchmark": "read_race", "set": name, "start": start, "name": contestant},
                 **{"seconds": seconds, "times_ours": ratios, "peak_by_array": peak},
                 **{"anonymous_by_array": anonymous, "array_bytes": size, "machine": machine},
@@ -188,7 +188,8 @@ def main():
         machine = timing.machine()
         print(f"{machine}; {versions(python)}")
         print(
-            "| set | start | | median | times ours | processor time | peak / array | anonymous / array |"
+            "| set | start | | median | times ours | processor time, times ours | peak / array "
+            "| anonymous / array |"
         )
         print("|---|---|---|---|---|---|---|---|")
         for name in options.sets.split(";"):

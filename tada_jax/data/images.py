@@ -443,9 +443,9 @@ def resize(
 def _halved(image: Image.Image, times: int) -> Image.Image:
     """An image of mode "L" or "RGB", halved so often by boxes: the pixels of Pillow's `resize`.
 
-    While both sides are even, a box is two means, each rounded, across and then down; where an image
-    is higher than twice its width, Pillow goes down first, and does it all. Of the bytes in a word
-    they are a | b less half of a ^ b, which takes a third of Pillow's time.
+    While both sides are even, a box is two means, each rounded, across and then down. Of the bytes
+    in a word they are a | b less half of a ^ b, which takes a third of Pillow's time. Images higher
+    than twice their width, for which Pillow goes down first, are left to it.
     """
     even = min(times, *((x & -x).bit_length() - 1 for x in image.size))
     even = even if image.height <= 2 * image.width else 0
