@@ -268,6 +268,95 @@ def _cifar100(folder):
     return write(folder, {"fine_label_names.txt": "\n".join(f"kind{i}" for i in range(20))})
 
 
+@layout("HDF5: groups train and test, gzip")
+def _hdf5(folder):
+    import h5py
+
+    with h5py.File(folder / "set.h5", "w") as file:
+        for part, count in (("train", 18), ("test", 6), ("val", 6)):
+            images = np.stack([picture(i) for i in range(count)])
+            file.create_dataset(f"{part}/images", data=images, compression="gzip")
+            file[f"{part}/labels"] = np.arange(count) % 2
+    return folder / "set.h5"
+
+
+@layout("Galaxy10's HDF5, channels first")
+def _galaxy10(folder):
+    import h5py
+
+    with h5py.File(folder / "Galaxy10.h5", "w") as file:
+        file["images"] = np.stack([picture(i).transpose(2, 0, 1) for i in range(COUNT)])
+        file["ans"] = np.arange(COUNT) % 3
+    return folder / "Galaxy10.h5"
+
+
+@layout("SVHN's .mat files")
+def _svhn(folder):
+    import scipy.io
+
+    for part, count in (("train", 18), ("test", 6)):
+        images = np.stack([picture(i) for i in range(count)], -1)
+        labels = (np.arange(count) % 10 + 1)[:, None]
+        scipy.io.savemat(folder / f"{part}_32x32.mat", {"X": images, "y": labels})
+    return folder
+
+
+# Medicine
+
+
+@layout("DICOM: CT slices in Hounsfield units, one without an ending", range="-160:240")
+def _ct(folder):
+    for i in range(COUNT):
+        values = picture(i, channels=1)[..., 0].astype(np.int16) * 6 - 800
+        name = f"{i}.dcm" if i else "IM000001"
+        write_dicom(folder / name, values + 1024, slope=1, intercept=-1024, signed=True)
+    return folder
+
+
+@layout("DICOM: X-rays whose white is zero, 12 bits")
+def _xray(folder):
+    for i in range(COUNT):
+        values = 4095 - picture(i, channels=1)[..., 0].astype(np.uint16) * 16
+        write_dicom(folder / f"{i}.dcm", values, kind="MONOCHROME1", bits=12)
+    return folder
+
+
+def write_dicom(
+    file, values, *, kind="MONOCHROME2", bits=16, slope=None, intercept=0, signed=False
+):
+    """Writes a DICOM file of a grey image."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made = FileDataset(str(file), {}, file_meta=meta, preamble=bytes(128))
+    made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    made.Rows, made.Columns = values.shape
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, kind
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, bits, bits - 1
+    made.PixelRepresentation = int(signed)
+    if slope is not None:
+        made.RescaleSlope, made.RescaleIntercept = slope, intercept
+    made.PixelData = values.tobytes()
+    made.save_as(file, enforce_file_format=True)
+
+
+def _brains(folder):
+    import nibabel
+
+    for i in range(4):
+        volume = np.stack([picture(i, channels=1)[..., 0] for _ in range(6)], -1).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / f"{i}.nii.gz")
+    return folder
+
+
+layout("NIfTI volumes")(_brains)
+layout("the same, with data.pages=all ", pages="all")(_brains)
+
+
 # Tables, tars, databases
 
 

@@ -29,10 +29,12 @@ class Member:
     Attributes:
       read: its content; raises ValueError.
       head: its first `HEAD` bytes; b"" where it cannot be read.
+      lies_in: the archive.
     """
 
     read: Callable[[], bytes]
     head: Callable[[], bytes]
+    lies_in: pathlib.Path
 
 
 Members = dict[str, Member]  # by their names
@@ -67,7 +69,7 @@ def of_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
         if not info.is_dir():
             name = _member_name(path, _utf_8(info))
             read, head = (functools.partial(f, archive, info) for f in (_read_member, _head))
-            _add(members, path, name, Member(read, head))
+            _add(members, path, name, Member(read, head, path))
     return members
 
 
@@ -169,7 +171,8 @@ def _of_tar(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
                 if not info.isdir():
                     name = _member_name(path, info.name)
                     read = functools.partial(_read_span, file, info)
-                    _add(members, path, name, Member(read, functools.partial(read, HEAD)))
+                    head = functools.partial(read, HEAD)
+                    _add(members, path, name, Member(read, head, path))
             _check_end(file, archive.offset)
     except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise UserError(

@@ -1,8 +1,8 @@
 """Images in a folder or a zip; sub-folders are classes.
 
-Whatever is there is listed and hashed; the decoded images are kept in the cache under the hash of
-names, contents and settings, memory-mapped, so that only the first run decodes. Sources are never
-written to, and archives are read in memory.
+Whatever is there is listed and hashed, but for files that have not changed since (`manifest`); the
+decoded images are kept in the cache under the hash of names, contents and settings, memory-mapped,
+so that only the first run decodes. Sources are never written to, and archives are read in memory.
 """
 
 import collections
@@ -25,6 +25,7 @@ from tada_jax.data import classes, extras, images, levels, splits
 from tada_jax.data.base import Dataset, Options, Reading, Split, hold_out
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.data.listing import Files, by_ending, list_files
+from tada_jax.data.manifest import Manifest
 from tada_jax.data.names import shown
 from tada_jax.system.errors import UserError
 from tada_jax.system.logs import Progress
@@ -174,13 +175,21 @@ def _unread_folders(listed: list[str], read: list[str]) -> str:
 def _cached(files: Files, options: Options, path: pathlib.Path) -> tuple[np.ndarray, dict]:
     """The decoded images, memory-mapped, and the facts about them; from the cache if they are."""
 
+    known = Manifest(path, files.lies_in)
+
     def fingerprint(name):
+        stamp = known.stamp(name)
         try:
-            return digest(files.read(name))
+            found = digest(files.read(name))
         except ValueError as error:
             return f"unreadable: {error}"  # decoding will meet it again
+        known.add(name, stamp, found)
+        return found
 
-    digests = dict(zip(files.names, _threaded(fingerprint, files.names, "hashing")))
+    digests = {name: known.find(name) for name in files.names}
+    changed = [name for name, found in digests.items() if found is None]
+    digests.update(zip(changed, _threaded(fingerprint, changed, "hashing")))
+    known.save()
     settings = [options.resolution, options.channels, options.fit, list(options.background)]
     settings += [options.range, options.pages, options.color]
     key = digest(
@@ -192,6 +201,7 @@ def _cached(files: Files, options: Options, path: pathlib.Path) -> tuple[np.ndar
     def read_the_same(name):
         content = files.read(name)
         if digest(content) != digests[name]:
+            known.forget()  # or starting again would not help
             raise UserError(
                 f"data.path={path}: {shown(name)} changed while it was read; start again"
             )
@@ -247,7 +257,7 @@ def _decode(files: Files, options: Options, path: pathlib.Path, folder: pathlib.
         for image in made:
             if image.shape != shape:
                 raise ValueError(f"becomes {image.shape}, not the {shape} of its header")
-        return np.stack(made)
+        return made[0][None] if len(made) == 1 else np.stack(made)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow finds odd; what it cannot read is an error
@@ -380,7 +390,7 @@ def _write_rows(
     """
     names, pages = [], []
     # Written, not mapped: on a full disk a mapped file ends the process without a word.
-    with file.open("wb") as stream:
+    with file.open("wb", buffering=2**20) as stream:
 
         def write_header(count):
             stream.seek(0)
@@ -390,7 +400,7 @@ def _write_rows(
 
         write_header(shape[0])
         for name, row in rows:
-            stream.write(row.tobytes())
+            stream.write(np.ascontiguousarray(row))
             names.append(name)
             pages.append(len(row))
         write_header(sum(pages))  # as long as the first: numpy leaves room for any count

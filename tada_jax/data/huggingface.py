@@ -37,11 +37,13 @@ class Table:
       schema: pyarrow's.
       lengths: rows of each group.
       read: the columns of a group, of its number and their names, as a pyarrow Table.
+      holds: whether a column of images is known to hold them all, so that none is in another file.
     """
 
     schema: Any
     lengths: list[int]
     read: Callable[[int, list[str]], Any]
+    holds: Callable[[str], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +71,14 @@ class Rows:
       read: the content of one by its name; raises ValueError.
       told: their classes.
       said: lines for the report.
+      lies_in: the table that one is in; None where it may be in a file of its own.
     """
 
     names: list[str]
     read: Callable[[str], bytes]
     told: Told
     said: tuple[str, ...]
+    lies_in: Callable[[str], pathlib.Path | None]
 
 
 def find(folder: pathlib.Path, files: list[str]) -> list[str]:
@@ -117,7 +121,7 @@ def load(path: pathlib.Path, files: dict[str, pathlib.Path]) -> Rows:
     split, left = splits.of_shards(list(files))
     said = [f"left out: {', '.join(left)}, of no split that is known"] if left else []
     _refuse_several(path, split)
-    places, of_each, columns = {}, {}, None
+    places, of_each, columns, whole = {}, {}, None, {}
     for file in sorted(split):
         try:
             table = _open(files[file])
@@ -126,6 +130,7 @@ def load(path: pathlib.Path, files: dict[str, pathlib.Path]) -> Rows:
         except ValueError as error:
             raise UserError(f"data.path={path}: {file} {error}") from error
         groups = _Groups(table, columns.image)
+        whole[groups] = files[file] if table.holds(columns.image) else None
         prefix = f"{split[file]}/{file}" if split[file] else file
         for row in range(sum(table.lengths)):
             name = f"{prefix}:{row:07}"
@@ -149,7 +154,13 @@ def load(path: pathlib.Path, files: dict[str, pathlib.Path]) -> Rows:
                 "rows: numbers, no classes"
             )
     told = Told(of_each, clause, columns.names)
-    return Rows(sorted(places), lambda name: _content(*places[name]), told, tuple(said))
+    return Rows(
+        sorted(places),
+        lambda name: _content(*places[name]),
+        told,
+        tuple(said),
+        lambda name: whole[places[name][0]],
+    )
 
 
 def _refuse_several(path, split) -> None:
@@ -186,7 +197,18 @@ def _parquet(file: pathlib.Path) -> Table:
     opened = pyarrow.parquet.ParquetFile(file, memory_map=True)
     groups = range(opened.num_row_groups)
     lengths = [opened.metadata.row_group(group).num_rows for group in groups]
-    return Table(opened.schema_arrow, lengths, opened.read_row_group)
+
+    def holds(column):
+        names = (column, f"{column}.bytes")
+        for group in groups:
+            row_group = opened.metadata.row_group(group)
+            columns = [row_group.column(i) for i in range(row_group.num_columns)]
+            facts = [c.statistics for c in columns if c.path_in_schema in names]
+            if not facts or any(fact is None or fact.null_count != 0 for fact in facts):
+                return False
+        return True
+
+    return Table(opened.schema_arrow, lengths, opened.read_row_group, holds)
 
 
 def _arrow(file: pathlib.Path) -> Table:
@@ -208,7 +230,12 @@ def _arrow(file: pathlib.Path) -> Table:
     def read(group, columns):
         return pa.Table.from_batches([batches[group]]).select(columns)
 
-    return Table(opened.schema, [len(batch) for batch in batches], read)
+    def holds(column):
+        found = [batch.column(column) for batch in batches]
+        found = [a.field("bytes") if pa.types.is_struct(a.type) else a for a in found]
+        return not any(array.null_count for array in found)
+
+    return Table(opened.schema, [len(batch) for batch in batches], read, holds)
 
 
 def _features(schema) -> dict[str, Any]:

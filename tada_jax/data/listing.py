@@ -29,6 +29,7 @@ class Files:
       runs: folders of runs, whose pictures are not those of the data set.
       told: what the set itself says of its images, if it does.
       said: lines for the report.
+      lies_in: the file on the disk that holds one of them; None where others hold parts of it.
     """
 
     names: list[str]
@@ -37,6 +38,7 @@ class Files:
     runs: tuple[str, ...] = ()
     told: labels.Told | None = None
     said: tuple[str, ...] = ()
+    lies_in: Callable[[str], pathlib.Path | None] = lambda name: None
 
 
 def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
@@ -67,7 +69,8 @@ def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
 
 
 def _of_members(members: archives.Members) -> Files:
-    return _choose(members, lambda name: members[name].read(), lambda name: members[name].head())
+    chosen = _choose(members, lambda name: members[name].read(), lambda name: members[name].head())
+    return dataclasses.replace(chosen, lies_in=lambda name: members[name].lies_in)
 
 
 def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
@@ -91,7 +94,7 @@ def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
         tars = [name for name in chosen.others if name.lower().endswith(archives.TARS)]
         if tars:
             return _of_tars(path, {name: path / name for name in tars}, stack)
-    return dataclasses.replace(chosen, runs=tuple(sorted(runs)))
+    return dataclasses.replace(chosen, runs=tuple(sorted(runs)), lies_in=lambda name: path / name)
 
 
 def _of_tars(
@@ -115,7 +118,8 @@ def _of_tables(
     others = [
         name for name in beside if name not in tables and name.rpartition("/")[2] not in known
     ]
-    return Files(rows.names, tuple(others), rows.read, told=rows.told, said=rows.said)
+    facts = {"told": rows.told, "said": rows.said, "lies_in": rows.lies_in}
+    return Files(rows.names, tuple(others), rows.read, **facts)
 
 
 def _of_database(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
@@ -124,7 +128,8 @@ def _of_database(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
     except ValueError as error:
         raise UserError(f"data.path={path} {error}") from error
     told = labels.Told({}, "no classes, which a database of images does not tell")
-    return Files(names, (), read, told=told, said=said)
+    file = path / databases.FILE
+    return Files(names, (), read, told=told, said=said, lies_in=lambda name: file)
 
 
 def _choose(

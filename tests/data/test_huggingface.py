@@ -122,7 +122,7 @@ def test_at_most_two_groups_of_rows_are_in_memory(tmp_path, monkeypatch):
             read.append((i, tuple(columns)))
             return table.read(i, columns)
 
-        return huggingface.Table(table.schema, table.lengths, group)
+        return huggingface.Table(table.schema, table.lengths, group, table.holds)
 
     monkeypatch.setattr(huggingface, "_parquet", counted)
     load(parquet(tmp_path / "a.parquet", {"image": rows(64)}, row_group_size=32))
