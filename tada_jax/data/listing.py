@@ -13,7 +13,8 @@ import pathlib
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from tada_jax.data import archives, databases, huggingface, images, labels, rasters
+from tada_jax.data import images, labels, rasters
+from tada_jax.data.formats import archives, databases, huggingface
 from tada_jax.data.names import head_of_file, is_hidden, may_be_dicom, read_file
 from tada_jax.system.errors import UserError
 

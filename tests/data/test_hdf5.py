@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tada_jax import data
-from tada_jax.data import hdf5
+from tada_jax.data.formats import hdf5
 from tada_jax.system.errors import UserError
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tada_jax.data import huggingface
+from tada_jax.data.formats import huggingface
 from tests import tiny
 from tests.data.pictures import encode, error, forbid_decoding, load, noise, write
 from tests.files.write_with_others import picture

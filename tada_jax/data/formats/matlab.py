@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tada_jax.data import arrays, hdf5, named_arrays
+from tada_jax.data import arrays, named_arrays
 from tada_jax.data.base import Dataset, Options
+from tada_jax.data.formats import hdf5
 from tada_jax.data.named_arrays import NoArray
 from tada_jax.system.errors import UserError
 
