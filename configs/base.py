@@ -107,7 +107,7 @@ def get_config(method="tada"):
     c.constant_strength = 1.0  # w where it is constant, 0 .. 1
 
     c.data = ConfigDict()
-    # "digits", "cifar10", "images" (a folder, zip, .npz, .npy, .h5 or .mat at `path`), "tfds:NAME"
+    # "digits", "cifar10", "tfds:NAME", or "images": whatever lies at `path` (docs/data.md)
     c.data.name = "digits"
     c.data.path = placeholder(str)  # archive, folder or file, for data sets that are read from one
     c.data.train_size = placeholder(int)  # train on a random subset of so many images; None: all

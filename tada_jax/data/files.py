@@ -29,8 +29,8 @@ def load(options: Options) -> Dataset:
     """
     if not options.path:
         raise UserError(
-            "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .tar, .parquet, .npz, "
-            ".npy, .h5 or .mat file"
+            "data.path is missing: pass --config.data.path=FOLDER, or a .zip, .tar, .parquet, "
+            ".npz, .npy, .h5 or .mat file"
         )
     known = plain_bytes.find(expanded(options.path))
     if known:
