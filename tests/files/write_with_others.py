@@ -1,11 +1,13 @@
-"""Writes small data sets by the tools of others, as huggingface.zip and webdataset.tar here.
+"""Writes small files by the tools of others: huggingface.zip, webdataset.tar and adm.pt here.
 
-Run by hand, in an environment with datasets 5.2.0, webdataset 1.0.2 and Pillow 13.0.0. Image i is
-`picture(i)` and of class i % 2, "cat" or "dog".
+Run by hand, in environments with datasets 5.2.0, webdataset 1.0.2 and Pillow 13.0.0, or with
+PyTorch 2.13.0: `python -m tests.files.write_with_others data` or `torch`. Image i is `picture(i)`
+and of class i % 2, "cat" or "dog".
 """
 
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import numpy as np
@@ -57,9 +59,29 @@ def write_webdataset(file):
             tar.write({"__key__": f"old.v{i}", "png": picture(i), "cls": i % 2})
 
 
-if __name__ == "__main__":
-    here = pathlib.Path(__file__).parent
+def write_torch(file):
+    """A state dict with guided-diffusion's names of a network of `tests.weights.test_names`."""
+    import torch
+
+    from tada_jax.weights import names, write
+    from tests.weights.test_names import network
+
+    made, shape, params = network("one level")
+    tensors = names.to_theirs(names.of_adm(made, write.attends(made, shape[0])), params)
+    torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, file)
+
+
+def write_data(here):
+    """The image sets."""
     with tempfile.TemporaryDirectory() as temporary:
         write_huggingface(pathlib.Path(temporary))
         shutil.make_archive(str(here / "huggingface"), "zip", temporary)
     write_webdataset(here / "webdataset.tar")
+
+
+if __name__ == "__main__":
+    here = pathlib.Path(__file__).parent
+    if sys.argv[1] == "torch":
+        write_torch(here / "adm.pt")
+    else:
+        write_data(here)

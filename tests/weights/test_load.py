@@ -247,6 +247,21 @@ def test_files_that_are_none_are_refused(tmp_path):
     assert "name the folder that has both" in refusal(alone)
 
 
+def test_a_file_of_pytorch():
+    """Written by torch.save of PyTorch 2.13.0."""
+    found, _ = loaded(
+        tiny.FILES / "adm.pt", num_classes=0, diffusion__variance="fixed_small", **ONE
+    )
+    assert_same(found.params, network("one level")[2])
+
+
+def test_a_file_of_pytorch_that_was_cut_is_refused(tmp_path):
+    content = (tiny.FILES / "adm.pt").read_bytes()
+    for size in (len(content) - 100, len(content) // 2, 100, 0):
+        (tmp_path / "cut.pt").write_bytes(content[:size])
+        assert "cut.pt is no file of PyTorch tensors" in refusal(tmp_path / "cut.pt", num_classes=0)
+
+
 def torch_file(path, content):
     """A .pt as PyTorch lays it out, of a pickle."""
     with zipfile.ZipFile(path, "w") as archive:
