@@ -119,7 +119,7 @@ def card(run, network) -> str:
     ]
     if c.export.license is None:
         lines += ["Whoever trained it has stated no licence (`config.export.license`).", ""]
-    lines += _usage(pipeline, c.export.scheduler)
+    lines += _usage(pipeline, c.export.scheduler, c.schedule.total_timesteps)
     data = run.workdir / "data.txt"
     if data.is_file():
         lines += ["## Data", "", "```", data.read_text().rstrip(), "```", ""]
@@ -128,18 +128,22 @@ def card(run, network) -> str:
     return "\n".join([*lines, "## Configuration", "", "```json", saved, "```", ""])
 
 
-def _usage(pipeline, scheduler):
+def _usage(pipeline, scheduler, total):
     if not pipeline:
         return [
             "`model.safetensors` has the names of guided-diffusion's state dicts.",
             "",
         ]
     kind = write.PIPELINES[scheduler]
+    # Without it diffusers clips x0_hat and keeps an eps_hat that does not belong to it.
+    options = ", use_clipped_model_output=True" if scheduler == "ddim" else ""
+    steps = min(50, total) if scheduler == "ddim" else total
     return [
         "```python",
         f"from diffusers import {kind}",
         "",
-        f'images = {kind}.from_pretrained("FOLDER")(batch_size=4, num_inference_steps=50).images',
+        f'pipeline = {kind}.from_pretrained("FOLDER")',
+        f"images = pipeline(batch_size=4, num_inference_steps={steps}{options}).images",
         "```",
         "",
     ]

@@ -155,7 +155,8 @@ def _of_adm(shapes) -> Inferred:
         "scale_shift": scale_shift,
         "num_classes": classes,
     }
-    assumed = {"head_channels": 64, "num_heads": 4 if improved else 0, "attention_order": "legacy"}
+    assumed = {"norm_groups": 32, "attention_order": "legacy"}
+    assumed |= {"head_channels": 64, "num_heads": 4 if improved else 0}
     schedule = {"name": "linear", "total_timesteps": 1000, "rescale_timesteps": False}
     if improved:
         schedule = {"name": "cosine", "total_timesteps": 4000, "rescale_timesteps": True}

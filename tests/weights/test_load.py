@@ -82,7 +82,8 @@ def test_the_same_network_has_the_same_parameters(tmp_path):
     _, _, params = network("classes and variance")
     assert_same(found.params, params)
     assert len(found.lines) == 2  # nothing was changed
-    assert found.lines[1].endswith("(usual in guided-diffusion): model.head_channels=4 (64)")
+    told = "model.norm_groups=4 (32), model.head_channels=4 (64)"
+    assert found.lines[1].endswith(f"(usual in guided-diffusion): {told}")
     assert found.lines[0].startswith("a.safetensors, guided-diffusion: ")
     assert "5 classes, a learned variance" in found.lines[0]
 
