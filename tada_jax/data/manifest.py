@@ -13,6 +13,7 @@ import pathlib
 import time
 from collections.abc import Callable
 
+from tada_jax.data import cache
 from tada_jax.data.cache import digest
 from tada_jax.system.paths import cache_dir, write_whole
 
@@ -77,6 +78,17 @@ class Manifest:
         """Deletes all that is known."""
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
+
+
+def digest_of_file(path: pathlib.Path) -> str:
+    """`cache.digest_of_file`, of a file that is read only if it has changed since."""
+    known = Manifest(path, lambda name: path)
+    stamp, found = known.stamp(path.name), known.find(path.name)
+    if found is None:
+        found = cache.digest_of_file(path)
+        known.add(path.name, stamp, found)
+        known.save()
+    return found
 
 
 def _is_whole(found) -> bool:

@@ -3,13 +3,15 @@
 import dataclasses
 import os
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tada_jax.data import cache, files, manifest
 from tada_jax.data import folder as folder_reader
-from tada_jax.data import manifest
+from tada_jax.data.base import Options
 from tests.data.pictures import (
     assert_equal,
     encode,
@@ -154,3 +156,13 @@ def test_a_manifest_that_is_wrong_is_forgotten(tmp_path, settled):
     kept.write_text(kept.read_text().replace('", "', '", "0'))
     assert "1.png changed while it was read" in error(root)
     assert len(load(root).train.images) == 1
+
+
+def test_an_hdf5_file_is_read_once(tmp_path, settled, monkeypatch):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["images"] = np.stack([noise(8, 8) for _ in range(3)])
+    first = files.load(Options(path=str(path)))
+    monkeypatch.setattr(cache, "digest_of_file", lambda path: 1 / 0)
+    again = files.load(Options(path=str(path)))
+    np.testing.assert_array_equal(first.train.images[:], again.train.images[:])

@@ -1,8 +1,8 @@
 """Images in HDF5 files: named arrays, perhaps in groups, read a few images at a time.
 
 They may be larger than memory: what is read becomes uint8 in the cache at once, found again by the
-digest of the file, so that a second start reads its bytes and unpacks nothing. Links and what lies
-in other files are named and never followed, since that digest says nothing of them.
+digest of the file, so that a second start reads nothing of one that has not changed. Links and what
+lies in other files are named and never followed, since that digest says nothing of them.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import numpy as np
 
 from tada_jax.data import arrays, extras, named_arrays
 from tada_jax.data.base import Dataset, Options
-from tada_jax.data.cache import digest, digest_of_file
+from tada_jax.data.cache import digest
+from tada_jax.data.manifest import digest_of_file
 from tada_jax.data.named_arrays import NoArray
 from tada_jax.system.errors import UserError
 
