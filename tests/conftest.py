@@ -32,6 +32,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax  # noqa: E402 (not before the environment is set)
 
 from tada_jax.system import figures, memo  # noqa: E402 (not before the environment is set)
+from tada_jax.training import heldout  # noqa: E402 (not before the environment is set)
 
 # What compiled programs are made of: whoever changes it shares none with other tests.
 TRACED = (
@@ -40,6 +41,8 @@ TRACED = (
     *("tada_jax.training.step", "tada_jax.training.heldout"),
 )
 
+
+heldout.EXAMPLES = 256  # a quarter of a run's: a program that is compiled in haste takes its time
 
 MOST_BYTES = 1.25 * 2**30  # that a process may have between two tests
 STATM = pathlib.Path("/proc/self/statm")  # of Linux: pages, the second those in memory

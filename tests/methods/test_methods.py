@@ -112,7 +112,7 @@ def test_ar_augments_as_constant_does():
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_a_network_that_is_told_zeros_is_the_unconditioned_one(name):
     told, plain = built(name), built("constant")
-    params, fewer = (parts.init_params(jax.random.key(0)) for parts in (told, plain))
+    params, fewer = map(tiny.params, (told, plain))
     own = params["params"].pop("condition_in")
     assert list(own) == ["kernel"] and not np.any(own["kernel"])
     tiny.assert_trees_equal(params, fewer)  # nothing else is different at initialisation
@@ -287,7 +287,7 @@ def test_sda_without_its_second_path_is_none():
     losses = []
     for config in (none, sda):
         parts = build.parts(config, (8, 8, 1))
-        params = parts.init_params(jax.random.key(0))
+        params = tiny.params(parts)
         losses.append(loss_fn(params, jax.random.key(1), x0, None, parts)["loss"])
     np.testing.assert_array_equal(*losses)
 
@@ -371,7 +371,7 @@ def test_classes_are_concealed_as_often_as_asked():
 def test_no_class_adds_nothing_to_the_embedding():
     config = tiny.config(model__class_conditional=True)
     parts = build.parts(config, (8, 8, 1), 10)
-    params = jax.tree.map(lambda a: a + 0.1, parts.init_params(jax.random.key(0)))
+    params = jax.tree.map(lambda a: a + 0.1, tiny.params(parts))
     _, z, _ = examples(3, side=8)
     t, none = jnp.array([1, 5, 9]), jnp.full(3, -1)
     free = build.parts(tiny.config(), (8, 8, 1))
