@@ -11,6 +11,7 @@ from tada_jax.augment import Policy, augment, augment_batch
 
 aug = importlib.import_module("tada_jax.augment")  # tada_jax.augment is its function
 ALL = tuple(aug.OPERATIONS)
+apply = jax.jit(aug.apply)  # each operation of it would be a program of its own
 EVERYTHING = Policy(ops=ALL, p=1.0, max_ops=None, xflip_p=0.5)
 
 
@@ -36,7 +37,7 @@ def test_w_0_without_flip_is_the_identity_bit_for_bit(shape, mapping):
 
 def test_w_0_with_flip_only_mirrors():
     x = images(64)
-    y = np.asarray(augment_batch(jax.random.key(0), x, jnp.zeros(64), EVERYTHING))
+    y = np.asarray(jax.jit(augment_batch)(jax.random.key(0), x, jnp.zeros(64), EVERYTHING))
     mirrored = [np.array_equal(a, b[:, ::-1]) for a, b in zip(y, np.asarray(x))]
     kept = [np.array_equal(a, b) for a, b in zip(y, np.asarray(x))]
     assert all(m != k for m, k in zip(mirrored, kept))
@@ -46,7 +47,8 @@ def test_w_0_with_flip_only_mirrors():
 def test_vmap_equals_the_loop():
     x, w = images(6), jnp.linspace(0, 1, 6)
     key = jax.random.key(3)
-    batch, labels = augment_batch(key, x, w, EVERYTHING, return_labels=True)
+    both = jax.jit(functools.partial(augment_batch, return_labels=True))
+    batch, labels = both(key, x, w, EVERYTHING)
     one = jax.jit(functools.partial(augment, return_labels=True))
     for i, k in enumerate(jax.random.split(key, 6)):
         y, label = one(k, x[i], w[i], EVERYTHING)
@@ -203,7 +205,7 @@ def test_the_sense_of_every_operation_that_has_one():
     spot = x.at[8, 13].set(1.0)  # right of the middle
 
     def place(draws, of=spot):
-        return tuple(np.argwhere(np.asarray(aug.apply(of, nothing | draws))[..., 0] > 0.5)[0])
+        return tuple(np.argwhere(np.asarray(apply(of, nothing | draws))[..., 0] > 0.5)[0])
 
     assert place({"rotate_int": jnp.float32(1)}) == (13, 8)  # from right to below
     assert place({"rotate_frac": jnp.float32(np.pi / 2)}) == (13, 8)
@@ -212,9 +214,7 @@ def test_the_sense_of_every_operation_that_has_one():
     assert place({"translate_frac": jnp.array([-2.0, 3.0]) * step}) == (11, 11)
     # Stretched along the diagonal from upper left to lower right.
     disc = jnp.where(jnp.hypot(*jnp.mgrid[-8:9, -8:9]) < 4, 1.0, -1.0)[..., None]
-    long = aug.apply(
-        disc, nothing | {"aniso": jnp.float32(3), "aniso_axis": jnp.float32(np.pi / 4)}
-    )
+    long = apply(disc, nothing | {"aniso": jnp.float32(3), "aniso_axis": jnp.float32(np.pi / 4)})
     assert float(long[11, 11, 0]) > 0.5 > -0.5 > float(long[11, 5, 0])
 
 
@@ -250,12 +250,12 @@ def test_geometry_is_scaled_then_rotated_then_stretched_then_translated():
 def test_turns_and_shifts_of_an_image():
     x = images(1, (9, 9, 3))[0]
     nothing = {"xflip": jnp.float32(0)}
-    turned = aug.apply(x, nothing | {"rotate_int": jnp.float32(1)})
+    turned = apply(x, nothing | {"rotate_int": jnp.float32(1)})
     np.testing.assert_allclose(turned, np.rot90(x, -1), atol=1e-5)  # clockwise, y points down
-    shifted = aug.apply(x, nothing | {"translate_frac": jnp.array([1.0, 0.0]) / 0.125 / 9 * 2})
+    shifted = apply(x, nothing | {"translate_frac": jnp.array([1.0, 0.0]) / 0.125 / 9 * 2})
     np.testing.assert_allclose(shifted[:, 2:], x[:, :-2], atol=1e-5)
     np.testing.assert_allclose(shifted[:, :2], x[:, 2:0:-1], atol=1e-5)  # mirrored, edge once
-    both = aug.apply(x, {"xflip": jnp.float32(1), "yflip": jnp.float32(1)})
+    both = apply(x, {"xflip": jnp.float32(1), "yflip": jnp.float32(1)})
     np.testing.assert_array_equal(both, x[::-1, ::-1])
 
 
@@ -263,7 +263,7 @@ def test_scaling_enlarges_for_positive_draws():
     x = jnp.full((33, 33, 1), -1.0).at[9:24, 9:24].set(1.0)
 
     def area(d):
-        return float((aug.apply(x, {"xflip": 0.0, "scale": jnp.float32(d)}) > 0).sum())
+        return float((apply(x, {"xflip": 0.0, "scale": jnp.float32(d)}) > 0).sum())
 
     assert area(2.0) / area(0.0) == pytest.approx(2**0.8, rel=0.1)
     assert area(-2.0) / area(0.0) == pytest.approx(2**-0.8, rel=0.1)
@@ -301,7 +301,7 @@ def test_color_composes_in_the_stated_order():
         transforms.saturation(2**0.4),
     ):
         step = transforms.apply_color(step, matrix)
-    np.testing.assert_allclose(aug.apply(x, {"xflip": 0.0} | draws), step, atol=1e-5)
+    np.testing.assert_allclose(apply(x, {"xflip": 0.0} | draws), step, atol=1e-5)
 
 
 def test_grey_images_take_the_mean_of_the_three_rows():
@@ -328,7 +328,7 @@ def test_refuses(options, message):
 def test_a_strength_for_each_operation_acts_on_it_alone():
     policy = Policy(ops=("scale", "rotate_frac", "yflip"), p=1.0, max_ops=None, xflip_p=0.0)
     keys = jax.random.split(jax.random.key(0), 200)
-    draw = jax.vmap(aug.draw, (0, None, None))
+    draw = jax.jit(jax.vmap(aug.draw, (0, None, None)))
     full, mixed = draw(keys, 1.0, policy), draw(keys, jnp.array([0.5, 0.0, 1.0]), policy)
     np.testing.assert_allclose(mixed["scale"], 0.5 * full["scale"], rtol=1e-6)
     assert not mixed["rotate_frac"].any() and full["rotate_frac"].any()
@@ -337,6 +337,6 @@ def test_a_strength_for_each_operation_acts_on_it_alone():
     jax.tree.map(np.testing.assert_array_equal, same, draw(keys, 0.3, policy))
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)), jnp.float32)
     w = jnp.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    y = augment_batch(jax.random.key(1), x, w, policy)
+    y = jax.jit(augment_batch)(jax.random.key(1), x, w, policy)
     np.testing.assert_array_equal(y[0], x[0])
     assert (y[1] != x[1]).any()

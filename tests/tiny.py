@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from configs import digits_tada
+from tada_jax.training.step import init_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = pathlib.Path(__file__).parent / "files"
@@ -54,6 +55,19 @@ def config(method="tada", **fields):
         else:
             c[section] = value
     return c
+
+
+def params(parts):
+    """Fresh parameters of a network: by one program, where each operation would have its own."""
+    return jax.jit(parts.init_params)(jax.random.key(0))
+
+
+def state(parts):
+    """A fresh `TrainState`, likewise."""
+    return _init_state(parts, 0)
+
+
+_init_state = jax.jit(init_state, static_argnums=(0, 1))
 
 
 def assert_trees_equal(a, b):

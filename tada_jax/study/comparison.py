@@ -9,8 +9,6 @@ command continues a grid, or adds methods, sizes and seeds to it. The result: `t
 import itertools
 import time
 
-import jax
-
 from tada_jax.methods.table import METHODS
 from tada_jax.metrics import judge
 from tada_jax.metrics.measures import MEASURES
@@ -228,7 +226,6 @@ def _run(cell, extractor, say):
             raise KeyboardInterrupt
         return evaluation.evaluate(cell.config, cell.workdir, extractor=extractor, say=say)
     finally:
-        jax.clear_caches()  # every run compiles anew, from the cache on disk
         if backend.is_first() and cell.workdir.is_dir():
             write_whole(clock, to_json(tables.seconds_spent(cell) + time.monotonic() - mark) + "\n")
 

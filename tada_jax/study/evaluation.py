@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from tada_jax.data.base import spread
 from tada_jax.data.cache import digest
 from tada_jax.metrics import intervals, memorisation
 from tada_jax.metrics import judge as judges
@@ -25,7 +24,7 @@ from tada_jax.study.samples import read, to_files
 from tada_jax.system import backend, figures
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json, write_whole
-from tada_jax.training.heldout import make_evaluation
+from tada_jax.training.heldout import make_evaluation, put_splits
 from tada_jax.training.run import load_run
 
 LIBRARIES = ("jax", "jaxlib", "numpy", "scipy", "pillow")
@@ -197,14 +196,9 @@ def _denoising_gap(run, planned, most=4096):
     config, dataset = run.config, planned.dataset
     examples = max(1024, min(most, 4 * len(dataset.train.images)))
     evaluate = make_evaluation(run.parts, config, run.mesh, examples)
-    conditional = run.parts.network.num_classes
-    losses = []
-    for split in (dataset.train, dataset.test):
-        arrays = (split.images, split.labels if conditional else None)
-        chosen = spread(len(split.images), evaluate.examples)
-        put = [backend.put_whole(None if a is None else a[chosen], run.mesh) for a in arrays]
-        losses.append(evaluate(run.sampled_params, *put))
-    train, test = losses
+    labelled = bool(run.parts.network.num_classes)
+    put = put_splits(dataset, evaluate.examples, run.mesh, labelled=labelled)
+    train, test = (evaluate(run.sampled_params, *put[name]) for name in ("train", "test"))
     reference = " and ".join(f"{word} ({n:,})" for word, n in _counts(dataset).items())
 
     def number(gap, interval, n):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tada_jax.data.base import spread
 from tada_jax.model import diffusion
 from tada_jax.system import backend
 from tada_jax.system.memo import Memo
@@ -54,10 +55,10 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluate:
-    """`evaluate(params, images, labels) -> Evaluation`.
+    """`evaluate(params, images, labels, count=None) -> Evaluation`.
 
     Attributes:
-      program: (params, seed, images, labels) -> float32 [n], compiled.
+      program: (params, seed, images, labels, count) -> float32 [n], compiled.
       logsnr: float64 [n].
       seed: of the noise.
     """
@@ -71,24 +72,62 @@ class Evaluate:
         """How many noised images are looked at; no image beyond it is needed."""
         return len(self.logsnr)
 
-    def __call__(self, params, images, labels):
-        """The `Evaluation` of uint8 images [N,H,W,C] and labels int32 [N] or None, on devices."""
-        mse = jax.device_get(self.program(params, np.uint32(self.seed), images, labels))
-        return Evaluation(mse, self.logsnr, np.arange(self.examples) % len(images))
+    def __call__(self, params, images, labels, count=None):
+        """The `Evaluation` of uint8 images [N,H,W,C] and labels int32 [N] or None, on devices.
+
+        Only the first `count` are looked at, if it is given: splits that are filled up to the same
+        N share a program.
+        """
+        count = len(images) if count is None else count
+        mse = self.program(params, np.uint32(self.seed), images, labels, np.int32(count))
+        return Evaluation(jax.device_get(mse), self.logsnr, np.arange(self.examples) % count)
 
 
-def make_evaluation(parts, config, mesh, examples=1024):
+EXAMPLES = 1024  # that a run looks at in each split
+
+
+def make_evaluation(parts, config, mesh, examples=None):
     """The `Evaluate` of a run, over all devices.
 
     The same noise, and timesteps spread evenly over the schedule, at every call, so that values at
-    different steps compare. Images are used as often as it takes to see `examples` of them, rounded
-    up to whole batches.
+    different steps compare. Images are used as often as it takes to see `examples` of them (None:
+    `EXAMPLES`), rounded up to whole batches.
     """
-    size = config.train.batch_size
+    size, examples = config.train.batch_size, examples or EXAMPLES
     program, logsnr = _PROGRAMS.get(
         (parts, mesh, size, examples), lambda: _program(parts, mesh, size, examples)
     )
     return Evaluate(program, logsnr, config.seed)
+
+
+def put_splits(dataset, examples, mesh, *, labelled):
+    """The arguments after the parameters of an `Evaluate`, for each split that has images.
+
+    Whole on every device, and of equal length, so that the splits share a program.
+
+    Args:
+      dataset: a `Dataset`.
+      examples: how many noised images are looked at; no split needs more.
+      mesh: of the devices.
+      labelled: whether the network is told the classes.
+
+    Returns:
+      {"train", "test"} -> (images, labels or None, how many of them there are).
+    """
+    splits = {"train": dataset.train, "test": dataset.test}
+    chosen = {
+        name: spread(len(split.images), examples)
+        for name, split in splits.items()
+        if len(split.images)
+    }
+    longest = max(map(len, chosen.values()))
+    put = {}
+    for name, rows in chosen.items():
+        split, filled = splits[name], np.resize(rows, longest)
+        images = backend.put_whole(split.images[filled], mesh)
+        labels = backend.put_whole(split.labels[filled] if labelled else None, mesh)
+        put[name] = images, labels, len(rows)
+    return put
 
 
 _PROGRAMS = Memo()
@@ -107,11 +146,11 @@ def _program(parts, mesh, size, examples):
     # Filled up so that it divides over any devices: what is seen does not depend on them.
     filled = np.arange(-(-size // mesh.size) * mesh.size) % size
 
-    def batch_mse(params, seed, images, labels, i):
+    def batch_mse(params, seed, images, labels, count, i):
         number = i * size + jnp.asarray(filled)
         number = jax.lax.with_sharding_constraint(number, backend.over_batch(mesh))
-        x0 = to_float(images[number % len(images)])
-        y = None if labels is None else labels[number % len(images)]
+        x0 = to_float(images[number % count])
+        y = None if labels is None else labels[number % count]
         t = jnp.asarray(timesteps)[i][filled]
         rng = jax.random.fold_in(stream(seed, EVALUATION), i)
         eps = jax.random.normal(rng, (size, *x0.shape[1:]))
@@ -122,9 +161,9 @@ def _program(parts, mesh, size, examples):
         return terms["mse"][:size]
 
     @functools.partial(jax.jit, out_shardings=backend.replicated(mesh))
-    def all_batches(params, seed, images, labels):
+    def all_batches(params, seed, images, labels, count):
         def one(i):
-            return batch_mse(params, seed, images, labels, i)
+            return batch_mse(params, seed, images, labels, count, i)
 
         return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
 

@@ -4,14 +4,13 @@ import operator
 
 import numpy as np
 
-from tada_jax.data.base import spread
 from tada_jax.metrics import judge as judges
 from tada_jax.metrics.measures import GLANCES
 from tada_jax.model.sampler import NotFinite, make_sampler
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training.alarm import copying
-from tada_jax.training.heldout import make_evaluation
+from tada_jax.training.heldout import make_evaluation, put_splits
 
 
 class Observer:
@@ -37,7 +36,7 @@ class Observer:
         self._judge = None
         if self._glances:
             self._judge = judges.of_training(planned, session.progress.say, stopping)
-        self._evaluated = None  # {split: arrays on the devices}
+        self._evaluated = None  # of `put_splits`, once it is needed
 
     def __call__(self, state, step, saving):
         """Looks at the state after a step.
@@ -64,26 +63,19 @@ class Observer:
     def losses(self, state):
         """Squared errors on training and held-out images, all together and by noise level."""
         if self._evaluated is None:
-            self._evaluated = self._put()
+            planned = self._session.plan
+            self._evaluated = put_splits(
+                planned.dataset,
+                self._evaluate.examples,
+                planned.mesh,
+                labelled=bool(planned.parts.network.num_classes),
+            )
         scalars = {}
         for name, arrays in self._evaluated.items():
             found = self._evaluate(state.ema_params, *arrays)
             scalars[f"{name}_mse"] = found.mean
             scalars[f"{name}_mse_by_logsnr"] = found.by_logsnr()
         return scalars
-
-    def _put(self):
-        """{"train", "test"} -> (images, labels or None) to be evaluated, whole on every device."""
-        planned = self._session.plan
-        conditional = planned.parts.network.num_classes
-        splits = {"train": planned.dataset.train, "test": planned.dataset.test}
-        evaluated = {}
-        for name, split in splits.items():
-            if len(split.images):
-                chosen = spread(len(split.images), self._evaluate.examples)
-                arrays = (split.images[chosen], split.labels[chosen] if conditional else None)
-                evaluated[name] = [backend.put_whole(a, planned.mesh) for a in arrays]
-        return evaluated
 
     def _judge_is_ready(self):
         """Whether samples can be measured; fits the small networks when that is first asked."""

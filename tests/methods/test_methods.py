@@ -104,7 +104,7 @@ def test_the_identity_encodes_as_zeros_and_nothing_else_does(name):
 def test_ar_augments_as_constant_does():
     key, x0, eps = examples(64)
     w = jnp.linspace(0.0, 1.0, len(x0))
-    told, plain = (built(m).method(key, x0, eps, w) for m in ("ar", "constant"))
+    told, plain = (jax.jit(built(m).method)(key, x0, eps, w) for m in ("ar", "constant"))
     np.testing.assert_array_equal(told.x0, plain.x0)
     assert told.condition.shape == (64, built("ar").policy.label_size)
 
@@ -112,7 +112,7 @@ def test_ar_augments_as_constant_does():
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_a_network_that_is_told_zeros_is_the_unconditioned_one(name):
     told, plain = built(name), built("constant")
-    params, fewer = (parts.init_params(jax.random.key(0)) for parts in (told, plain))
+    params, fewer = map(tiny.params, (told, plain))
     own = params["params"].pop("condition_in")
     assert list(own) == ["kernel"] and not np.any(own["kernel"])
     tiny.assert_trees_equal(params, fewer)  # nothing else is different at initialisation
@@ -121,11 +121,12 @@ def test_a_network_that_is_told_zeros_is_the_unconditioned_one(name):
     trained = {"params": {**params["params"], "condition_in": {"kernel": own["kernel"] + 0.5}}}
     _, z, _ = examples(5, side=8)
     t = jnp.arange(5)
-    expected = plain.apply(params, z, t)
+    apply_told, apply_plain = jax.jit(told.apply), jax.jit(plain.apply)
+    expected = apply_plain(params, z, t)
     silent = jnp.zeros((5, told.method.condition_size))
-    np.testing.assert_array_equal(told.apply(trained, z, t, None, silent), expected)
-    np.testing.assert_array_equal(told.apply(trained, z, t), expected)
-    spoken = told.apply(trained, z, t, None, silent.at[:, 0].set(1.0))
+    np.testing.assert_array_equal(apply_told(trained, z, t, None, silent), expected)
+    np.testing.assert_array_equal(apply_told(trained, z, t), expected)
+    spoken = apply_told(trained, z, t, None, silent.at[:, 0].set(1.0))
     assert np.abs(spoken - expected).max() > 1e-3
 
 
@@ -143,14 +144,22 @@ def test_a_condition_of_another_length_is_refused():
 def draws_of(op, count=300, side=SIDE, w=1.0):
     operations = linear.Operations(ops=(op,))
     keys = jax.random.split(jax.random.key(1), count)
-    return operations, jax.vmap(lambda k: linear.draw(k, w, (side, side), operations))(keys)
+    draw = jax.vmap(lambda k: linear.draw(k, w, (side, side), operations))
+    return operations, jax.jit(draw)(keys)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def applied(image, draws, operations):
+    """One image under each of many draws."""
+    return jax.vmap(lambda d: linear.apply(image, d, operations))(draws)
 
 
 def test_scoreaug_draws_every_operation_and_the_identity_equally_often():
     operations = linear.Operations()
     key, x0, eps = examples(4000, side=40)
     flips = Policy(ops=(), xflip_p=0.0)
-    told = ScoreAug(operations, flips)(key, x0, eps, jnp.ones(len(x0))).condition
+    method = jax.jit(ScoreAug(operations, flips))
+    told = method(key, x0, eps, jnp.ones(len(x0))).condition
     fired = np.asarray(
         [(told[:, :1] != 0).any(1), (told[:, 1:3] != 0).any(1), told[:, 3] != 0, told[:, 4:].any(1)]
     )
@@ -162,14 +171,14 @@ def test_scoreaug_operations_are_what_they_say():
     image = jax.random.normal(jax.random.key(0), (SIDE, SIDE, 3)) + 5.0  # nothing is 0
 
     operations, draws = draws_of("brightness")
-    moved = jax.vmap(lambda d: linear.apply(image, d, operations))(draws)
+    moved = applied(image, draws, operations)
     factor = np.asarray(moved / image)
     np.testing.assert_allclose(factor, factor[:, :1, :1, :1] * np.ones_like(factor), rtol=1e-5)
     changed = np.log2(factor[:, 0, 0, 0])[np.asarray(draws["factor"]) != 1]
     assert -1 <= changed.min() < -0.9 and 0.9 < changed.max() <= 1 and 100 < len(changed) < 200
 
     operations, draws = draws_of("translation")
-    moved = np.asarray(jax.vmap(lambda d: linear.apply(image, d, operations))(draws))
+    moved = np.asarray(applied(image, draws, operations))
     for one, (y, x) in zip(moved, np.asarray(draws["shift"])):
         assert max(abs(y), abs(x)) <= 1
         np.testing.assert_array_equal(one, shifted_with_zeros(image, y, x))
@@ -178,7 +187,7 @@ def test_scoreaug_operations_are_what_they_say():
     np.testing.assert_array_equal(labels, draws["shift"])  # one pixel is as far as it goes
 
     operations, draws = draws_of("cutout")
-    moved = np.asarray(jax.vmap(lambda d: linear.apply(image, d, operations))(draws))
+    moved = np.asarray(applied(image, draws, operations))
     zeros = (moved == 0).all(-1)
     sides = np.sqrt(zeros.sum((1, 2)))
     assert set(sides) == {0, 1, 2, 3, 4}  # 0.1 to 0.3 of 12
@@ -187,7 +196,7 @@ def test_scoreaug_operations_are_what_they_say():
     np.testing.assert_array_equal(moved[~zeros], np.broadcast_to(image, moved.shape)[~zeros])
 
     operations, draws = draws_of("rotation")
-    moved = np.asarray(jax.vmap(lambda d: linear.apply(image, d, operations))(draws))
+    moved = np.asarray(applied(image, draws, operations))
     for one, turns in zip(moved, np.asarray(draws["turns"])):
         np.testing.assert_array_equal(one, np.rot90(image, turns))
     np.testing.assert_allclose(np.bincount(draws["turns"]) / 300, [1 / 2, *[1 / 6] * 3], atol=0.08)
@@ -287,15 +296,16 @@ def test_sda_without_its_second_path_is_none():
     losses = []
     for config in (none, sda):
         parts = build.parts(config, (8, 8, 1))
-        params = parts.init_params(jax.random.key(0))
-        losses.append(loss_fn(params, jax.random.key(1), x0, None, parts)["loss"])
+        params = tiny.params(parts)
+        terms = jax.jit(loss_fn, static_argnums=4)(params, jax.random.key(1), x0, None, parts)
+        losses.append(terms["loss"])
     np.testing.assert_array_equal(*losses)
 
 
 def test_sda_shifts_the_noise_of_augmented_images_only():
     method = built("sda", sda__mu=0.7, sda__weight=3.0, augment__p=1.0).method
     key, x0, eps = examples(2000, side=8)
-    found = method(key, x0, eps, jnp.ones(len(x0)))
+    found = jax.jit(method)(key, x0, eps, jnp.ones(len(x0)))
     shift = np.asarray(found.shift).ravel()
     assert set(shift) == {0.0, np.float32(0.7)}
     assert (shift > 0).mean() == pytest.approx(3 / 4, abs=0.04)
@@ -371,16 +381,15 @@ def test_classes_are_concealed_as_often_as_asked():
 def test_no_class_adds_nothing_to_the_embedding():
     config = tiny.config(model__class_conditional=True)
     parts = build.parts(config, (8, 8, 1), 10)
-    params = jax.tree.map(lambda a: a + 0.1, parts.init_params(jax.random.key(0)))
+    params = jax.tree.map(lambda a: a + 0.1, tiny.params(parts))
     _, z, _ = examples(3, side=8)
     t, none = jnp.array([1, 5, 9]), jnp.full(3, -1)
     free = build.parts(tiny.config(), (8, 8, 1))
     alone = {"params": {k: v for k, v in params["params"].items() if k != "Embed_0"}}
     assert len(alone["params"]) == len(params["params"]) - 1
-    np.testing.assert_allclose(
-        parts.apply(params, z, t, none), free.apply(alone, z, t), rtol=1e-5, atol=1e-5
-    )
-    assert np.abs(parts.apply(params, z, t, none + 4) - free.apply(alone, z, t)).max() > 1e-3
+    apply, without = jax.jit(parts.apply), jax.jit(free.apply)(alone, z, t)
+    np.testing.assert_allclose(apply(params, z, t, none), without, rtol=1e-5, atol=1e-5)
+    assert np.abs(apply(params, z, t, none + 4) - without).max() > 1e-3
 
 
 def test_guidance_extrapolates_from_the_network_without_a_class():

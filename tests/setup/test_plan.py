@@ -1,6 +1,5 @@
 """What equal runs share, and what they must not."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -74,7 +73,7 @@ def test_what_was_not_asked_for_lately_is_made_anew():
 def test_samples_of_a_program_that_is_shared_are_by_their_own_seed():
     config = tiny.config()
     planned = plan(config)
-    params = planned.parts.init_params(jax.random.key(0))
+    params = tiny.params(planned.parts)
     draws = [
         make_sampler(planned.parts, planned.mesh, batch_size=8)(params, range(8), seed=seed)
         for seed in (0, 1, 0)

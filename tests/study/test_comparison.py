@@ -27,7 +27,8 @@ def config(**fields):
         "log__metrics_every": 3,
         "log__metrics_count": 8,
         "compare__methods": ("none", "tada"),
-        "compare__train_sizes": (40,),
+        "data__train_size": 40,
+        "compare__train_sizes": (50,),
         "compare__seeds": (0,),
     }
     return tiny.config(**small | fields)
@@ -42,7 +43,7 @@ def test_a_variant_differs_in_its_fields_alone(tmp_path):
     plain, other = (cell.config for cell in comparison.grid(mine, tmp_path))
     assert (plain.tada.delta, other.tada.delta, other.seed) == (0.1, 0.3, 0)
     assert other.tada.r_fine == plain.tada.r_fine and other.method == "tada"
-    assert [cell.workdir.name for cell in comparison.grid(mine, tmp_path)][1] == "mine-n40-seed0"
+    assert [cell.workdir.name for cell in comparison.grid(mine, tmp_path)][1] == "mine-n50-seed0"
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,10 @@ def compared(tmp_path_factory):
 def test_every_cell_is_an_ordinary_run(compared):
     _, folder = compared
     for method in ("none", "tada"):
-        run = tada_jax.load_run(folder / f"{method}-n40-seed0")
-        assert (run.config.method, run.config.data.train_size, run.step) == (method, 40, 3)
+        run = tada_jax.load_run(folder / f"{method}-n50-seed0")
+        assert (run.config.method, run.config.data.train_size, run.step) == (method, 50, 3)
         (metrics,) = run.workdir.glob("evaluation/*/metrics.json")
-        assert json.loads(metrics.read_text())["protocol"]["train_images"] == 40
+        assert json.loads(metrics.read_text())["protocol"]["train_images"] == 50
 
 
 def test_the_same_command_trains_nothing_again_and_a_larger_grid_only_what_is_new(
@@ -77,9 +78,9 @@ def test_the_same_command_trains_nothing_again_and_a_larger_grid_only_what_is_ne
 
     monkeypatch.setattr(loop, "train", train)
     for more, name in (
-        ({"compare__methods": ("none", "constant:0.5", "tada")}, "constant0.5-n40-seed0"),
-        ({"compare__seeds": (0, 1)}, "none-n40-seed1"),
-        ({"compare__train_sizes": (40, 30)}, "none-n30-seed0"),
+        ({"compare__methods": ("none", "constant:0.5", "tada")}, "constant0.5-n50-seed0"),
+        ({"compare__seeds": (0, 1)}, "none-n50-seed1"),
+        ({"compare__train_sizes": (50, 30)}, "none-n30-seed0"),
     ):
         trained.clear()
         with pytest.raises(KeyError):
@@ -97,7 +98,7 @@ def test_a_cell_that_was_interrupted_stops_the_grid_and_goes_on(tmp_path, monkey
     only = config(compare__methods=("none",))
     with pytest.raises(KeyboardInterrupt):
         tada_jax.compare(only, tmp_path, say=lambda text: None)
-    cell = tmp_path / "none-n40-seed0"
+    cell = tmp_path / "none-n50-seed0"
     assert tada_jax.load_run(cell).step == 2 and not (cell / "evaluation").exists()
     monkeypatch.setattr(loop, "train", real)
     page = tada_jax.compare(only, tmp_path, say=lambda text: None)
@@ -119,11 +120,11 @@ def test_the_report_is_one_file_with_everything(compared):
     assert page.count("data:image/png;base64,") >= 6  # figures, and a grid for each method
     for text in ("Paired differences", "does not prove", "nearest training images", "seed 0"):
         assert text in page
-    for cell in ("none, 40 images, seed 0", "tada, 40 images, seed 0"):
+    for cell in ("none, 50 images, seed 0", "tada, 50 images, seed 0"):
         assert cell in page
     assert json.dumps(settings.train.ema_decay) in page  # the whole configuration
     table = (folder / "table.md").read_text()
-    assert "| Frechet distance, held out |" in table and "40 training images" in table
+    assert "| Frechet distance, held out |" in table and "50 training images" in table
     saved = json.loads((folder / "comparison.json").read_text())
     assert len(saved["cells"]) == 2 and saved["failures"] == {}
     assert {cell["method"] for cell in saved["cells"]} == {"none", "tada"}
@@ -136,13 +137,16 @@ def test_a_cell_that_fails_is_reported_after_the_others(compared, tmp_path, monk
         raise UserError("sample 3 is not finite")
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
-    grid = config(compare__methods=("none", "hflip", "tada"))
+    mine = _variant(seed=5)
+    grid = config(compare__methods=("none", "mine", "tada"), **mine)
     with pytest.raises(UserError, match="1 of 3 cells failed"):
         tada_jax.compare(grid, tmp_path, say=lambda text: None)
     page = (tmp_path / "report.html").read_text()
-    assert "Failed: hflip, 40 images, seed 0: sample 3 is not finite" in page
+    assert "Failed: mine, 50 images, seed 0: sample 3 is not finite" in page
     with pytest.raises(UserError, match="not finite"):  # if it is the first, all would fail
-        tada_jax.compare(config(compare__methods=("hflip",)), tmp_path, say=lambda text: None)
+        tada_jax.compare(
+            config(compare__methods=("mine",), **mine), tmp_path, say=lambda text: None
+        )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_a_cell_that_fails_is_reported_after_the_others(compared, tmp_path, monk
         ({"compare__methods": ()}, "at least one"),
         ({"compare__seeds": ()}, "at least one"),
         ({"compare__seeds": (0, 0)}, "listed twice"),
-        ({"compare__train_sizes": (40, 99_999)}, "does not fit"),
+        ({"compare__train_sizes": (50, 99_999)}, "does not fit"),
         ({"data__test_fraction": 0.0}, "held-out"),
         ({"evaluate__count": 10}, "at least 50"),
     ],

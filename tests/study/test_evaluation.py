@@ -220,7 +220,6 @@ def test_pictures_that_cannot_be_measured_are_trained_on(best, tmp_path, monkeyp
         log__metrics_every=2,
         log__best_metric=best,
         train__total_steps=2,
-        data__train_size=None,
     )
     assert int(loop.train(settings, tmp_path / "run").step) == 2
     shown = capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_samples_of_other_parameters_are_drawn_again(copied):
     np.testing.assert_array_equal(np.load(npz)["arr_0"], first)
     # The same folder, step and seed, but another run.
     shutil.rmtree(workdir / "checkpoints")
-    other = tiny.config(method="none", sample__count=6, seed=5)
+    other = tiny.config(sample__count=6, seed=5)
     loop.train(other, workdir)
     _, _, npz = sample_files.sample(other, workdir)
     assert (np.load(npz)["arr_0"] != first).any((1, 2, 3)).all()

@@ -77,7 +77,7 @@ def test_who_draws_everything_or_nothing_is_who_draws(runs):
 def test_a_network_that_was_told_of_its_augmentation_compares_too(runs):
     config = tiny.config("ar")
     parts = build.parts(config, (8, 8, 1))
-    params = parts.init_params(jax.random.key(0))
+    params = tiny.params(parts)
     told = dataclasses.replace(runs[0], config=config, parts=parts, ema_params=params)
     for pair in (two_networks.Pair(runs[0], told), two_networks.Pair(told, runs[0])):
         assert jax.tree.structure(pair.params[0]) == jax.tree.structure(pair.params[1])

@@ -139,7 +139,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
             state, tally, dataset.train.images[:16], None, seed=0, parts=parts, config=config
         )
     )
-    states = [training_step.init_state(parts, 0)]
+    states = [tiny.state(parts)]
     tally = training_step.empty_tally(parts)
     losses = []
     for _ in range(3):
@@ -165,8 +165,7 @@ def test_evaluation_sees_every_noise_level_and_sorts_by_it():
     mesh = backend.data_mesh(16)
     evaluate = make_evaluation(parts, config, mesh, examples=1000)
     assert evaluate.examples == 1008
-    state = training_step.init_state(parts, 0)
-    found = evaluate(state.params, dataset.train.images, None)
+    found = evaluate(tiny.params(parts), dataset.train.images, None)
     assert found.mse.shape == found.logsnr.shape == (1008,)
     levels = np.unique(found.logsnr)
     np.testing.assert_allclose(levels, np.sort(parts.schedule.log_snr_table))

@@ -141,7 +141,7 @@ def test_a_network_that_was_told_of_other_operations_is_no_start(
 def test_fine_tuning_starts_from_another_run_with_a_fresh_optimiser(use_ema, finished, tmp_path):
     _, folder, whole = finished
     options = {"init__workdir": str(folder), "init__use_ema": use_ema, "train__total_steps": 1}
-    tuned = loop.train(tiny.config(optimizer__warmup_steps=5, **options), tmp_path)
+    tuned = loop.train(tiny.config(**options), tmp_path)
     source = whole.ema_params if use_ema else whole.params
     tiny.assert_trees_equal(tuned.params, source)  # the first step of a warm-up has rate 0
     assert int(tuned.step) == 1
@@ -169,7 +169,7 @@ def test_fine_tuning_between_methods_and_formulations(finished):
     folder = finished[1]
     plain = tada_jax.load_run(folder).ema_params
     config = tiny.config("ar", init__workdir=str(folder))
-    like = build.parts(config, (8, 8, 1)).init_params(jax.random.key(0))
+    like = tiny.params(build.parts(config, (8, 8, 1)))
     found = resume._params_of_another_run(config, like)
     assert not found["params"]["condition_in"]["kernel"].any()
     tiny.assert_trees_equal(unet.with_condition(found, None), plain)

@@ -141,7 +141,7 @@ def test_a_run_from_before_ranges_goes_on_with_the_images_that_it_had(tmp_path, 
     images = np.random.default_rng(0).integers(0, 4096, (60, 8, 8)).astype(np.uint16)
     np.save(tmp_path / "camera.npy", images)
     fields = {"data__name": "images", "data__path": str(tmp_path / "camera.npy")}
-    fields |= {"data__train_size": None, "log__best_metric": "test_mse"}
+    fields |= {"log__best_metric": "test_mse"}
     full = tiny.config(**fields, data__range="full", train__total_steps=2)
     loop.train(full, tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
