@@ -217,7 +217,6 @@ def save_npz(**arrays):
 IMAGES = np.zeros((6, 8, 8, 3), np.uint8)
 ARRAYS = {
     "floats": (save_npz(images=np.full(IMAGES.shape, np.nan)), "not finite"),
-    "channels first": (save_npz(images=IMAGES.transpose(0, 3, 1, 2)), "transpose"),
     "five channels": (save_npz(images=np.zeros((6, 8, 8, 5), np.uint8)), "channels|5"),
     "no images": (save_npz(labels=np.arange(6)), "images"),
     "labels": (save_npz(images=IMAGES, labels=np.arange(5)), "labels"),

@@ -9,7 +9,6 @@ has a `metadata.csv` or `.jsonl` with a column `file_name`, Kaggle a `train.csv`
 import csv
 import dataclasses
 import io
-import json
 import os
 import re
 import unicodedata
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from tada_jax.data import classes
+from tada_jax.data.names import parse_json
 from tada_jax.system.errors import UserError
 
 LABELS = ("auto", "folders", "prefix", "file", "none")
@@ -78,6 +78,14 @@ class Told:
     files: frozenset[str] = frozenset()
 
 
+def _unless_one(found: Labels) -> Labels:
+    """The same, but that a single class is none."""
+    if found.numbers is None or len(np.unique(found.numbers)) > 1:
+        return found
+    only = found.names[found.numbers[0]] if len(found.numbers) else ""
+    return Labels(clause=f"no classes, since all are {only!r} ({found.clause})", kept=found.kept)
+
+
 def decide(names: list[str], how: str, file: str | None, read: Callable[[str], bytes]) -> Labels:
     """The classes of images.
 
@@ -90,6 +98,10 @@ def decide(names: list[str], how: str, file: str | None, read: Callable[[str], b
     Raises:
       UserError: if the labels that were asked for are not there, or do not fit the images.
     """
+    return _unless_one(_decide(names, how, file, read))
+
+
+def _decide(names, how, file, read) -> Labels:
     if how == "none":
         return Labels(clause="no classes, since data.labels=none")
     if how == "prefix":
@@ -125,7 +137,7 @@ def of_told(names: list[str], told: Told, how: str) -> Labels:
     found = [told.of_each.get(name) for name in names]
     lacking = [name for name, label in zip(names, found) if label is None]
     if not lacking:
-        return _numbered(found, told.clause, order=told.order)
+        return _unless_one(_numbered(found, told.clause, order=told.order))
     if not any(told.of_each.values()):  # the clause says why there are none
         if how == "file":
             raise UserError(f"data.labels=file, and there are none: {told.clause}")
@@ -184,10 +196,12 @@ def _of_cls(content: bytes) -> str:
 
 
 def _of_json(content: bytes) -> str | None:
-    fields = json.loads(content)
+    fields = parse_json(content)
     if not isinstance(fields, dict):
         return None
     label = next((fields[column] for column in LABEL_COLUMNS if column in fields), None)
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     return str(label) if isinstance(label, (int, str)) and str(label) else None
 
 
@@ -220,10 +234,8 @@ def _numbered(
         of_each = [spelt[unicodedata.normalize("NFC", name)] for name in of_each]
         clause += "; names that differ in their Unicode form alone are one class"
     names = sorted(set(of_each), key=classes.natural)
-    if order:
-        names = [name for name in order if name in set(names)]
-    if len(names) == 1:
-        return Labels(clause=f"no classes, since all are {names[0]!r} ({clause})", kept=kept)
+    if order:  # also of those that no image is of, so that the numbers are the set's own
+        names = list(order)
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[name] for name in of_each], np.int32)
     return Labels(labels, tuple(names), clause, kept)
@@ -235,7 +247,7 @@ def _numbered(
 def _told(file: str, read: Callable[[str], bytes]) -> dict | None:
     """{image: label} of a `dataset.json`; None where it says that there are none."""
     try:
-        found = json.loads(read(file))["labels"]
+        found = parse_json(read(file))["labels"]
         return None if found is None else {str(name): label for name, label in found}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
@@ -295,7 +307,7 @@ def by_table(names: list[str], file: str, read: Callable[[str], bytes]) -> Label
     try:
         text = read(file).decode("utf-8-sig")
         if file.endswith(".jsonl"):
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         else:
             rows = list(csv.DictReader(io.StringIO(text), strict=True))
         columns = list(rows[0])

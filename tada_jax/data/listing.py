@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tada_jax.data import images, labels, rasters
 from tada_jax.data.formats import archives, databases, huggingface
-from tada_jax.data.names import head_of_file, is_hidden, may_be_dicom, read_file
+from tada_jax.data.names import Place, head_of_file, is_hidden, may_be_dicom, read_file
 from tada_jax.system.errors import UserError
 
 
@@ -39,7 +39,7 @@ class Files:
     runs: tuple[str, ...] = ()
     told: labels.Told | None = None
     said: tuple[str, ...] = ()
-    lies_in: Callable[[str], pathlib.Path | None] = lambda name: None
+    lies_in: Callable[[str], Place | None] = lambda name: None
 
 
 def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
@@ -91,15 +91,30 @@ def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
         if tables:
             return _of_tables(path, {name: path / name for name in tables}, chosen.others)
         if databases.FILE in chosen.others:
-            return _of_database(path, stack)
+            return _of_database(path, stack, chosen.others)
         tars = [name for name in chosen.others if name.lower().endswith(archives.TARS)]
         if tars:
-            return _of_tars(path, {name: path / name for name in tars}, stack)
-    return dataclasses.replace(chosen, runs=tuple(sorted(runs)), lies_in=lambda name: path / name)
+            return _of_tars(path, {name: path / name for name in tars}, stack, chosen.others)
+    sets = (*archives.TARS, *huggingface.ENDINGS, ".mdb")
+    beside = [name for name in chosen.others if name.lower().endswith(sets)]
+    if beside:
+        chosen = dataclasses.replace(
+            chosen,
+            said=(
+                f"images are read, and not what lies in {by_ending(beside)} beside them: name such "
+                "a file as data.path, if that is the set",
+            ),
+        )
+    return dataclasses.replace(
+        chosen, runs=tuple(sorted(runs)), lies_in=lambda name: Place(path / name)
+    )
 
 
 def _of_tars(
-    path: pathlib.Path, tars: dict[str, pathlib.Path], stack: contextlib.ExitStack
+    path: pathlib.Path,
+    tars: dict[str, pathlib.Path],
+    stack: contextlib.ExitStack,
+    others: Iterable[str] = (),
 ) -> Files:
     members, said = archives.of_tars(path, tars, stack)
     chosen = _of_members(members)
@@ -107,6 +122,7 @@ def _of_tars(
     return dataclasses.replace(
         chosen,
         names=[name for name in chosen.names if name not in beside],
+        others=(*chosen.others, *(name for name in others if name not in tars)),
         said=(*said, *lines),
     )
 
@@ -123,14 +139,18 @@ def _of_tables(
     return Files(rows.names, tuple(others), rows.read, **facts)
 
 
-def _of_database(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
+def _of_database(
+    path: pathlib.Path, stack: contextlib.ExitStack, others: Iterable[str] = ()
+) -> Files:
+    file = path / databases.FILE
+    place = Place(file, file.stat())
     try:
         names, read, said = databases.open_images(path, stack)
     except ValueError as error:
         raise UserError(f"data.path={path} {error}") from error
     told = labels.Told({}, "no classes, which a database of images does not tell")
-    file = path / databases.FILE
-    return Files(names, (), read, told=told, said=said, lies_in=lambda name: file)
+    others = tuple(name for name in others if name not in databases.FILES)
+    return Files(names, others, read, told=told, said=said, lies_in=lambda name: place)
 
 
 def _choose(

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from tada_jax.data import cache
 from tada_jax.data.cache import digest
-from tada_jax.system.paths import cache_dir, write_whole
+from tada_jax.data.names import Place
+from tada_jax.system.paths import cache_dir, to_json, write_whole
 
 _SETTLED_NS = 5 * 10**9  # a file must have lain so long; the clocks of some disks tick in 2 seconds
 
@@ -25,11 +26,10 @@ class Manifest:
 
     Args:
       path: of the set.
-      lies_in: the file on the disk that a name stands for, or that it is a part of, as a zip; None
-        where a change of that would not tell.
+      lies_in: the place of a name on the disk; None where a change of that would not tell.
     """
 
-    def __init__(self, path: pathlib.Path, lies_in: Callable[[str], pathlib.Path | None]):
+    def __init__(self, path: pathlib.Path, lies_in: Callable[[str], Place | None]):
         path = pathlib.Path(os.path.abspath(path))
         self._lies_in = lies_in
         self._file = cache_dir() / "manifests" / f"{digest(os.fsencode(path))}.json"
@@ -44,15 +44,18 @@ class Manifest:
 
         To be had before the file is read. The former is "" where nothing is known.
         """
-        now, file = time.time_ns(), self._lies_in(name)
-        if file is None:
+        now, place = time.time_ns(), self._lies_in(name)
+        if place is None:
             return "", False
         try:
-            status = os.stat(file)
+            status = os.stat(place.file)
         except (OSError, ValueError):
             return "", False
-        times = status.st_mtime_ns, status.st_ctime_ns
-        return f"{status.st_size} {times} {status.st_ino}", max(times) < now - _SETTLED_NS
+        signed = _signature(status)
+        # What is read of an archive is what was opened, whatever has its name now.
+        if place.opened is not None and _signature(place.opened) != signed:
+            return "", False
+        return signed, max(status.st_mtime_ns, status.st_ctime_ns) < now - _SETTLED_NS
 
     def find(self, name: str) -> str | None:
         """The digest of a file that has not changed since it was read."""
@@ -72,7 +75,7 @@ class Manifest:
         if self._now != self._before:
             with contextlib.suppress(OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(self._file, json.dumps(self._now))
+                write_whole(self._file, to_json(self._now))
 
     def forget(self) -> None:
         """Deletes all that is known."""
@@ -80,9 +83,14 @@ class Manifest:
             self._file.unlink(missing_ok=True)
 
 
+def _signature(status: os.stat_result) -> str:
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return f"{status.st_size} {times} {status.st_ino}"
+
+
 def digest_of_file(path: pathlib.Path) -> str:
     """`cache.digest_of_file`, of a file that is read only if it has changed since."""
-    known = Manifest(path, lambda name: path)
+    known = Manifest(path, lambda name: Place(path))
     stamp, found = known.stamp(path.name), known.find(path.name)
     if found is None:
         found = cache.digest_of_file(path)

@@ -1,9 +1,12 @@
 """Files by their names: which are passed over, how they are printed, how they are read."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import stat
+from typing import Any
 
 from tada_jax.data.base import MAX_FILE_BYTES
 
@@ -32,6 +35,28 @@ def read_file(file: pathlib.Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says; raises ValueError for whatever is none, nested beyond reason too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The file on the disk that an image is, or is a part of.
+
+    Attributes:
+      file: its path.
+      opened: what `os.stat` said of it before it was opened for good, as an archive; None where it
+        is opened whenever it is read.
+    """
+
+    file: pathlib.Path
+    opened: os.stat_result | None = None
 
 
 def head_of_file(file: pathlib.Path) -> bytes:

@@ -76,14 +76,16 @@ def of_shards(names: list[str]) -> tuple[dict[str, str], list[str]]:
     """({file: its split}, files that are left out) of a set that lies in several files.
 
     The split is told by a word of the name, the last if there are several: that of
-    `data/train-00000-of-00002.parquet`, `test/0000.parquet` and `flowers_val-000001.tar`. All
-    splits are "" where no file is of training; else files of unknown splits are left out.
+    `data/train-00000-of-00002.parquet`, `test/0000.parquet` and `flowers_val-000001.tar`. Words
+    that mean the same, as `val` and `dev`, are one split, "train", "test" or "val". All splits are
+    "" where no file is of training; else files of unknown splits are left out.
     """
-    split = {}
+    split, canonical = {}, (TRAIN[0], *(words[0] for words in HELD_OUT))
     for name in names:
-        words = [word for word in re.split(r"[\W_\d]+", name) if _kind(word) >= 0]
-        split[name] = words[-1].lower() if words else ""
-    if not any(_kind(word) == 0 for word in split.values()):
+        kinds = [_kind(word) for word in re.split(r"[\W_\d]+", name)]
+        kinds = [kind for kind in kinds if kind >= 0]
+        split[name] = canonical[kinds[-1]] if kinds else ""
+    if TRAIN[0] not in split.values():
         return dict.fromkeys(names, ""), []
     left = sorted(name for name, word in split.items() if not word)
     return {name: word for name, word in split.items() if word}, left
@@ -147,10 +149,9 @@ def arrange(
       UserError: as of `labels.decide`.
     """
     table = labels.find(others, names)
-    if told is None and table and table.endswith(labels.FILE):  # which names every image
-        return None, labels.decide(names, how, table, read), frozenset([table])
+    named = table is not None and table.endswith(labels.FILE)  # by which every image is named
     divided = of_folders(names)
-    if told is None and how in ("auto", "file"):
+    if told is None and not named and how in ("auto", "file"):
         told = labels.beside(names, others, read)
         if told is None and table is None and divided:
             told = _tables(names, divided, others, read)
@@ -158,6 +159,8 @@ def arrange(
     def decide(images):
         if told is not None and how in ("auto", "file"):
             return labels.of_told([names[number] for _, number in images], told, how)
+        if named and how in ("auto", "file"):
+            return labels.decide([names[number] for _, number in images], how, table, read)
         return labels.decide([name for name, _ in images], how, table, read)
 
     used = told.files if told is not None else frozenset([table] if table else ())
@@ -167,18 +170,24 @@ def arrange(
 
 
 def _tables(names, divided, others, read) -> labels.Told | None:
-    """What tables in the folders of splits say, as Hugging Face's `train/metadata.csv`."""
+    """What files in the folders of splits say, as `train/metadata.csv` or `train/dataset.json`."""
     of_each, files, clauses = {}, [], []
     for part in (divided.train, divided.held_out):
         inside = [names[number] for number in part.values()]
         file = labels.find(others, inside)
         if file is None:
             continue
-        found = labels.by_table(inside, file, read)
+        if file.endswith(labels.FILE):
+            found = labels.decide(inside, "file", file, read)
+        else:
+            found = labels.by_table(inside, file, read)
         if isinstance(found, str):
             clauses.append(f"{file} {found}, so that it names no classes")
             continue
-        files.append(file)
         clauses.append(found.clause)
-        of_each.update(zip(inside, (found.names[number] for number in found.numbers)))
-    return labels.Told(of_each, "; ".join(clauses), files=frozenset(files)) if files else None
+        if found.names:
+            files.append(file)
+            of_each.update(zip(inside, (found.names[number] for number in found.numbers)))
+    if not clauses:
+        return None
+    return labels.Told(of_each, "; ".join(clauses), files=frozenset(files))

@@ -1,6 +1,5 @@
 """Weights for others: a pipeline folder of diffusers, or one file with guided-diffusion's names."""
 
-import json
 import os
 import pathlib
 
@@ -9,7 +8,7 @@ from safetensors.numpy import save_file
 
 from tada_jax.model import schedule as schedules
 from tada_jax.model import unet
-from tada_jax.system.paths import write_whole
+from tada_jax.system.paths import to_json, write_whole
 from tada_jax.weights import names
 
 MODEL = "diffusion_pytorch_model.safetensors"
@@ -203,7 +202,7 @@ def write_pipeline(
     ):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(content, indent=2) + "\n")
+        write_whole(file, to_json(content, indent=2) + "\n")
     write_tensors(folder / "unet" / MODEL, tensors)
 
 

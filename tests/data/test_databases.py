@@ -35,7 +35,24 @@ def test_of_pictures_in_several_sizes_the_largest_are_read(tmp_path):
     }
     found = load(database(tmp_path / "a", files | {b"length": b"3"}))
     assert found.train.images.shape == (3, 32, 32, 3)
-    assert "the same pictures in sizes 8, 16, of which 32 is read" in found.source
+    assert "left out: 6 smaller forms of the same pictures (sizes 8, 16, 32)" in found.source
+    del files[b"32-00001"]  # which is there at 16 pixels, and not in every size
+    found = load(database(tmp_path / "b", files))
+    assert len(found.train.images) == 3
+    np.testing.assert_array_equal(np.unique(found.reading.sizes), [16, 32])
+
+
+def test_a_database_that_was_cut_is_refused(tmp_path):
+    root = database(tmp_path / "a", {f"{i}".encode(): encode(noise(64, 64)) for i in range(9)})
+    content = (root / "data.mdb").read_bytes()
+    write(root, {"data.mdb": content[: len(content) - 4096]})
+    assert "is a database that is cut short" in error(root)
+
+
+def test_what_lies_beside_a_database_is_named(tmp_path):
+    root = database(tmp_path / "a", {b"0": encode(noise(8, 8))})
+    write(root, {"labels.csv": b"id,label\n0,cat\n"})
+    assert load(root).reading.other_files == ".csv 1"
 
 
 def test_keys_that_are_no_text(tmp_path):
@@ -65,6 +82,8 @@ def test_beside_images_it_is_passed_over(image, tmp_path):
     root = database(tmp_path / "a", {b"0": encode(noise(8, 8), "JPEG")})
     if image:
         write(root, {"1.png": encode(noise(8, 8))})
-        assert load(root).reading.other_files == ".mdb 2"
+        found = load(root)
+        assert found.reading.other_files == ".mdb 2"
+        assert "not what lies in .mdb 2 beside them: name such a file as data.path" in found.source
     else:
         assert len(load(root).train.images) == 1

@@ -1,6 +1,7 @@
 """Tables of Hugging Face's datasets: `tests/files/huggingface.zip`, and what pyarrow writes."""
 
 import io
+import json
 import shutil
 
 import numpy as np
@@ -142,6 +143,10 @@ def test_paths_in_place_of_bytes(tmp_path):
     gone = parquet(tmp_path / "b.parquet", {"image": [{"bytes": None, "path": "/gone/1.png"}] * 2})
     message = error(gone)
     assert "b.parquet:0000000: is not in the table, which names /gone/1.png" in message
+    outside = write(tmp_path, {"2.png": content}) / "2.png"
+    table = tmp_path / "set" / "b.parquet"
+    parquet(table, {"image": [{"bytes": None, "path": str(outside)}] * 2})
+    assert "no such file below its folder" in error(table)
     assert "save_to_disk or push_to_hub" in message
     nothing = parquet(
         gone, {"image": pa.array([{"bytes": None, "path": None}], huggingface_type())}
@@ -211,3 +216,67 @@ def test_a_stream_that_was_cut_between_two_batches_is_no_whole_one(tmp_path):
     write(root, {"a.arrow": content[:-8]})
     assert len(list(pa.ipc.open_stream(content[:-8]))) == 3  # read without a word
     assert "a.arrow is damaged, cut short or no table (no mark of its end)" in error(root)
+
+
+def labelled(names, labels, count=4):
+    told = json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}})
+    columns = {"image": rows(count), "label": labels}
+    return pa.table(columns).replace_schema_metadata({"huggingface": told})
+
+
+def test_tables_of_a_set_agree_on_their_columns_and_classes(tmp_path):
+    train, root = labelled(["zebra", "ant", "bee"], [0, 2, 0, 2]), tmp_path / "set"
+    root.mkdir()
+    pq.write_table(train, root / "train.parquet")
+    found = load(root)
+    assert found.class_names == ("zebra", "ant", "bee")  # also that without an image
+    np.testing.assert_array_equal(found.train.labels, [0, 2, 0, 2])
+    pq.write_table(pa.table({"image": rows(2), "n": [1, 2]}), root / "validation.parquet")
+    found = load(root)
+    assert found.num_classes == 3 and not len(found.test.images)
+    assert "left out: columns n" in found.source and "its 2 are left out" in found.source
+    pq.write_table(labelled(["zebra", "ant"], [0, 1, 0, 1]), root / "validation.parquet")
+    assert "train.parquet and validation.parquet have different names of classes" in error(root)
+    pq.write_table(pa.table({"img": [encode(noise(8, 8))]}), root / "validation.parquet")
+    assert "have different columns of images (image and img)" in error(root)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (pa.array(["b", "a", "b"], pa.large_string()), ("a", "b")),
+        (pa.array(["b", "a", "b"]).dictionary_encode(), ("a", "b")),
+        (pa.array([3.0, 1.0, 3.0]), ("1", "3")),
+        (pa.array([True, False, True]), ("False", "True")),
+    ],
+)
+def test_labels_of_other_types(labels, names, tmp_path):
+    found = load(parquet(tmp_path / "a.parquet", {"image": rows(3), "label": labels}))
+    assert found.class_names == names
+    np.testing.assert_array_equal(found.train.labels, [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([{"bytes": [1, 2], "path": "a"}]),
+        pa.array([{"bytes": None, "path": 3}], pa.struct([("bytes", pa.binary()), ("path", "i8")])),
+        pa.array([[1.0]]),
+    ],
+)
+def test_columns_of_other_things_are_a_line(column, tmp_path):
+    assert error(parquet(tmp_path / "a.parquet", {"image": column}))
+
+
+def test_class_names_that_are_none_are_a_line(tmp_path):
+    for names in ([1, 2, 3], ["a", "a"], 7):
+        pq.write_table(labelled(names, [0, 1, 0, 1]), tmp_path / "a.parquet")
+        assert "a.parquet" in error(tmp_path / "a.parquet")
+
+
+def test_bytes_are_views_too(tmp_path):
+    picture = noise(8, 8)
+    table = pa.table({"image": pa.array([encode(picture)], pa.binary_view())})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as out, pa.ipc.new_file(out, table.schema) as f:
+        f.write_table(table)
+    np.testing.assert_array_equal(load(tmp_path / "a.arrow").train.images[0], picture)

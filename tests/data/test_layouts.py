@@ -336,3 +336,19 @@ def test_a_class_without_a_readable_image_is_named_in_splits_too(tmp_path):
     found = load(root, unreadable="skip")
     assert found.class_names == ("cat", "dog")
     assert "no classes, since no image can be read: 'emu'" in found.source
+
+
+def test_edms_file_for_each_split_and_one_for_both(tmp_path):
+    def listed(names):
+        return json.dumps({"labels": [[name, i % 2] for i, name in enumerate(names)]}).encode()
+
+    names = {"train": ["00000/a.png", "00000/b.png"], "val": ["00000/c.png", "00000/d.png"]}
+    files = pngs(*(f"{split}/{name}" for split, some in names.items() for name in some))
+    each = {f"{split}/dataset.json": listed(some) for split, some in names.items()}
+    both = {"dataset.json": listed([f"{split}/{n}" for split, some in names.items() for n in some])}
+    for i, more in enumerate((each, both)):
+        found = load(write(tmp_path / str(i), files | more))
+        np.testing.assert_array_equal(found.train.labels, [0, 1])
+        np.testing.assert_array_equal(found.test.labels, [0, 1])
+        assert "trained on 'train', held out is 'val'" in found.source
+        assert "classes by" in found.source and not found.reading.other_files

@@ -55,9 +55,10 @@ def test_shards_with_splits_and_keys_that_begin_anew_in_each(tmp_path):
     found = load(tmp_path / "set")
     assert len(found.train.images) == 4 and len(found.test.images) == 2
     assert found.class_names == ("00x", "01x")
-    np.testing.assert_array_equal(found.train.labels, [0, 1, 0, 1])
+    np.testing.assert_array_equal(found.train.labels, [0, 0, 1, 1])
     pictures = [truth({n: files[n] for n in ("00.png", "01.png")}) for files in content]
-    np.testing.assert_array_equal(found.train.images[:], np.concatenate(pictures[:2]))
+    by_key = np.stack(pictures[:2], 1).reshape(-1, 8, 8, 3)
+    np.testing.assert_array_equal(found.train.images[:], by_key)
     np.testing.assert_array_equal(found.test.images[:], pictures[2])
     assert "left out: odd.tar, of no split that is known" in found.source
     assert "left out: what lies beside images (.mask.png 3)" in found.source
@@ -112,7 +113,14 @@ def test_damaged_tars_are_refused_and_never_read_in_part(tmp_path):
     second = whole.index(b"2.png")  # where its header is
     other = bytearray(whole)
     other[second + 150] ^= 1  # its checksum
-    for damaged in (whole[: second + 600], bytes(other), whole + whole, b"no tar" * 200):
+    unfinished = whole[: second - second % 512]
+    for damaged in (
+        whole[: second + 600],
+        bytes(other),
+        whole + whole,
+        b"no tar" * 200,
+        unfinished,
+    ):
         file = write(tmp_path, {"b.tar": damaged}) / "b.tar"
         assert "b.tar is a tar that is damaged or cut short" in error(file)
     packed = tar(tmp_path / "c.tar.gz", pngs("1.png"), "w:gz").read_bytes()
@@ -143,3 +151,46 @@ def test_a_full_cache_has_no_room_for_a_compressed_tar(tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
     assert "no room in the cache" in error(file)
+
+
+def test_a_tar_of_the_folder_of_a_split_is_that_split(tmp_path):
+    """As `tar cf train.tar train` makes it."""
+    for split, keys in (("train", "ab"), ("val", "cd")):
+        files = pngs(*(f"{split}/{kind}/{n}.png" for kind in ("cat", "dog") for n in keys))
+        tar(tmp_path / "set" / f"{split}.tar", files)
+    found = load(tmp_path / "set")
+    assert found.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(found.train.labels, [0, 0, 1, 1])
+    np.testing.assert_array_equal(found.test.labels, [0, 0, 1, 1])
+
+
+def test_words_that_mean_the_same_are_one_split(tmp_path):
+    for i, shard in enumerate(("train-0", "training-0", "validation-0", "dev-0")):
+        tar(tmp_path / "set" / f"{shard}.tar", pngs(f"{i}.png", f"{i}{i}.png"))
+    found = load(tmp_path / "set")
+    assert len(found.train.images) == 4 and len(found.test.images) == 4 and not found.num_classes
+
+
+def test_names_that_several_shards_have_stay_names(tmp_path):
+    for shard in "ab":
+        tar(tmp_path / "set" / f"{shard}.tar", pngs("cat_0.png", "dog_0.png") | {"README": b"x"})
+    found = load(tmp_path / "set", labels="prefix")
+    assert found.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(found.train.labels, [0, 0, 1, 1])
+    write(tmp_path / "set", {"notes.txt": b"of the set"})
+    assert load(tmp_path / "set").reading.other_files == "no ending 2, .txt 1"
+    for shard in "ab":
+        tar(tmp_path / "two" / f"{shard}.tar", pngs(f"{shard}.png") | {"dataset.json": b"{}"})
+    assert "several of its tars have a dataset.json" in error(tmp_path / "two")
+
+
+def test_a_picture_and_another_of_one_key_are_said(tmp_path):
+    found = load(
+        tar(tmp_path / "a.tar", pngs("0.png", "1.png") | {"0.bmp": encode(noise(8, 8), "BMP")})
+    )
+    assert "2 images share 1 keys up to the first dot, as 0.bmp" in found.source
+
+
+def test_a_label_nested_without_end_is_a_line(tmp_path):
+    files = pngs("a.png", "b.png") | {"a.json": b"[" * 100_000}
+    assert "a.json is no label (nested too deeply)" in error(tar(tmp_path / "a.tar", files))

@@ -16,8 +16,8 @@ import zipfile
 import zlib
 from collections.abc import Callable
 
-from tada_jax.data import splits
-from tada_jax.data.names import HEAD, check_bytes, is_hidden, shown
+from tada_jax.data import labels, splits
+from tada_jax.data.names import HEAD, Place, check_bytes, is_hidden, shown
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import cache_dir
 
@@ -34,7 +34,7 @@ class Member:
 
     read: Callable[[], bytes]
     head: Callable[[], bytes]
-    lies_in: pathlib.Path
+    lies_in: Place
 
 
 Members = dict[str, Member]  # by their names
@@ -51,6 +51,7 @@ def of_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
     Raises:
       UserError: if it is none, or has names that cannot be, or one twice.
     """
+    place = Place(path, path.stat())
     # Opened here, because a ZipFile that opens its file may close it under several threads.
     file = stack.enter_context(path.open("rb"))
     try:
@@ -69,7 +70,7 @@ def of_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
         if not info.is_dir():
             name = _member_name(path, _utf_8(info))
             read, head = (functools.partial(f, archive, info) for f in (_read_member, _head))
-            _add(members, path, name, Member(read, head, path))
+            _add(members, path, name, Member(read, head, place))
     return members
 
 
@@ -145,25 +146,49 @@ def of_tars(
     """
     split, left = splits.of_shards(list(tars))
     said = [f"left out: {', '.join(left)}, of no split that is known"] if left else []
-    found = []
+    found, shards_of = [], collections.defaultdict(set)  # {(split, key): shards}
     for shard in sorted(split):
         members = _of_tar(tars[shard], stack)
-        found += [(shard, name, member) for name, member in members.items()]
-    names = collections.Counter((split[shard], name) for shard, name, _ in found)
-    repeated = max(names.values(), default=1) > 1  # keys that count from 0 in every shard
+        inside = _below_own_split(members, split[shard])
+        for name, member in members.items():
+            name = name[inside:]
+            found.append((shard, name, member))
+            shards_of[split[shard], _key(name)].add(shard)
     all_members = {}
     for shard, name, member in found:
-        if repeated:
-            folder, slash, base = name.rpartition("/")
+        key = _key(name)
+        if len(shards_of[split[shard], key]) > 1:  # keys that count from 0 in every shard
+            base = name.rpartition("/")[2]
+            if base == labels.FILE or base in labels.TABLES:
+                raise UserError(
+                    f"data.path={path}: several of its tars have a {base}: pack one set in one, or "
+                    "unpack them"
+                )
             stem = shard.removesuffix(pathlib.PurePath(shard).suffix)
-            # Without dots, at the first of which a key ends.
-            name = f"{folder}{slash}{stem.replace('/', '-').replace('.', '_')}:{base}"
+            # Behind the key and without dots, at the first of which a key ends.
+            name = f"{key}~{stem.replace('/', '-').replace('.', '_')}{name[len(key) :]}"
         _add(all_members, path, f"{split[shard]}/{name}" if split[shard] else name, member)
     return all_members, said
 
 
+def _key(name: str) -> str:
+    """WebDataset's key of a file: its name up to the first dot of the last part."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _below_own_split(members: Members, split: str) -> int:
+    """How many characters of names are the folder of the shard's own split, as of `tar cf`."""
+    folders = {name.partition("/")[0] for name in members if not is_hidden(name)}
+    alone = len(folders) == 1 and all("/" in name for name in members if not is_hidden(name))
+    if not split or not alone:
+        return 0
+    (folder,) = folders
+    return len(folder) + 1 if splits.of_shards([folder, "train"])[0].get(folder) == split else 0
+
+
 def _of_tar(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
-    members = {}
+    members, place = {}, Place(path, path.stat())
     try:
         file = _plain(stack.enter_context(path.open("rb")), stack)
         with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -172,7 +197,7 @@ def _of_tar(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
                     name = _member_name(path, info.name)
                     read = functools.partial(_read_span, file, info)
                     head = functools.partial(read, HEAD)
-                    _add(members, path, name, Member(read, head, path))
+                    _add(members, path, name, Member(read, head, place))
             _check_end(file, archive.offset)
     except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise UserError(
@@ -184,8 +209,8 @@ def _of_tar(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
 
 def _check_end(file, end: int) -> None:
     """Raises ValueError unless zeros alone follow: a damaged header looks like an end."""
-    if os.fstat(file.fileno()).st_size < end:
-        raise ValueError("its last member is not whole")
+    if not os.pread(file.fileno(), 1, end):
+        raise ValueError("it has no mark of its end")
     while rest := os.pread(file.fileno(), 2**20, end):
         if rest.strip(b"\0"):
             raise ValueError(f"members behind byte {end:,}, where it ends")
@@ -244,15 +269,14 @@ def companions(names: list[str]) -> tuple[set[str], list[str]]:
     """
     fields = collections.defaultdict(dict)
     for name in names:
-        folder, slash, base = name.rpartition("/")
-        key, _, field = base.partition(".")
-        fields[folder + slash + key][field.lower()] = name
+        key = _key(name)
+        fields[key][name[len(key) + 1 :].lower()] = name
     left, several, said = {}, [], []
     for some in fields.values():
         further = {name: field for field, name in some.items() if "." in field}
         if len(further) < len(some):
             left |= further
-        elif len(some) > 1:
+        if len(some) - len(further) > 1 or len(further) == len(some) > 1:
             several.append(sorted(some.values()))
     if left:
         counts = sorted(collections.Counter(left.values()).items())

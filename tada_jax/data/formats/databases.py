@@ -4,7 +4,6 @@ StyleGAN2 in PyTorch (rosinality) keeps each picture in several sizes, under key
 and their number under `length`. Keys are names here; values that are no image files are refused.
 """
 
-import collections
 import contextlib
 import pathlib
 import re
@@ -14,6 +13,7 @@ from tada_jax.data import extras, kinds
 from tada_jax.data.names import check_bytes
 
 FILE = "data.mdb"  # in its folder
+FILES = (FILE, "lock.mdb")
 _COUNT = b"length"  # a key of some writers
 _SIZED = re.compile(r"([0-9]+)-([0-9]+)")
 
@@ -32,6 +32,10 @@ def open_images(
         # Not locked: nobody writes, and the disk may be read-only.
         options = {"readonly": True, "lock": False, "readahead": False, "max_dbs": 0}
         opened = stack.enter_context(lmdb.open(str(folder), **options))
+        # It is mapped, and a look beyond the end of a file that was cut would end the process.
+        whole = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+        if (folder / FILE).stat().st_size < whole:
+            raise ValueError("is a database that is cut short: copy it again")
         with opened.begin(buffers=True) as reading:
             keys, strange = {}, []
             for key, value in reading.cursor():
@@ -40,7 +44,7 @@ def open_images(
                     keys[_name(key)] = key
                 elif key != _COUNT:
                     strange.append((_name(key), beginning))
-    except lmdb.Error as error:
+    except (lmdb.Error, OSError) as error:
         raise ValueError(
             f"is no LMDB database that can be read ({error}): copy it again"
         ) from error
@@ -69,22 +73,23 @@ def _name(key: bytes) -> str:
         text = key.decode()
         if text.isprintable() and "/" not in text:
             return text
-    return key.hex()
+    return f"0x{key.hex()}"
 
 
 def _largest(keys: dict[str, bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Of pictures in several sizes those of the largest: (names and keys, lines for the report)."""
     sized = {name: match for name in keys if (match := _SIZED.fullmatch(name))}
-    if len(sized) < len(keys):
+    sizes = {int(match[1]) for match in sized.values()}
+    if len(sized) < len(keys) or len(sizes) == 1:
         return keys, ()
-    of = collections.defaultdict(set)
-    for match in sized.values():
-        of[int(match[1])].add(match[2])
-    if len(of) == 1 or len({frozenset(some) for some in of.values()}) > 1:
+    largest = {}  # number -> (size, name)
+    for name, match in sized.items():
+        largest[match[2]] = max(largest.get(match[2], (0, "")), (int(match[1]), name))
+    if len(largest) == len(keys):  # none is there twice
         return keys, ()
-    sizes = sorted(of)
-    largest = {name: keys[name] for name, match in sized.items() if int(match[1]) == sizes[-1]}
-    smaller = ", ".join(map(str, sizes[:-1]))
-    return largest, (
-        f"left out: the same pictures in sizes {smaller}, of which {sizes[-1]} is read",
+    taken = {name: keys[name] for _, name in largest.values()}
+    listed = ", ".join(map(str, sorted(sizes)))
+    return taken, (
+        f"left out: {len(keys) - len(taken):,} smaller forms of the same pictures (sizes "
+        f"{listed}), of each of which the largest is read",
     )

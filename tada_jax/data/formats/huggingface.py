@@ -6,10 +6,10 @@ of classes are in the schema, under `huggingface`. Whatever else lies in a table
 
 import bisect
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
 import threading
@@ -18,7 +18,7 @@ from typing import Any
 
 from tada_jax.data import splits
 from tada_jax.data.labels import LABEL_COLUMNS, Told
-from tada_jax.data.names import check_bytes, read_file
+from tada_jax.data.names import Place, check_bytes, parse_json, read_file
 from tada_jax.system.errors import UserError
 
 ENDINGS = (".parquet", ".arrow")
@@ -78,7 +78,7 @@ class Rows:
     read: Callable[[str], bytes]
     told: Told
     said: tuple[str, ...]
-    lies_in: Callable[[str], pathlib.Path | None]
+    lies_in: Callable[[str], Place | None]
 
 
 def find(folder: pathlib.Path, files: list[str]) -> list[str]:
@@ -90,8 +90,10 @@ def find(folder: pathlib.Path, files: list[str]) -> list[str]:
     listed = {}  # folder -> its tables
     for state in (name for name in files if name.rpartition("/")[2] == _STATE):
         root = os.path.dirname(state)
+        if not any(name.endswith(".arrow") and os.path.dirname(name) == root for name in files):
+            continue  # of something else
         try:
-            some = json.loads((folder / state).read_text())["_data_files"]
+            some = parse_json((folder / state).read_text())["_data_files"]
             listed[root] = {os.path.join(root, one["filename"]) for one in some}
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
@@ -121,46 +123,94 @@ def load(path: pathlib.Path, files: dict[str, pathlib.Path]) -> Rows:
     split, left = splits.of_shards(list(files))
     said = [f"left out: {', '.join(left)}, of no split that is known"] if left else []
     _refuse_several(path, split)
-    places, of_each, columns, whole = {}, {}, None, {}
+    places, of_each, lies_in, columns = {}, {}, {}, {}
     for file in sorted(split):
+        place = Place(files[file], files[file].stat())
         try:
-            table = _open(files[file])
-            columns = _columns(table.schema)
-            labels = _labels(table, columns)
+            with _one_reason():
+                table = _open(files[file])
+                columns[file] = _columns(table.schema)
+                labels = _labels(table, columns[file])
+                whole = table.holds(columns[file].image)
         except ValueError as error:
             raise UserError(f"data.path={path}: {file} {error}") from error
-        groups = _Groups(table, columns.image)
-        whole[groups] = files[file] if table.holds(columns.image) else None
+        groups = _Groups(table, columns[file].image)
+        lies_in[groups] = place if whole else None
         prefix = f"{split[file]}/{file}" if split[file] else file
         for row in range(sum(table.lengths)):
             name = f"{prefix}:{row:07}"
             places[name] = groups, row, files[file].parent
-            if labels is not None:
-                of_each[name] = labels[row]
+            of_each[name] = None if labels is None else labels[row]
     if not places:
         raise UserError(f"data.path={path}: its tables have no rows")
-    if columns.others:
-        said.append(f"left out: columns {', '.join(columns.others)}")
-    clause = "no classes, since no column is called label"
-    if columns.label and not any(of_each.values()):
-        clause = f"no classes, since the column {columns.label!r} is empty"
-    elif columns.label:
-        clause = f"classes by the column {columns.label!r}"
-        counted = len(set(of_each.values()))
-        if not columns.names and counted > max(2, len(places) // 2):
-            of_each = {}
-            clause = (
-                f"no classes, since {columns.label!r} has {counted:,} values in {len(places):,} "
-                "rows: numbers, no classes"
-            )
-    told = Told(of_each, clause, columns.names)
+    label, names = _agreed(path, columns)
+    others = sorted(set().union(*(found.others for found in columns.values())))
+    if others:
+        said.append(f"left out: columns {', '.join(others)}")
+    clause = _clause(label, names, of_each)
+    if clause.startswith("no classes"):
+        of_each = {}
+    told = Told(of_each, clause, names)
     return Rows(
         sorted(places),
         lambda name: _content(*places[name]),
         told,
         tuple(said),
-        lambda name: whole[places[name][0]],
+        lambda name: lies_in[places[name][0]],
     )
+
+
+@contextlib.contextmanager
+def _one_reason():
+    """Turns what pyarrow raises of damaged and odd tables into a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        ours = type(error) is ValueError and not isinstance(error, UnicodeError)
+        if not ours:
+            text = f"is damaged, cut short or no table ({text[:150]}): fetch it again"
+        raise ValueError(text) from error
+
+
+def _agreed(path, columns: dict[str, Columns]) -> tuple[str | None, tuple[str, ...]]:
+    """(the column of labels, names of the classes) of all tables; one may have no labels.
+
+    Raises:
+      UserError: naming two tables that differ.
+    """
+    labelled = {file: found for file, found in columns.items() if found.label}
+    for which, facts in (
+        ("columns of images", {file: found.image for file, found in columns.items()}),
+        ("columns of labels", {file: found.label for file, found in labelled.items()}),
+        ("names of classes", {file: found.names for file, found in labelled.items()}),
+    ):
+        first = next(iter(facts), None)
+        other = next((file for file, value in facts.items() if value != facts[first]), None)
+        if other is not None:
+            raise UserError(
+                f"data.path={path}: {first} and {other} have different {which} "
+                f"({str(facts[first])[:60]} and {str(facts[other])[:60]}): write them as one set"
+            )
+    if not labelled:
+        return None, ()
+    found = next(iter(labelled.values()))
+    return found.label, found.names
+
+
+def _clause(label: str | None, names: tuple[str, ...], of_each: dict[str, str | None]) -> str:
+    """What is said of the labels of all rows."""
+    if label is None:
+        return "no classes, since no column of labels is known"
+    known = {found for found in of_each.values() if found is not None}
+    if not known:
+        return f"no classes, since the column {label!r} is empty"
+    if not names and len(known) > max(2, len(of_each) // 2):
+        return (
+            f"no classes, since {label!r} has {len(known):,} values in {len(of_each):,} rows: "
+            "numbers, no classes"
+        )
+    return f"classes by the column {label!r}"
 
 
 def _refuse_several(path, split) -> None:
@@ -180,15 +230,7 @@ def _refuse_several(path, split) -> None:
 
 
 def _open(file: pathlib.Path) -> Table:
-    import pyarrow as pa
-
-    try:
-        if file.suffix.lower() == ".parquet":
-            return _parquet(file)
-        return _arrow(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        text = " ".join(str(error).split())[:150]
-        raise ValueError(f"is damaged, cut short or no table ({text}): fetch it again") from error
+    return _parquet(file) if file.suffix.lower() == ".parquet" else _arrow(file)
 
 
 def _parquet(file: pathlib.Path) -> Table:
@@ -217,39 +259,47 @@ def _arrow(file: pathlib.Path) -> Table:
     source = pa.memory_map(str(file))
     try:
         opened = pa.ipc.open_file(source)
-        batches = [opened.get_batch(i) for i in range(opened.num_record_batches)]
+        count, batch = opened.num_record_batches, opened.get_batch
     except pa.ArrowInvalid:  # as streams, which save_to_disk writes
         source.seek(0)
         opened = pa.ipc.open_stream(source)
-        batches = list(opened)
+        batches = list(opened)  # mapped, unless they are compressed
         # One that was cut between two batches is read as if it were whole.
         source.seek(max(0, source.size() - len(_END)))
         if source.read() != _END:
             raise pa.ArrowInvalid("no mark of its end") from None
+        count, batch = len(batches), batches.__getitem__
 
     def read(group, columns):
-        return pa.Table.from_batches([batches[group]]).select(columns)
+        return pa.Table.from_batches([batch(group)]).select(columns)
 
     def holds(column):
-        found = [batch.column(column) for batch in batches]
-        found = [a.field("bytes") if pa.types.is_struct(a.type) else a for a in found]
-        return not any(array.null_count for array in found)
+        for i in range(count):
+            array = batch(i).column(column)
+            array = array.field("bytes") if pa.types.is_struct(array.type) else array
+            if array.null_count:
+                return False
+        return True
 
-    return Table(opened.schema, [len(batch) for batch in batches], read, holds)
+    return Table(opened.schema, [len(batch(i)) for i in range(count)], read, holds)
 
 
 def _features(schema) -> dict[str, Any]:
     """What `datasets` says of each column, by its name; {} where nothing says it."""
     try:
-        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _columns(schema) -> Columns:
     import pyarrow as pa
 
     features, names = _features(schema), list(schema.names)
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"has several columns called {', '.join(sorted(twice))}: rename them")
 
     def is_kind(name, kind):
         return isinstance(features.get(name), dict) and features[name].get("_type") == kind
@@ -257,8 +307,10 @@ def _columns(schema) -> Columns:
     def holds_files(name):
         kind = schema.field(name).type
         if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+            inside = kind.get_field_index("bytes")
+            whole = inside >= 0 and kind.field(inside).type
+            return bool(whole) and (_is_bytes(whole) or pa.types.is_null(whole))
+        return _is_bytes(kind)
 
     files = [name for name in names if holds_files(name)]
     known = [name for name in files if is_kind(name, "Image")] or files
@@ -280,9 +332,11 @@ def _columns(schema) -> Columns:
     numbered = [name for name in names if is_kind(name, "ClassLabel")]
     plain = [name for name in names if name in _LABEL_COLUMNS and _is_scalar(schema, name)]
     label = min(numbered or plain, key=lambda name: _rank(name, _LABEL_COLUMNS), default=None)
-    of_label = tuple(features[label].get("names") or ()) if label in numbered else ()
+    of_label = features[label].get("names") or () if label in numbered else ()
+    if not all(isinstance(name, str) for name in of_label) or len(set(of_label)) < len(of_label):
+        raise ValueError(f"has names of classes in {label!r} that are no different texts")
     others = tuple(name for name in names if name not in (image, label))
-    return Columns(image, label, of_label, others)
+    return Columns(image, label, tuple(of_label), others)
 
 
 def _short(schema, names) -> str:
@@ -293,11 +347,33 @@ def _rank(name, known) -> int:
     return known.index(name) if name in known else len(known)
 
 
+def _is_bytes(kind) -> bool:
+    import pyarrow as pa
+
+    return kind in (pa.binary(), pa.large_binary(), pa.binary_view())
+
+
 def _is_scalar(schema, name) -> bool:
+    """Whether a column may hold labels; of floats those that are whole do, as pandas has them."""
     import pyarrow as pa
 
     kind = schema.field(name).type
-    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    texts = (pa.string(), pa.large_string(), pa.string_view())
+    return (
+        kind in texts
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_floating(kind)
+    )
+
+
+def _as_text(label) -> str | None:
+    if isinstance(label, float):
+        if label != label:  # what is missing, in pandas
+            return None
+        label = int(label) if label.is_integer() else label
+    return None if label is None else str(label)
 
 
 def _labels(table: Table, columns: Columns) -> list[str | None] | None:
@@ -307,7 +383,7 @@ def _labels(table: Table, columns: Columns) -> list[str | None] | None:
     groups = (table.read(i, [columns.label])[columns.label] for i in range(len(table.lengths)))
     found = list(itertools.chain.from_iterable(group.to_pylist() for group in groups))
     if not columns.names:
-        return [None if label is None else str(label) for label in found]
+        return [_as_text(label) for label in found]
     # What has no label is -1 there.
     known = range(len(columns.names))
     strange = {label for label in found if label not in (None, -1) and label not in known}
@@ -328,7 +404,7 @@ class _Groups:
 
         @functools.lru_cache(maxsize=2)
         def group(i):
-            return table.read(i, [column])[column].combine_chunks()
+            return table.read(i, [column])[column]
 
         self._group = group
 
@@ -344,20 +420,21 @@ def _content(groups: _Groups, row: int, folder: pathlib.Path) -> bytes:
     """The image file in a row, or the one that it names."""
     import pyarrow as pa
 
-    value = groups[row]
-    path = None
-    if pa.types.is_struct(value.type):
-        path = value["path"].as_py() if value.type.get_field_index("path") >= 0 else None
-        value = value["bytes"]
-    if value.is_valid:
-        buffer = value.as_buffer()
-        check_bytes(buffer.size)
-        return buffer.to_pybytes()
-    if not path:
+    with _one_reason():
+        value, path = groups[row], None
+        if pa.types.is_struct(value.type):
+            path = value["path"].as_py() if value.type.get_field_index("path") >= 0 else None
+            value = value["bytes"]
+        content = value.as_py() if value.is_valid else None
+    if content is not None:
+        check_bytes(len(content))
+        return content
+    if not isinstance(path, str) or not path:
         raise ValueError("has neither bytes nor a path")
-    if not (folder / path).is_file():
+    file = folder / path
+    if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
-            f"is not in the table, which names {path}, where nothing is: write the set by "
-            "save_to_disk or push_to_hub, which put images in"
+            f"is not in the table, which names {path}, and there is no such file below its folder: "
+            "write the set by save_to_disk or push_to_hub, which put images in"
         )
-    return read_file(folder / path)
+    return read_file(file)
