@@ -108,6 +108,8 @@ def parse():
             if not isinstance(CONFIG.value, ConfigDict):
                 raise TypeError("get_config() must return an ml_collections.ConfigDict")
             CONFIG.value.to_dict()
+    except UserError:  # of a configuration file that reads what it is about
+        raise
     except Exception as e:  # absl, ml_collections and the configuration file each raise their own
         reason, inner = e, e.args[0] if e.args else None
         if isinstance(e, KeyError) or isinstance(inner, KeyError):

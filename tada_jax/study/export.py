@@ -3,7 +3,7 @@
 import pathlib
 
 from tada_jax.data import classes
-from tada_jax.model import unet
+from tada_jax.model import schedule, unet
 from tada_jax.study.evaluation import read_result
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
@@ -41,15 +41,14 @@ def export(config, workdir) -> pathlib.Path:
     folder = run.workdir / "export" / name
     try:
         if c.format == "adm":
+            if run.config.schedule.name not in schedule.SCHEDULES:
+                raise ValueError("guided-diffusion tells its network timesteps")
             tensors = write.adm_tensors(network, params, max(shape[:2]))
             files = {"model.safetensors": tensors}
         else:
             files = _pipeline(run, network, params)
     except ValueError as error:
-        remedy = "adm" if c.format == "diffusers" else "diffusers"
-        raise UserError(
-            f"config.export.format={c.format!r}: {error}: config.export.format={remedy} may do"
-        ) from error
+        raise UserError(f"config.export.format={c.format!r}: {error}") from error
     if backend.is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +58,11 @@ def export(config, workdir) -> pathlib.Path:
             raise UserError(
                 f"{folder} cannot be written ({error.strerror}): free some space"
             ) from error
+        if run.parts.guidance != 1:
+            logs.say(
+                f"warning: config.sample.guidance={run.parts.guidance:g} is no part of the "
+                "network: what draws from it has to guide it"
+            )
         if network.num_classes and c.format == "diffusers":
             logs.say(
                 "warning: pipelines of diffusers give their network no class: name one by "
@@ -119,7 +123,7 @@ def card(run, network) -> str:
     ]
     if c.export.license is None:
         lines += ["Whoever trained it has stated no licence (`config.export.license`).", ""]
-    lines += _usage(pipeline, c.export.scheduler, c.schedule.total_timesteps)
+    lines += _usage(pipeline, c.export.scheduler, c.schedule.total_timesteps, c)
     data = run.workdir / "data.txt"
     if data.is_file():
         lines += ["## Data", "", "```", data.read_text().rstrip(), "```", ""]
@@ -128,10 +132,18 @@ def card(run, network) -> str:
     return "\n".join([*lines, "## Configuration", "", "```json", saved, "```", ""])
 
 
-def _usage(pipeline, scheduler, total):
+def _usage(pipeline, scheduler, total, c):
     if not pipeline:
         return [
-            "`model.safetensors` has the names of guided-diffusion's state dicts.",
+            "`model.safetensors` has the names of guided-diffusion's state dicts. What they do not "
+            f"tell: {c.model.norm_groups} groups of normalisation, "
+            + (
+                f"{c.model.num_heads} heads"
+                if c.model.num_heads
+                else f"heads of {c.model.head_channels} channels"
+            )
+            + f", qkv in {c.model.attention_order} order, the {c.schedule.name} schedule of "
+            f"{total:,} timesteps, prediction of {c.diffusion.parameterisation}.",
             "",
         ]
     kind = write.PIPELINES[scheduler]

@@ -84,17 +84,21 @@ _OTHERS = {
     "model.map_noise.": "EDM",
     "map_noise.": "EDM",
     "module.": "a model that was saved in parallel (its names begin with module.)",
+    "model.": "a model inside another (its names begin with model.)",
     "init_conv.": "denoising-diffusion-pytorch",
     "model.init_conv.": "denoising-diffusion-pytorch",
     "x_embedder.": "DiT",
 }
 
 
-def _shape(shapes, name):
-    try:
-        return shapes[name]
-    except KeyError:
-        raise ValueError(f"lacks {name}: fetch it again, or save the whole state dict") from None
+def _shape(shapes, name, axes):
+    """The shape of a tensor that must be there, with so many axes, none of them empty."""
+    if name not in shapes:
+        raise ValueError(f"lacks {name}: fetch it again, or save the whole state dict")
+    shape = shapes[name]
+    if len(shape) != axes or not all(shape):
+        raise ValueError(f"has {name} of the shape {list(shape)}, which does not fit")
+    return shape
 
 
 def _multiples(widths, channels):
@@ -106,9 +110,9 @@ def _multiples(widths, channels):
 
 
 def _of_adm(shapes) -> Inferred:
-    channels = _shape(shapes, "time_embed.0.weight")[1]
-    in_channels = _shape(shapes, "input_blocks.0.0.weight")[1]
-    outputs = _shape(shapes, "out.2.weight")[0]
+    channels = _shape(shapes, "time_embed.0.weight", 2)[1]
+    in_channels = _shape(shapes, "input_blocks.0.0.weight", 4)[1]
+    outputs = _shape(shapes, "out.2.weight", 4)[0]
     inputs = _modules(shapes, "input_blocks")
     up = _modules(shapes, "output_blocks")
     if not up:
@@ -137,15 +141,18 @@ def _of_adm(shapes) -> Inferred:
             "levels: fetch it again, or save the whole state dict"
         )
     firsts = [1 + level * (blocks + 1) for level in range(levels)]
-    widths = [_shape(shapes, f"input_blocks.{i}.0.out_layers.3.weight")[0] for i in firsts]
+    widths = [_shape(shapes, f"input_blocks.{i}.0.out_layers.3.weight", 4)[0] for i in firsts]
     attends = tuple(f"input_blocks.{i}.1.qkv.weight" in shapes for i in firsts)
     # Of a single level nothing tells, and nothing depends on it.
     updown = levels == 1 or any(
         part == "in_layers" for block in enlarging for module, part in up[block] if module
     )
-    scale_shift = _shape(shapes, "input_blocks.1.0.emb_layers.1.weight")[0] == 2 * widths[0]
+    embedded = _shape(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
+    scale_shift = embedded == 2 * widths[0]
     improved = not updown
-    classes = shapes.get("label_emb.weight", (0,))[0]
+    classes = 0
+    if "label_emb.weight" in shapes:
+        classes = _shape(shapes, "label_emb.weight", 2)[0]
     network = {
         "channels": channels,
         "channel_mult": _multiples(widths, channels),
@@ -205,53 +212,125 @@ def _learned(outputs, in_channels) -> bool:
 # diffusers
 
 
-def _of_diffusers(shapes, config) -> Inferred:
-    def of(name, default):
-        value = config.get(name, default)
-        return default if value is None else value
+class _Config:
+    """The config.json of diffusers, whose fields have types; null counts as missing."""
 
-    widths = [int(width) for width in of("block_out_channels", ())]
-    kinds = [*of("down_block_types", ()), *of("up_block_types", ())]
-    strange = sorted(set(kinds) - _BLOCKS)
-    if not widths or strange or len(kinds) != 2 * len(widths):
+    def __init__(self, fields: dict):
+        self._fields = fields
+
+    def whole(self, name, default, least=0, most=100_000):
+        """A whole number between two."""
+        value = self._fields.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"has {name}={_short(value)}, no number from {least} to {most:,}")
+        return value
+
+    def wholes(self, name):
+        """A list of positive whole numbers."""
+        value = self._fields.get(name)
+        numbers = isinstance(value, list) and all(
+            isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in value
+        )
+        if not numbers or not value:
+            raise ValueError(f"has {name}={_short(value)}, no list of whole numbers")
+        return value
+
+    def texts(self, name):
+        """A list of texts."""
+        value = self._fields.get(name)
+        if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+            raise ValueError(f"has {name}={_short(value)}, no list of texts")
+        return value
+
+    def one_of(self, name, default, known):
+        """One of some values."""
+        value = self._fields.get(name)
+        value = default if value is None else value
+        if not any(value is each or value == each for each in known):
+            raise ValueError(
+                f"has {name}={_short(value)}, and {', '.join(map(str, known))} is known"
+            )
+        return value
+
+    def number(self, name, default):
+        """A positive number."""
+        value = self._fields.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise ValueError(f"has {name}={_short(value)}, no number between 0 and 1")
+        return float(value)
+
+    def side(self, name):
+        """The longer side of a size, a number or two; None without."""
+        value = self._fields.get(name)
+        sides = value if isinstance(value, list) else [value]
+        if value is None or not sides or not all(type(x) is int and x > 0 for x in sides):
+            return None
+        return max(sides)
+
+
+def _short(value) -> str:
+    return repr(value)[:40]
+
+
+def _of_diffusers(shapes, fields) -> Inferred:
+    config = _Config(fields)
+    widths = config.wholes("block_out_channels")
+    levels = len(widths)
+    down, up = config.texts("down_block_types"), config.texts("up_block_types")
+    strange = sorted({*down, *up} - _BLOCKS)
+    if strange:
         raise ValueError(
-            f"is of a network of {', '.join(strange) or 'no'} blocks: of UNet2DModel, those of "
+            f"is of a network of {', '.join(strange)} blocks: of UNet2DModel, those of "
             f"{', '.join(sorted(_BLOCKS))} are known"
         )
-    levels = len(widths)
-    attends = tuple(kind.startswith("Attn") for kind in kinds[:levels])
-    if attends != tuple(kind.startswith("Attn") for kind in reversed(kinds[levels:])):
+    if not len(down) == len(up) == levels:
+        raise ValueError(
+            f"has {levels} block_out_channels, {len(down)} down_block_types and {len(up)} "
+            "up_block_types, which must be as many"
+        )
+    attends = tuple(kind.startswith("Attn") for kind in down)
+    if attends != tuple(kind.startswith("Attn") for kind in reversed(up)):
         raise ValueError("has other attention on the way up than on the way down")
     for field, (known, what) in _FIXED.items():
-        value = config.get(field)
-        if value is not None and value not in known:
-            raise ValueError(f"has {field}={value!r}, and {what}")
-    in_channels, outputs = of("in_channels", 3), of("out_channels", 3)
-    groups = of("norm_num_groups", 32)
-    if of("attn_norm_num_groups", groups) != groups:
+        value = fields.get(field)
+        if value is not None and not any(value == each for each in known):
+            raise ValueError(f"has {field}={_short(value)}, and {what}")
+    in_channels = config.whole("in_channels", 3, 1)
+    outputs = config.whole("out_channels", 3, 1)
+    groups = config.whole("norm_num_groups", 32, 1)
+    if config.whole("attn_norm_num_groups", groups, 1) != groups:
         raise ValueError("has attentions with other norm_num_groups than its other blocks")
-    head = config.get("attention_head_dim", 8)
-    shift = of("resnet_time_scale_shift", "default") == "scale_shift"
-    if shift and config.get("attn_norm_num_groups") is None:
+    one_head = "attention_head_dim" in fields and fields["attention_head_dim"] is None
+    head = config.whole("attention_head_dim", 8, 1)
+    times = ("default", "scale_shift")
+    shift = config.one_of("resnet_time_scale_shift", "default", times) == "scale_shift"
+    if shift and fields.get("attn_norm_num_groups") is None:
         raise ValueError(
             "has no attn_norm_num_groups beside scale_shift, with which diffusers leaves the "
             "normalisation before its middle attention out"
         )
-    updown = _resampling(config, kinds)
+    padding = config.whole("downsample_padding", 1, 0, 1)
+    flipped = config.one_of("flip_sin_to_cos", True, (True, False))
+    classes = 0
+    if "class_embedding.weight" in shapes:
+        classes = _shape(shapes, "class_embedding.weight", 2)[0]
     network = {
         "channels": widths[0],
         "channel_mult": _multiples(widths, widths[0]),
-        "num_res_blocks": of("layers_per_block", 2),
-        "resblock_updown": updown,
+        # Each has tensors: no more than there are, whatever the number says.
+        "num_res_blocks": config.whole("layers_per_block", 2, 1, len(shapes)),
+        "resblock_updown": _resampling(config, [*down, *up]),
         "conv_resample": True,
-        "downsample_padding": "both" if of("downsample_padding", 1) else "end",
+        "downsample_padding": "both" if padding else "end",
         "scale_shift": shift,
         "norm_groups": groups,
-        "norm_epsilon": float(of("norm_eps", 1e-5)),
-        "time_embedding": "cos_sin" if of("flip_sin_to_cos", True) else "sin_cos",
-        "time_shift": int(of("freq_shift", 0)),
-        "num_classes": shapes.get("class_embedding.weight", (0,))[0],
-        **({"num_heads": 1} if head is None else {"head_channels": int(head), "num_heads": 0}),
+        "norm_epsilon": config.number("norm_eps", 1e-5),
+        "time_embedding": "cos_sin" if flipped else "sin_cos",
+        "time_shift": config.whole("freq_shift", 0, 0, 1),
+        "num_classes": classes,
+        **({"num_heads": 1} if one_head else {"head_channels": head, "num_heads": 0}),
         "attention_order": "new",  # that is how its three parts are joined
     }
     old = any(name.endswith("attentions.0.query.weight") for name in shapes)
@@ -264,7 +343,7 @@ def _of_diffusers(shapes, config) -> Inferred:
         _learned(outputs, in_channels),
         attends,
         lambda network: names.of_diffusers(network, attends, old_attention=old),
-        of("sample_size", None),
+        config.side("sample_size"),
     )
 
 
@@ -291,7 +370,9 @@ _FIXED = {
 def _resampling(config, kinds) -> bool:
     """Whether sizes change inside residual blocks."""
     with_attention = any(kind.startswith("Attn") for kind in kinds)
-    asked = {config.get("downsample_type") or "conv", config.get("upsample_type") or "conv"}
+    ways_known = ("conv", "resnet")
+    fields = ("downsample_type", "upsample_type")
+    asked = {config.one_of(field, "conv", ways_known) for field in fields}
     plain = {kind for kind in kinds if kind in ("DownBlock2D", "UpBlock2D")}
     inside = {kind for kind in kinds if kind.startswith("Resnet")}
     ways = set()

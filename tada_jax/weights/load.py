@@ -62,6 +62,10 @@ def load_weights(path, side=None, **fields) -> Pretrained:
     if side is None:
         raise UserError(f"{path} does not tell for which images it was made: pass side=64, or so")
     network = weights.inferred.unet(side, **fields)
+    try:
+        network.check((side, side))
+    except ValueError as error:
+        raise UserError(f"init.weights={path}: {error}") from error
     return Pretrained(network, _params(weights, network), weights)
 
 

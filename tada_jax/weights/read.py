@@ -1,13 +1,13 @@
 """Weights of others from a file or a folder, with the network that they are of."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from tada_jax.data.names import parse_json
 from tada_jax.model import schedule as schedules
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import expanded
@@ -17,7 +17,30 @@ from tada_jax.weights.inference import Inferred, infer
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _MODEL = "diffusion_pytorch_model"  # of diffusers, .safetensors or .bin
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-_VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+_VARIANCES = {
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",
+    "fixed_large": "fixed_large",
+    "fixed_large_log": "fixed_large",
+    "learned_range": "learned_range",
+}
+_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
+_MOST_TIMESTEPS = 100_000
+# Of diffusers, those of networks that predict at timesteps of one of our schedules.
+_SCHEDULERS = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+_TYPES = ("float16", "float32", "float64", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,25 +79,33 @@ def read(path) -> Weights:
         if path.is_dir():
             file, config, scheduler = _of_folder(path)
         tensors = _tensors(file)
+        _check_types(tensors)
         inferred = infer({name: tuple(tensors.shape(name)) for name in tensors}, config)
+        schedule, more, said = _of_scheduler(scheduler or {}) if scheduler else ({}, {}, [])
     except OSError as error:
         raise UserError(
             f"init.weights={path} cannot be read ({error.strerror or error})"
         ) from error
     except ValueError as error:
         raise UserError(f"init.weights={path} {error}") from error
-    said = []
     diffusion = {"parameterisation": "eps"}
     diffusion["variance"] = "learned_range" if inferred.learned_variance else "fixed_large"
-    if scheduler is not None:
-        schedule, more, said = _of_scheduler(scheduler)
-        inferred = dataclasses.replace(inferred, schedule=inferred.schedule | schedule)
-        diffusion |= more
+    inferred = dataclasses.replace(inferred, schedule=inferred.schedule | schedule)
+    diffusion |= more
     return Weights(path, tensors, inferred, diffusion, tuple(said))
 
 
 def _of_folder(path: pathlib.Path) -> tuple[pathlib.Path, dict, dict | None]:
     """(file of tensors, its config, that of the scheduler if there is one) of diffusers."""
+    index = path / "model_index.json"
+    if index.is_file():
+        pipeline = _json(index)
+        kind = pipeline.get("_class_name")
+        if kind not in _PIPELINES or any(part in pipeline for part in ("vae", "vqvae")):
+            raise ValueError(
+                f"is a {str(kind)[:40]} of diffusers: {' and '.join(_PIPELINES)}, of pixels, are "
+                "read"
+            )
     model = path / "unet" if (path / "unet" / "config.json").is_file() else path
     if not (model / "config.json").is_file():
         raise ValueError(
@@ -93,7 +124,7 @@ def _of_folder(path: pathlib.Path) -> tuple[pathlib.Path, dict, dict | None]:
 
 def _json(file: pathlib.Path) -> dict:
     try:
-        found = json.loads(file.read_text())
+        found = parse_json(file.read_text())
     except ValueError as error:
         raise ValueError(f"has a {file.name} that is no JSON ({error})") from error
     if not isinstance(found, dict):
@@ -118,6 +149,9 @@ class _Torch(Mapping):
 
     def shape(self, name):
         return self._tensors[name].shape
+
+    def type(self, name):
+        return self._tensors[name].dtype.name
 
 
 class _Safetensors(Mapping):
@@ -144,6 +178,11 @@ class _Safetensors(Mapping):
     def shape(self, name):
         return self._file.get_slice(name).get_shape()
 
+    def type(self, name):
+        kind = self._file.get_slice(name).get_dtype()
+        known = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
+        return known.get(kind, kind)
+
 
 def _tensors(file: pathlib.Path):
     ending = file.suffix.lower()
@@ -161,34 +200,54 @@ def _tensors(file: pathlib.Path):
 
 
 def _of_scheduler(config: dict) -> tuple[dict, dict, list[str]]:
-    """(fields of `schedule`, fields of `diffusion`, lines) of diffusers' scheduler."""
-    total = int(config.get("num_train_timesteps", 1000))
-    schedule, diffusion, said = {"total_timesteps": total}, {}, []
+    """(fields of `schedule`, fields of `diffusion`, lines) of diffusers' scheduler.
+
+    Raises:
+      ValueError: for one of networks that mean something else.
+    """
+    kind = config.get("_class_name", _SCHEDULERS[0])
+    if kind not in _SCHEDULERS:
+        raise ValueError(f"has the scheduler {str(kind)[:40]}, whose network means something else")
+    total = config.get("num_train_timesteps", 1000)
+    if type(total) is not int or not 2 <= total <= _MOST_TIMESTEPS:
+        raise ValueError(
+            f"has num_train_timesteps={total!r}, no number from 2 to {_MOST_TIMESTEPS:,}"
+        )
+    if config.get("rescale_betas_zero_snr"):
+        raise ValueError("has rescale_betas_zero_snr, a noise schedule that ends in noise alone")
+    prediction = config.get("prediction_type") or "epsilon"
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
+        raise ValueError(
+            f"has prediction_type={str(prediction)[:40]!r}, and {', '.join(_PREDICTIONS)} are known"
+        )
+    schedule, said = {"total_timesteps": total}, []
     name = _known_schedule(config, total)
     if name is None:
         said.append("its noise schedule is none of linear and cosine: the configuration's is taken")
     else:
         schedule["name"] = name
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction in _PREDICTIONS:
-        diffusion["parameterisation"] = _PREDICTIONS[prediction]
-    variance = config.get("variance_type", "fixed_small")
-    if variance in _VARIANCES:
-        diffusion["variance"] = variance
+    diffusion = {"parameterisation": _PREDICTIONS[prediction]}
+    variance = config.get("variance_type")
+    if isinstance(variance, str) and variance in _VARIANCES:
+        diffusion["variance"] = _VARIANCES[variance]
     return schedule, diffusion, said
 
 
 def _known_schedule(config: dict, total: int) -> str | None:
     """The name of the schedule with these betas; None if there is none."""
-    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    if config.get("trained_betas") is not None:
-        betas = np.asarray(config["trained_betas"], np.float64)
-    elif config.get("beta_schedule", "linear") == "linear":
-        betas = np.linspace(start, end, total)
-    elif config["beta_schedule"] == "squaredcos_cap_v2":
+    betas = config.get("trained_betas")
+    kind = config.get("beta_schedule", "linear")
+    if betas is None and kind == "squaredcos_cap_v2":
         return "cosine"
-    else:
-        return None
+    if betas is None and kind == "linear":
+        ends = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+        if not all(type(end) in (int, float) for end in ends):
+            raise ValueError(f"has a linear schedule from {ends[0]!r} to {ends[1]!r}")
+        betas = np.linspace(*ends, total)
+    try:
+        betas = np.asarray(betas, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("has trained_betas that are no numbers") from None
     for name in schedules.SCHEDULES:
         try:
             ours = schedules.make(name, total).betas
@@ -197,3 +256,11 @@ def _known_schedule(config: dict, total: int) -> str | None:
         if betas.shape == ours.shape and np.allclose(betas, ours, rtol=1e-4, atol=1e-7):
             return name
     return None
+
+
+def _check_types(tensors) -> None:
+    """Refuses tensors of other numbers, as those of a quantised network."""
+    for name in tensors:
+        kind = tensors.type(name)
+        if kind not in _TYPES:
+            raise ValueError(f"has {name} of {kind} numbers, and {', '.join(_TYPES)} are read")

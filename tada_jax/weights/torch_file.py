@@ -65,10 +65,10 @@ def read_state_dict(path):
         if not isinstance(tree, dict):
             raise ValueError("it holds no dict of tensors")
         tensors = {str(name): x for name, x in tree.items() if isinstance(x, _Tensor)}
-        inside = [
-            str(name) for name, x in tree.items() if isinstance(x, dict) and _holds_tensors(x)
-        ]
-        if inside and not tensors:
+        inside = [str(name) for name, x in tree.items() if isinstance(x, dict) and _count(x)]
+        if inside and sum(_count(tree[name]) for name in tree if str(name) in inside) > len(
+            tensors
+        ):
             raise ValueError(f"its tensors lie under {', '.join(inside)}: save one of these alone")
         # Tensors may share numbers and repeat them (stride 0), but not fill the memory with them.
         if sum(x.nbytes for x in tensors.values()) > 4 * len(content) + 2**20:
@@ -82,8 +82,9 @@ def read_state_dict(path):
         ) from e
 
 
-def _holds_tensors(tree):
-    return any(isinstance(x, _Tensor) for x in tree.values())
+def _count(tree):
+    """How many tensors are in a dict."""
+    return sum(isinstance(x, _Tensor) for x in tree.values())
 
 
 def _read_zip(content):

@@ -214,6 +214,9 @@ def misshapen(tensors):
         (without("out.0.bias"), "lacks out.0.bias: fetch it again"),
         (lambda t: t | {"more.weight": np.ones(2, np.float32)}, "has more.weight besides"),
         (with_nan, "has numbers in out.2.bias that are not finite"),
+        (lambda t: {k: v.astype(np.int8) for k, v in t.items()}, "of I8 numbers, and float16"),
+        (lambda t: t | {"out.2.weight": np.float32([1])}, "has out.2.weight of the shape [1]"),
+        (lambda t: {f"model.{k}": v for k, v in t.items()}, "its names begin with model."),
         (misshapen, r"has out.0.weight of the shape [3], which does not fit"),
         (without("output_blocks.5.0.in_layers.0.weight"), "lacks output_blocks.5.0"),
         (lambda t: {f"module.{k}": v for k, v in t.items()}, "saved in parallel"),
@@ -284,6 +287,13 @@ def test_nothing_in_a_file_is_run(tmp_path):
     ("change", "message"),
     [
         ({"down_block_types": ["SkipDownBlock2D"] * 3}, "is of a network of SkipDownBlock2D"),
+        ({"down_block_types": ["DownBlock2D"]}, "has 3 block_out_channels, 1 down_block_types"),
+        ({"block_out_channels": [0, 8, 8]}, "block_out_channels=[0, 8, 8], no list of whole"),
+        ({"block_out_channels": "abc"}, "block_out_channels='abc', no list"),
+        ({"layers_per_block": 10**9}, "layers_per_block=1000000000, no number from 1 to"),
+        ({"attention_head_dim": [8]}, "attention_head_dim=[8], no number"),
+        ({"norm_eps": "small"}, "norm_eps='small', no number"),
+        ({"in_channels": "3"}, "in_channels='3', no number"),
         ({"attn_norm_num_groups": None}, "leaves the normalisation before its middle attention"),
         ({"act_fn": "gelu"}, "has act_fn='gelu', and activations are SiLU here"),
         ({"downsample_type": "conv"}, "inside residual blocks in some of its levels alone"),
@@ -295,6 +305,37 @@ def test_other_networks_of_diffusers_are_refused(change, message, tmp_path):
     file = folder / "unet" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert message in refusal(folder, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "whose network means something else"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction', and epsilon"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr, a noise schedule that ends"),
+        ({"num_train_timesteps": "x"}, "num_train_timesteps='x', no number"),
+        ({"beta_start": "a"}, "has a linear schedule from 'a'"),
+        ({"trained_betas": ["a"]}, "trained_betas that are no numbers"),
+    ],
+)
+def test_schedulers_of_other_networks_are_refused(change, message, tmp_path):
+    assert message in refusal(diffusers_folder(tmp_path / "a", **change), num_classes=0)
+
+
+def test_pipelines_of_other_networks_are_refused(tmp_path):
+    folder = diffusers_folder(tmp_path / "a")
+    for index in ({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, {}):
+        (folder / "model_index.json").write_text(json.dumps(index))
+        assert "DDPMPipeline and DDIMPipeline, of pixels, are read" in refusal(
+            folder, num_classes=0
+        )
+
+
+def test_a_size_of_two_sides(tmp_path):
+    folder = diffusers_folder(tmp_path / "a")
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": [8, 16]}))
+    assert read.read(folder).inferred.resolution == 16
 
 
 def test_from_python(tmp_path):
