@@ -126,7 +126,8 @@ def compare(options, folder):
             spread = torch.randn_like(parameter) / fan_in**0.5
             parameter.copy_(spread if parameter.ndim > 1 else parameter + 0.3 * spread)
     made.save_pretrained(folder / "theirs")
-    loaded = load.load(folder / "theirs", network, shape, params).params
+    order = network.attention_order
+    loaded = load.load_weights(folder / "theirs", attention_order=order).params
     ours, theirs = outputs(network, loaded, made, shape)
     into = np.abs(ours - theirs).max() / np.abs(ours).max()
     again = names.to_theirs(names.of_diffusers(network, has), loaded)

@@ -124,7 +124,7 @@ def _params(weights: Weights, network) -> dict:
     try:
         wanted = names.shapes(network, found.attends, found.in_channels)
         inference.check({name: tuple(tensors.shape(name)) for name in tensors}, entries, wanted)
-        return names.to_ours(entries, tensors)
+        return names.to_ours(entries, tensors, tensors.release)
     except ValueError as error:
         raise UserError(f"init.weights={weights.path} {error}") from error
 

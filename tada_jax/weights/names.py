@@ -365,8 +365,17 @@ def of_diffusers(
     return entries
 
 
-def to_ours(entries: Sequence[Entry], tensors: Mapping[str, np.ndarray]) -> dict:
+def to_ours(
+    entries: Sequence[Entry],
+    tensors: Mapping[str, np.ndarray],
+    release: Callable[[], None] = lambda: None,
+) -> dict:
     """Parameters of a `UNet`, float32, from tensors by name.
+
+    Args:
+      entries: the table of the network.
+      tensors: by name.
+      release: called after each, to give back what its reading took.
 
     Raises:
       KeyError: if one is missing.
@@ -378,6 +387,7 @@ def to_ours(entries: Sequence[Entry], tensors: Mapping[str, np.ndarray]) -> dict
         made = np.ascontiguousarray(made, np.float32)
         if not np.isfinite(made.sum(dtype=np.float64)):  # which is quicker than to look at each
             raise ValueError(f"has numbers in {entry.names[0]} that are not finite")
+        release()
         return made
 
     params = {}

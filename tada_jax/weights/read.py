@@ -153,6 +153,9 @@ class _Torch(Mapping):
     def type(self, name):
         return self._tensors[name].dtype.name
 
+    def release(self):
+        self._tensors.release()
+
 
 class _Safetensors(Mapping):
     """The tensors of a .safetensors file."""
@@ -182,6 +185,9 @@ class _Safetensors(Mapping):
         kind = self._file.get_slice(name).get_dtype()
         known = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
         return known.get(kind, kind)
+
+    def release(self):
+        """Nothing: each tensor is a copy."""
 
 
 def _tensors(file: pathlib.Path):

@@ -37,6 +37,28 @@ _DTYPES = {
 }
 
 
+class StateDict(dict):
+    """Tensors by name, views of a file that is mapped.
+
+    Attributes:
+      release: gives back the memory in which the file has been looked at.
+    """
+
+    def __init__(self, tensors, release):
+        super().__init__(tensors)
+        self.release = release
+
+
+def _release_of(content):
+    """What lets go of the pages of a mapped file; they are read again where they are looked at."""
+
+    def release():
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            content.madvise(mmap.MADV_DONTNEED)
+
+    return release
+
+
 def read_state_dict(path):
     """The tensors of a file, by name.
 
@@ -44,7 +66,7 @@ def read_state_dict(path):
       path: of a .pth or .pt file with a dict of tensors, or one under the key "state_dict".
 
     Returns:
-      {name: array}, views of the file that cannot be written; what is no tensor is left out.
+      A `StateDict`, of views of the file that cannot be written; what is no tensor is left out.
       bfloat16 becomes float32.
 
     Raises:
@@ -59,7 +81,8 @@ def read_state_dict(path):
         raise UserError(f"{path} cannot be read ({e.strerror}): name a file of PyTorch's") from e
     try:
         is_zip = content[:2] == b"PK"
-        tree, storages, order = (_read_zip if is_zip else _read_older)(content)
+        release = _release_of(content)
+        tree, storages, order = (_read_zip if is_zip else _read_older)(content, release)
         if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
             tree = tree["state_dict"]
         if not isinstance(tree, dict):
@@ -73,7 +96,8 @@ def read_state_dict(path):
         # Tensors may share numbers and repeat them (stride 0), but not fill the memory with them.
         if sum(x.nbytes for x in tensors.values()) > 4 * len(content) + 2**20:
             raise ValueError("its tensors are much larger than the file")
-        return {name: x.array(storages, order) for name, x in tensors.items()}
+        arrays = {name: x.array(storages, order) for name, x in tensors.items()}
+        return StateDict(arrays, release)
     except Exception as e:  # damaged files make pickletools and zipfile raise almost anything
         reason = " ".join(f"{e}".split())[:200] or type(e).__name__
         raise UserError(
@@ -87,7 +111,7 @@ def _count(tree):
     return sum(isinstance(x, _Tensor) for x in tree.values())
 
 
-def _read_zip(content):
+def _read_zip(content, release):
     whole = memoryview(content)
     with zipfile.ZipFile(io.BufferedReader(_Raw(whole))) as archive:
 
@@ -101,6 +125,7 @@ def _read_zip(content):
             member = whole[start : start + info.file_size]
             if len(member) != info.file_size or zlib.crc32(member) != info.CRC:
                 raise ValueError(f"{name} is damaged")
+            release()
             return member
 
         folders = [
@@ -138,7 +163,8 @@ class _Raw(io.RawIOBase):
         return len(part)
 
 
-def _read_older(content):
+def _read_older(content, release):
+    del release  # nothing but the beginning is looked at
     whole = memoryview(content)
     file = io.BufferedReader(_Raw(whole))
     if [_unpickled(file)[0] for _ in range(2)] != [_MAGIC, _PROTOCOL]:
