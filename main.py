@@ -4,6 +4,7 @@
     python main.py --config=configs/digits_tada.py --dry_run
     python main.py --config=configs/digits_tada.py --mode=sample --config.sample.count=1000
     python main.py --workdir=runs/digits_tada --mode=evaluate
+    python main.py --workdir=runs/digits_tada --mode=export
 
 A run that is there needs no --config: its folder holds its configuration. Any field of
 configs/base.py can be set on the command line: --config.train.batch_size=64

@@ -101,15 +101,12 @@ def card(run, network) -> str:
     """A model card, Markdown: what it is, how to use it, its data, measures and configuration."""
     c = run.config
     h, w, channels = run.parts.image_shape
-    pipeline = c.export.format == "diffusers"
     head = ["---", f"license: {c.export.license or 'unknown'}", "tags:", "- diffusion"]
-    if pipeline:
+    if c.export.format == "diffusers":
         head += ["- unconditional-image-generation", "library_name: diffusers"]
     told = f", conditional on {network.num_classes:,} classes" if network.num_classes else ""
     if run.parts.label is not None:
-        told = (
-            f", of class {classes.Class(run.parts.label, run.class_names[run.parts.label]).title}"
-        )
+        told = f", of {classes.Class(run.parts.label, run.class_names[run.parts.label]).title}"
     lines = [
         *head,
         "---",
@@ -123,7 +120,7 @@ def card(run, network) -> str:
     ]
     if c.export.license is None:
         lines += ["Whoever trained it has stated no licence (`config.export.license`).", ""]
-    lines += _usage(pipeline, c.export.scheduler, c.schedule.total_timesteps, c)
+    lines += _usage(c)
     data = run.workdir / "data.txt"
     if data.is_file():
         lines += ["## Data", "", "```", data.read_text().rstrip(), "```", ""]
@@ -132,18 +129,19 @@ def card(run, network) -> str:
     return "\n".join([*lines, "## Configuration", "", "```json", saved, "```", ""])
 
 
-def _usage(pipeline, scheduler, total, c):
-    if not pipeline:
+def _usage(c):
+    """How to draw from what was exported, or what its tensors do not tell."""
+    total, scheduler = c.schedule.total_timesteps, c.export.scheduler
+    if c.export.format == "adm":
+        own = c.model
+        heads = (
+            f"{own.num_heads} heads" if own.num_heads else f"heads of {own.head_channels} channels"
+        )
         return [
             "`model.safetensors` has the names of guided-diffusion's state dicts. What they do not "
-            f"tell: {c.model.norm_groups} groups of normalisation, "
-            + (
-                f"{c.model.num_heads} heads"
-                if c.model.num_heads
-                else f"heads of {c.model.head_channels} channels"
-            )
-            + f", qkv in {c.model.attention_order} order, the {c.schedule.name} schedule of "
-            f"{total:,} timesteps, prediction of {c.diffusion.parameterisation}.",
+            f"tell: {own.norm_groups} groups of normalisation, {heads}, qkv in "
+            f"{own.attention_order} order, the {c.schedule.name} schedule of {total:,} timesteps, "
+            f"prediction of {c.diffusion.parameterisation}.",
             "",
         ]
     kind = write.PIPELINES[scheduler]

@@ -220,6 +220,16 @@ def _embedding(path, name) -> list[Entry]:
     return [_single((*path, "embedding"), f"{name}.weight")]
 
 
+def _residual(block, name, inside, skip) -> list[Entry]:
+    """A residual block; `inside` are the names of its five layers, `skip` of its projection."""
+    makes = (_norm, _conv, _dense, _norm, _conv)
+    ours = ("norm_in", "conv_in", "emb", "norm_out", "conv_out")
+    entries = []
+    for make, part, theirs in zip(makes, ours, inside):
+        entries += make((block.name, part), f"{name}.{theirs}")
+    return entries + (_conv((block.name, "skip"), f"{name}.{skip}") if block.skips else [])
+
+
 def _three(path, names, order, heads) -> list[Entry]:
     """A projection to q, k and v that theirs keeps in three: [O,I] each, and biases [O]."""
     axis = 1 if order == "legacy" else 0  # of the three, in (heads, 3, d) or (3, heads, d)
@@ -250,13 +260,7 @@ def _three(path, names, order, heads) -> list[Entry]:
 
 def of_adm(network: UNet, attends: Sequence[bool]) -> list[Entry]:
     """The table of guided-diffusion, improved-diffusion and P2-weighting; arguments as `blocks`."""
-    residual = {
-        "norm_in": (_norm, "in_layers.0"),
-        "conv_in": (_conv, "in_layers.2"),
-        "emb": (_dense, "emb_layers.1"),
-        "norm_out": (_norm, "out_layers.0"),
-        "conv_out": (_conv, "out_layers.3"),
-    }
+    inside = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3")
     fixed = {
         "time_in": (_dense, "time_embed.0"),
         "time_out": (_dense, "time_embed.2"),
@@ -287,17 +291,14 @@ def of_adm(network: UNet, attends: Sequence[bool]) -> list[Entry]:
             stack = "input_blocks" if way == "down" else "output_blocks"
             name = f"{stack}.{place[way]}.{side}"
         if block.kind == "res":
-            for part, (make, theirs) in residual.items():
-                entries += make((block.name, part), f"{name}.{theirs}")
-            if block.skips:
-                entries += _conv((block.name, "skip"), f"{name}.skip_connection")
+            entries += _residual(block, name, inside, "skip_connection")
         elif block.kind == "attention":
             entries += _norm((block.name, "norm"), f"{name}.norm")
             entries += _conv1d((block.name, "qkv"), f"{name}.qkv")
             entries += _conv1d((block.name, "proj"), f"{name}.proj_out")
         elif network.conv_resample:
-            inside = "conv" if block.name.endswith("_up") else "op"
-            entries += _conv((block.name, "conv"), f"{name}.{inside}")
+            layer = "conv" if block.name.endswith("_up") else "op"
+            entries += _conv((block.name, "conv"), f"{name}.{layer}")
     return entries
 
 
@@ -314,13 +315,7 @@ def of_diffusers(
       old_attention: whether attentions have the names of diffusers before 0.18, as in the files of
         google/ddpm-*.
     """
-    residual = {
-        "norm_in": (_norm, "norm1"),
-        "conv_in": (_conv, "conv1"),
-        "emb": (_dense, "time_emb_proj"),
-        "norm_out": (_norm, "norm2"),
-        "conv_out": (_conv, "conv2"),
-    }
+    inside = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2")
     fixed = {
         "time_in": (_dense, "time_embedding.linear_1"),
         "time_out": (_dense, "time_embedding.linear_2"),
@@ -356,10 +351,7 @@ def of_diffusers(
         else:
             name = f"{where}.resnets.{block.index}"
         if block.kind == "res":
-            for part, (make, theirs) in residual.items():
-                entries += make((block.name, part), f"{name}.{theirs}")
-            if block.skips:
-                entries += _conv((block.name, "skip"), f"{name}.conv_shortcut")
+            entries += _residual(block, name, inside, "conv_shortcut")
         elif network.conv_resample:
             entries += _conv((block.name, "conv"), f"{name}.conv")
     return entries

@@ -81,7 +81,7 @@ def read(path) -> Weights:
         tensors = _tensors(file)
         _check_types(tensors)
         inferred = infer({name: tuple(tensors.shape(name)) for name in tensors}, config)
-        schedule, more, said = _of_scheduler(scheduler or {}) if scheduler else ({}, {}, [])
+        schedule, more, said = _of_scheduler(scheduler) if scheduler else ({}, {}, [])
     except OSError as error:
         raise UserError(
             f"init.weights={path} cannot be read ({error.strerror or error})"
