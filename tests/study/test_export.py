@@ -1,5 +1,6 @@
 """`--mode=export`: a run for diffusers and guided-diffusion, and a card that says what it is."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 import tada_jax
 from tada_jax.model import continuous, schedule
 from tada_jax.setup.plan import plan
+from tada_jax.study import export
 from tada_jax.training import resume
 from tada_jax.training.checkpoint import Checkpoints
 from tada_jax.weights import load, read, write
@@ -64,13 +66,18 @@ def test_the_files_of_a_pipeline(exported):
 
 
 def test_the_card_says_what_it_is(exported):
-    _, _, folders = exported
+    _, workdir, folders = exported
     card = (folders["ddpm"] / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\n") and "DDPMPipeline.from_pretrained" in card
     assert "8x8 pixels and 1 channels" in card and "EMA of decay" in card and "step 6" in card
     assert "training +" in card and '"method": "tada"' in card  # its data and configuration
     assert "It was not evaluated" in card
-    assert "has stated no licence" in (folders["adm"] / "README.md").read_text()
+    other = (folders["adm"] / "README.md").read_text()
+    assert "has stated no licence" in other
+    assert "4 groups of normalisation, heads of 8 channels, qkv in legacy order" in other
+    run = tada_jax.load_run(workdir)
+    of_three = dataclasses.replace(run, parts=dataclasses.replace(run.parts, label=3))
+    assert "1 channels, of class 3: " in export.card(of_three, run.parts.network)
 
 
 def test_training_begins_with_exported_weights(exported, tmp_path):
