@@ -27,13 +27,16 @@ class Manifest:
     Args:
       path: of the set.
       lies_in: the place of a name on the disk; None where a change of that would not tell.
+
+    Attributes:
+      is_new: whether nothing at this path was ever read before.
     """
 
     def __init__(self, path: pathlib.Path, lies_in: Callable[[str], Place | None]):
         path = pathlib.Path(os.path.abspath(path))
         self._lies_in = lies_in
         self._file = cache_dir() / "manifests" / f"{digest(os.fsencode(path))}.json"
-        self._before, self._now = {}, {}
+        self._before, self._now, self.is_new = {}, {}, not self._file.exists()
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self._file.read_text())
             if _is_whole(found):
@@ -72,7 +75,7 @@ class Manifest:
 
     def save(self) -> None:
         """Writes what is known now, if that is something new; does without where it cannot."""
-        if self._now != self._before:
+        if self._now != self._before or self.is_new:
             with contextlib.suppress(OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(self._file, to_json(self._now))

@@ -17,6 +17,7 @@ from tests.data.pictures import (
     load,
     noise,
     pngs,
+    truth,
     write,
     write_zip,
 )
@@ -26,9 +27,10 @@ def test_a_second_load_decodes_nothing_and_is_equal(tmp_path, monkeypatch):
     files = pngs(*NAMES)
     root = write(tmp_path / "a", files)
     first = load(root, test_fraction=0.5)
-    forbid_decoding(monkeypatch)
-    assert_equal(first, load(root, test_fraction=0.5))
-    assert first.source == load(root, test_fraction=0.5).source
+    with monkeypatch.context() as patch:
+        forbid_decoding(patch)
+        assert_equal(first, load(root, test_fraction=0.5))
+        assert first.source == load(root, test_fraction=0.5).source
     # The same files elsewhere, packed: the same hash.
     assert_equal(first, load(write_zip(tmp_path / "b.zip", files), test_fraction=0.5))
     assert len(list((tmp_path / "cache" / "images").iterdir())) == 1
@@ -78,16 +80,32 @@ def test_a_damaged_cache_is_made_anew(tmp_path, damage):
 
 
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
-    root = write(tmp_path / "a", pngs("1.png", "2.png"))
-    inspect = images.inspect
+    files = {"1.png": encode(noise(8, 8)), "2.png": encode(noise(9, 9))}  # are read twice
+    root = write(tmp_path / "a", files)
+    decode = images.decode
 
-    def meanwhile(content):
-        write(root, pngs("2.png"))
-        return inspect(content)
+    def meanwhile(content, *, resolution, **options):
+        if resolution == 8:
+            write(root, {"2.png": encode(noise(9, 9))})
+        return decode(content, resolution=resolution, **options)
 
-    monkeypatch.setattr(images, "inspect", meanwhile)
+    monkeypatch.setattr(images, "decode", meanwhile)
     assert "2.png changed while it was read" in error(root)
     assert list((tmp_path / "cache" / "images").iterdir()) == []
+
+
+def test_a_file_that_changes_after_its_only_reading_was_what_it_was(tmp_path, monkeypatch):
+    before, after = pngs("1.png"), pngs("1.png")
+    root, inspect = write(tmp_path / "a", before), images.inspect
+
+    def meanwhile(content):
+        write(root, after)
+        return inspect(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "inspect", meanwhile)
+        np.testing.assert_array_equal(load(root).train.images[:], truth(before))
+    np.testing.assert_array_equal(load(root).train.images[:], truth(after))
 
 
 def test_images_stay_on_disk(tmp_path):

@@ -1,0 +1,93 @@
+"""Images that are decoded when they are first read are those that are decoded afterwards."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tada_jax.data import decoding, early, images
+from tests.data.pictures import encode, error, load, noise, pngs, write
+
+RGB, GREY = noise(8, 8), noise(8, 8, channels=1)
+ALPHA = np.dstack([RGB, GREY])
+MASK = (GREY > 99).astype(np.uint8)
+DEEP = GREY.astype(np.uint16) * 16
+
+# name: (images in their order, options, whether each file is read but once)
+SETS = {
+    "colours": ([RGB, noise(8, 8)], {}, True),
+    "grey": ([GREY, GREY.T], {}, True),
+    "grey among colours": ([RGB, GREY, ALPHA], {}, True),
+    "colours after grey": ([GREY, RGB], {}, False),
+    "colours as grey": ([RGB, GREY], {"channels": 1}, True),
+    "two sizes": ([RGB, noise(9, 9)], {}, False),
+    "two sizes, one wanted": ([RGB, noise(9, 12)], {"resolution": 4}, True),
+    "kept aspects": ([noise(8, 12), noise(16, 24)], {"resolution": 4, "fit": "keep"}, True),
+    "masks": ([MASK, MASK.T], {}, False),
+    "12 bits in 16": ([DEEP, DEEP.T], {}, False),
+    "by a given range": ([DEEP, DEEP.T], {"range": "0:4095"}, True),
+    "all that 16 bits hold": ([DEEP, DEEP.T], {"range": "full"}, True),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_same_as_afterwards(tmp_path, monkeypatch, name):
+    pictures, options, once = SETS[name]
+    files = {f"{i}.png": encode(picture) for i, picture in enumerate(pictures)}
+    root = write(tmp_path / "a", files)
+    read, inspect = [], images.inspect
+    monkeypatch.setattr(images, "inspect", lambda content: read.append(content) or inspect(content))
+    given = []
+    give = early.Early.give
+    monkeypatch.setattr(
+        early.Early, "give", lambda *arguments: given.append(give(*arguments)) or given[-1]
+    )
+    first = load(root, **options)
+    assert (given[0] is not None) == once and len(read) == len(files)
+    (kept,) = (tmp_path / "cache" / "images").iterdir()
+    facts = json.loads((kept / "facts.json").read_text())
+
+    # With nothing expected of a set, its files are read as often as it takes.
+    monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(early.Early, "_expected", lambda self, header: None)
+    again = load(root, **options)
+    assert given[1] is None
+    np.testing.assert_array_equal(again.train.images[:], first.train.images[:])
+    (kept,) = (tmp_path / "other" / "images").iterdir()
+    assert json.loads((kept / "facts.json").read_text()) == facts
+
+
+def test_damage_is_named_alike(tmp_path, monkeypatch):
+    whole = pngs("1.png", "2.png", "3.png")
+    torn = whole["2.png"][:-30]
+    root = write(tmp_path / "a", whole | {"2.png": torn, "3.png": b"no image"})
+    said, facts = [], []
+    for turn, expected in enumerate((early.Early._expected, lambda self, header: None)):
+        monkeypatch.setattr(early.Early, "_expected", expected)
+        monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / f"cache {turn}"))
+        said.append(error(root))
+        found = load(root, unreadable="skip")
+        assert len(found.train.images) == 1
+        facts.append(found.reading.skipped)
+    assert said[0] == said[1] and "3.png" in said[0]
+    assert facts[0] == facts[1] and len(facts[0]) == 2
+
+
+def test_nothing_stays_behind(tmp_path, monkeypatch):
+    files = {"1.png": encode(RGB), "2.png": encode(noise(9, 9))}
+    load(write(tmp_path / "a", files))
+    (kept,) = (tmp_path / "cache" / "images").iterdir()
+    assert not kept.name.startswith("reading.")
+    monkeypatch.setattr(decoding, "digest", lambda *parts: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load(write(tmp_path / "b", pngs("1.png", "2.png")))
+    assert list((tmp_path / "cache" / "images").iterdir()) == [kept]
+
+
+def test_a_cache_that_is_full_meanwhile_is_no_matter_of_the_first_reading(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(early.Early, "_write", full)
+    files = pngs("1.png", "2.png")
+    assert len(load(write(tmp_path / "a", files)).train.images) == 2
