@@ -76,6 +76,7 @@ class Early:
         self.skipped: dict[str, str] = {}
         self._options, self._path = options, path
         self._failed: dict[str, str] = {}
+        self._guesses: dict[tuple, tuple | None] = {}
         self._lock, self._going = threading.Lock(), True
         self._fit: Fit | None = None
         self._file: pathlib.Path | None = None
@@ -84,14 +85,14 @@ class Early:
     def look(self, content: bytes) -> Look:
         """The header of a file, and its pixels while that may be of use; for any thread."""
         try:
-            header = fitting.header(content, self._options)
+            header, opened = fitting.inspect(content, self._options)
         except ValueError as error:
             return Look(reason=str(error))
         fit = self._expected(header)
         if fit is None:
             return Look(header)
         try:
-            return Look(header, fitting.pixels(content, header, self._options, fit))
+            return Look(header, fitting.pixels(content, header, self._options, fit, opened))
         except ValueError as error:
             return Look(header, reason=str(error))
 
@@ -99,10 +100,7 @@ class Early:
         """The `Fit` of the first image, while all are likely to have it."""
         if not self._going:
             return None
-        try:
-            guess = fitting.settle({"an image": header}, self._options, self._path)
-        except UserError:
-            guess = None  # said when the whole set is settled
+        guess = self._guess(header.height, header.width, header.grey)
         with self._lock:
             if self._fit is None and guess is not None:
                 given = levels.given(self._options.range)
@@ -116,6 +114,17 @@ class Early:
                 and (self._options.range != "auto" or fitting.is_usual(header))
             )
             return fit if self._going else None
+
+    def _guess(self, height, width, grey):
+        """(resolution, shape) of a set of such images; None if it cannot be."""
+        kind = height, width, grey
+        if kind not in self._guesses:
+            alone = {"an image": images.Header(height, width, "", grey)}
+            try:
+                self._guesses[kind] = fitting.settle(alone, self._options, self._path)
+            except UserError:
+                self._guesses[kind] = None  # said when the whole set is settled
+        return self._guesses[kind]
 
     def add(self, name: str, look: Look) -> None:
         """Takes what was found in the next file."""

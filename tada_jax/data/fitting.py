@@ -6,14 +6,17 @@ import pathlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from PIL import Image
 
-from tada_jax.data import images, levels
+from tada_jax.data import images, levels, rasters
 from tada_jax.data.base import Options
 from tada_jax.data.levels import Levels
 from tada_jax.data.names import shown
 from tada_jax.system.errors import UserError
 
 USUAL = {"uint8": levels.full("uint8")}  # the levels of nearly every set, unless it is of masks
+
+Opened = Image.Image | rasters.Raster | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +34,19 @@ class Fit:
     levels: Levels | dict[str, Levels] | None
 
 
-def header(content: bytes, options: Options) -> images.Header:
-    """`images.inspect`.
+def inspect(content: bytes, options: Options) -> tuple[images.Header, Opened]:
+    """`images.inspect_and_open`.
 
     Raises:
       ValueError: one short reason; also for a volume of which a page would be taken.
     """
-    found = images.inspect(content)
+    found, opened = images.inspect_and_open(content)
     if found.is_volume and options.pages == "first":
         raise ValueError(
             f"is a volume of {len(found.pages):,} slices, of which the first says little: "
             "data.pages=all makes an image of each"
         )
-    return found
+    return found, opened
 
 
 def taken(header: images.Header, options: Options) -> tuple[int, ...]:
@@ -51,8 +54,10 @@ def taken(header: images.Header, options: Options) -> tuple[int, ...]:
     return header.pages[:1] if options.pages == "first" else header.pages
 
 
-def pixels(content: bytes, header: images.Header, options: Options, fit: Fit) -> np.ndarray:
-    """The images in a file, uint8 [pages,H,W,C].
+def pixels(
+    content: bytes, header: images.Header, options: Options, fit: Fit, opened: Opened = None
+) -> np.ndarray:
+    """The images in a file, uint8 [pages,H,W,C]; `opened` is what `inspect` gave.
 
     Raises:
       ValueError: one short reason.
@@ -68,6 +73,7 @@ def pixels(content: bytes, header: images.Header, options: Options, fit: Fit) ->
             levels=fit.levels,
             page=page,
             color=options.color,
+            opened=opened,
         )
         for page in taken(header, options)
     ]

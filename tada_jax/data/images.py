@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -75,6 +76,11 @@ def inspect(content: bytes) -> Header:
     Raises:
       ValueError: one short reason, if it is no image of `FORMATS`, or larger than `MAX_PIXELS`.
     """
+    return inspect_and_open(content)[0]
+
+
+def inspect_and_open(content: bytes) -> tuple[Header, Image.Image | rasters.Raster | None]:
+    """`inspect`, and the opened image for `decode`; None where it has several pages."""
     with _one_reason(content):
         image = _open(content)
         pages = (0,)
@@ -82,16 +88,17 @@ def inspect(content: bytes) -> Header:
             pages = _pages(image)
             image = _open(content, pages[0])
         if isinstance(image, rasters.Raster):
-            return _header(image)
+            return _header(image), image
         width, height = image.size
         # The size of a TIFF is that of the upright image already.
         if image.format != "TIFF" and _orientation(image, content) >= 5:
             width, height = height, width
         grey, kind = _is_grey(image), stored.kind(image, content)
         other = colour.is_other(image)
-        return Header(
+        header = Header(
             height, width, image.mode, grey, *kind, stored.has_high_bytes(image), other, pages
         )
+        return header, image if pages == (0,) else None
 
 
 def _header(raster: rasters.Raster) -> Header:
@@ -139,6 +146,7 @@ def decode(
     levels: Levels | dict[str, Levels] | None = None,
     page: int = 0,
     color: str = "stored",
+    opened: Image.Image | rasters.Raster | None = None,
 ) -> np.ndarray:
     """Decodes a page or frame of an image file: upright, over the background, resized.
 
@@ -150,6 +158,7 @@ def decode(
         it, by the type of their values; where there are none, by all that the file can hold.
       page: one of `Header.pages`.
       color: one of `base.COLORS`.
+      opened: what `inspect` opened for the first page, if it did.
 
     Returns:
       uint8 [h,w,channels], where [h,w] is `fitted_shape` of the upright image.
@@ -158,7 +167,7 @@ def decode(
       ValueError: one short reason, if it cannot be decoded to its end.
     """
     with _one_reason(content):
-        image = _open(content, page)
+        image = _open(content, page) if opened is None else opened
         if isinstance(image, rasters.Raster):
             image = image.image(page, levels)
             image = colour.to_srgb(image) if color == "srgb" else image
@@ -284,15 +293,24 @@ def _is_grey(image: Image.Image) -> bool:
 def _orientation(image: Image.Image, content: bytes) -> int:
     """EXIF's 1..8; 1 if it says nothing, or nothing legible."""
     # Pillow looks for it behind the pixels of a PNG too, and would decode them for that.
-    if image.format == "PNG" and not any(
-        chunk in content for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-    ):
+    if image.format == "PNG" and not _NOTES.intersection(_png_chunks(content)):
         return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged note; the pixels are checked on their own
         return 1
     return orientation if orientation in _UPRIGHT else 1
+
+
+_NOTES = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # in which PNGs may have EXIF
+
+
+def _png_chunks(content: bytes) -> Iterator[bytes]:
+    """The types of the chunks of a PNG, as far as they go."""
+    start = 8
+    while start + 8 <= len(content):
+        yield content[start + 4 : start + 8]
+        start += 12 + int.from_bytes(content[start : start + 4], "big")
 
 
 def flatten(
@@ -326,9 +344,10 @@ def flatten(
             image = image.convert("LA")  # the only mode that Pillow converts it to
         below = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(below, image.convert("RGBA"))
-    if image.mode not in ("1", "L"):
+    if image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")  # Pillow has no shorter way from LAB to L
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _between(image: Image.Image, dtype: str, levels: Levels) -> Image.Image:
@@ -439,6 +458,8 @@ def resize(
     height, width = fitted_shape(image.height, image.width, resolution=resolution, fit=fit)
     if height * width > MAX_PIXELS:
         raise ValueError(f"would become {height:,}x{width:,}, more than {MAX_PIXELS:,} pixels")
+    if (image.height, image.width) == (height, width):
+        return image
     if fit == "crop" and max(image.size) > _MAX_ASPECT * min(image.size):
         # Most of it will be cut off; enlarged first, it might not fit into memory.
         longest = _MAX_ASPECT * min(image.size)

@@ -83,7 +83,7 @@ def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
     runs = []
     chosen = _choose(
         _walk(path, "", (), runs),
-        lambda name: read_file(path / name),
+        lambda name: read_file(os.path.join(path, name)),
         lambda name: head_of_file(path / name),
     )
     if not chosen.names:
@@ -106,7 +106,7 @@ def _of_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
             ),
         )
     return dataclasses.replace(
-        chosen, runs=tuple(sorted(runs)), lies_in=lambda name: Place(path / name)
+        chosen, runs=tuple(sorted(runs)), lies_in=lambda name: Place(os.path.join(path, name))
     )
 
 

@@ -25,14 +25,15 @@ def check_bytes(size: int) -> None:
         raise ValueError(f"has {size:,} bytes, more than {MAX_FILE_BYTES:,}")
 
 
-def read_file(file: pathlib.Path) -> bytes:
+def read_file(file: str | pathlib.Path) -> bytes:
     """The content of a file; raises ValueError with a short reason."""
     try:
-        status = file.stat()
+        status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("is no regular file")
         check_bytes(status.st_size)
-        return file.read_bytes()
+        with open(file, "rb", buffering=0) as stream:
+            return stream.read()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
 
@@ -55,7 +56,7 @@ class Place:
         is opened whenever it is read.
     """
 
-    file: pathlib.Path
+    file: str | pathlib.Path
     opened: os.stat_result | None = None
 
 

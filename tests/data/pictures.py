@@ -150,4 +150,4 @@ def forbid_decoding(monkeypatch):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(images, "decode", fail)
-    monkeypatch.setattr(images, "inspect", fail)
+    monkeypatch.setattr(images, "inspect_and_open", fail)

@@ -35,8 +35,10 @@ def test_the_same_as_afterwards(tmp_path, monkeypatch, name):
     pictures, options, once = SETS[name]
     files = {f"{i}.png": encode(picture) for i, picture in enumerate(pictures)}
     root = write(tmp_path / "a", files)
-    read, inspect = [], images.inspect
-    monkeypatch.setattr(images, "inspect", lambda content: read.append(content) or inspect(content))
+    read, inspect = [], images.inspect_and_open
+    monkeypatch.setattr(
+        images, "inspect_and_open", lambda content: read.append(content) or inspect(content)
+    )
     given = []
     give = early.Early.give
     monkeypatch.setattr(

@@ -96,14 +96,14 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
 
 def test_a_file_that_changes_after_its_only_reading_was_what_it_was(tmp_path, monkeypatch):
     before, after = pngs("1.png"), pngs("1.png")
-    root, inspect = write(tmp_path / "a", before), images.inspect
+    root, inspect = write(tmp_path / "a", before), images.inspect_and_open
 
     def meanwhile(content):
         write(root, after)
         return inspect(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "inspect", meanwhile)
+        patch.setattr(images, "inspect_and_open", meanwhile)
         np.testing.assert_array_equal(load(root).train.images[:], truth(before))
     np.testing.assert_array_equal(load(root).train.images[:], truth(after))
 
