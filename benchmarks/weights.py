@@ -273,10 +273,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", help="folder of a run of timesteps, to be drawn from")
     parser.add_argument("--skip_networks", action="store_true")
+    parser.add_argument("--skip_reading", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3, help="in which the file is read")
     arguments = parser.parse_args()
     if not arguments.skip_networks:
         networks()
-        reading()
+    if not arguments.skip_reading:
+        reading(arguments.rounds)
     if arguments.run:
         samples(arguments.run)
 

@@ -360,14 +360,14 @@ def of_diffusers(
 def to_ours(
     entries: Sequence[Entry],
     tensors: Mapping[str, np.ndarray],
-    release: Callable[[], None] = lambda: None,
+    release: Callable[[np.ndarray], None] = lambda array: None,
 ) -> dict:
     """Parameters of a `UNet`, float32, from tensors by name.
 
     Args:
       entries: the table of the network.
       tensors: by name.
-      release: called after each, to give back what its reading took.
+      release: called with each after it was used, to give back what its reading took.
 
     Raises:
       KeyError: if one is missing.
@@ -375,11 +375,13 @@ def to_ours(
     """
 
     def convert(entry):
-        made = entry.to_ours([tensors[name] for name in entry.names])
+        theirs = [tensors[name] for name in entry.names]
+        made = entry.to_ours(theirs)
         made = np.ascontiguousarray(made, np.float32)
         if not np.isfinite(made.sum(dtype=np.float64)):  # which is quicker than to look at each
             raise ValueError(f"has numbers in {entry.names[0]} that are not finite")
-        release()
+        for array in theirs:
+            release(array)
         return made
 
     params = {}

@@ -153,8 +153,8 @@ class _Torch(Mapping):
     def type(self, name):
         return self._tensors[name].dtype.name
 
-    def release(self):
-        self._tensors.release()
+    def release(self, array):
+        self._tensors.release(array)
 
 
 class _Safetensors(Mapping):
@@ -186,7 +186,7 @@ class _Safetensors(Mapping):
         known = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
         return known.get(kind, kind)
 
-    def release(self):
+    def release(self, array):
         """Nothing: each tensor is a copy."""
 
 

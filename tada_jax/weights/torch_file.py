@@ -7,6 +7,7 @@ nothing is in memory until it is looked at.
 """
 
 import collections
+import concurrent.futures
 import io
 import math
 import mmap
@@ -41,7 +42,7 @@ class StateDict(dict):
     """Tensors by name, views of a file that is mapped.
 
     Attributes:
-      release: gives back the memory in which the file has been looked at.
+      release: gives back the memory in which an array of these has been looked at.
     """
 
     def __init__(self, tensors, release):
@@ -50,13 +51,22 @@ class StateDict(dict):
 
 
 def _release_of(content):
-    """What lets go of the pages of a mapped file; they are read again where they are looked at."""
+    """What lets go of the pages of an array; they are read again where they are looked at."""
+    base = _ends(np.frombuffer(content, np.uint8))[0] if content else 0
 
-    def release():
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            content.madvise(mmap.MADV_DONTNEED)
+    def release(array):
+        start, end = (at - base for at in _ends(array))
+        # Whole pages within it: others may be looking at its neighbours.
+        start, end = -(-start // mmap.PAGESIZE), end // mmap.PAGESIZE
+        mapped = 0 <= start < end <= len(content) // mmap.PAGESIZE  # and no copy
+        if mapped and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            size = (end - start) * mmap.PAGESIZE
+            content.madvise(mmap.MADV_DONTNEED, start * mmap.PAGESIZE, size)
 
     return release
+
+
+_ends = np.lib.array_utils.byte_bounds
 
 
 def read_state_dict(path):
@@ -125,7 +135,8 @@ def _read_zip(content, release):
             member = whole[start : start + info.file_size]
             if len(member) != info.file_size or zlib.crc32(member) != info.CRC:
                 raise ValueError(f"{name} is damaged")
-            release()
+            if member:
+                release(np.frombuffer(member, np.uint8))
             return member
 
         folders = [
@@ -136,7 +147,9 @@ def _read_zip(content, release):
         has_order = f"{folders[0]}byteorder" in archive.namelist()
         order = bytes(read(f"{folders[0]}byteorder")) if has_order else b"little"
         tree, dtypes = _unpickled(io.BytesIO(read(f"{folders[0]}data.pkl")))
-        storages = {key: read(f"{folders[0]}data/{key}") for key in dtypes}
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(read, [f"{folders[0]}data/{key}" for key in dtypes])
+            storages = dict(zip(dtypes, found))
     return tree, storages, {b"little": "<", b"big": ">"}[order]
 
 
