@@ -32,6 +32,9 @@ METHODS = {
         "scoreaug+tada",
         "sda",
         "sda+tada",
+        "ambient",
+        "undertrain",
+        "undertrain_draw",
     )
 }
 
@@ -103,6 +106,8 @@ def get_config(method="tada"):
     # operations at one strength. "hflip": only flips. "none": nothing. "ar": constant, and the
     # network is told how. "scoreaug": the noisy image and the target are transformed. "sda":
     # augmented images under shifted noise. "ar+tada" and so on: these, with TADA's strength.
+    # Without augmentation: "ambient": in and above the band images are noisy copies. "undertrain",
+    # "undertrain_draw": the band's loss counts less, or its levels are drawn rarely.
     c.method = method
     c.constant_strength = 1.0  # w where it is constant, 0 .. 1
 
@@ -213,6 +218,13 @@ def get_config(method="tada"):
     c.sda = ConfigDict()  # arguments of methods/sda.py, not known from the publication
     c.sda.mu = 0.5  # mean of the noise of augmented images, in units of its standard deviation
     c.sda.weight = 1.0  # lambda of their loss; examples are augmented with lambda / (1 + lambda)
+
+    c.ambient = ConfigDict()  # of methods/ambient.py
+    # s_n, standard deviation of the copies' noise, as "0.3", pixels being in [-1, 1]; "band": that
+    # of the cleaner end of TADA's band
+    c.ambient.noise = "band"
+    c.undertrain = ConfigDict()  # arguments of methods/undertrain.py
+    c.undertrain.floor = 0.1  # share of its training that a level with w = 0 keeps
 
     c.diffusion = ConfigDict()  # arguments of diffusion.training_losses
     c.diffusion.parameterisation = "eps"  # "eps", "x0", "v", "flow" (eps - x0) or "edm" (its F)

@@ -42,6 +42,7 @@ def get_config(variant="finetune"):
     c.sample.steps = 20
     c.sample.count = 36
     c.evaluate.count = 400
+    c.evaluate.fit_steps = 400
     c.compare.methods = ("none", "hflip", "constant", "ar", "tada")
     c.compare.train_sizes = (50, 100, 200)
     if start == "pretrain":

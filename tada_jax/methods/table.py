@@ -5,11 +5,13 @@
 
 import dataclasses
 
+from tada_jax.methods.ambient import Ambient
 from tada_jax.methods.ar import LabelConditioned
 from tada_jax.methods.base import Method
 from tada_jax.methods.plain import Plain
 from tada_jax.methods.scoreaug import ScoreAug
 from tada_jax.methods.sda import ShiftedNoise
+from tada_jax.methods.undertrain import RarelyDrawn, Undertrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,4 +42,7 @@ METHODS = {
     "scoreaug+tada": Row(ScoreAug, "tada"),
     "sda": Row(ShiftedNoise),
     "sda+tada": Row(ShiftedNoise, "tada"),
+    "ambient": Row(Ambient, "tada", operations=False, xflip_p=0.0),
+    "undertrain": Row(Undertrained, "tada", operations=False, xflip_p=0.0),
+    "undertrain_draw": Row(RarelyDrawn, "tada", operations=False, xflip_p=0.0),
 }

@@ -244,6 +244,8 @@ def training_losses(
     vlb_weight=0.001,
     weighting="none",
     sigma_data=0.5,
+    weight=None,
+    known=None,
     **weighting_options,
 ):
     """L_simple, or the hybrid L_simple + vlb_weight L_vlb (Improved DDPM, eq. 16), unreduced.
@@ -259,6 +261,8 @@ def training_losses(
       parameterisation, variance, weighting: see `PARAMETERISATIONS`, `VARIANCES`, `WEIGHTINGS`.
       vlb_weight: weight of L_vlb; used with a learned variance only.
       sigma_data: of the parameterisation "edm".
+      weight: of each example's squared error in the loss, [B], besides that; None: 1.
+      known: whether x0 is the clean image, bool [B]: of others there is no L_vlb. None: always.
       **weighting_options: of `loss_weight`.
 
     Returns:
@@ -269,11 +273,13 @@ def training_losses(
     prediction, variance_output = split_output(output, variance)
     wanted = target(parameterisation, x0, eps, alpha, sigma, sigma_data=sigma_data)
     mse = per_example((wanted - prediction) ** 2)
-    weight = loss_weight(
+    of_level = loss_weight(
         weighting, parameterisation, schedule.logsnr(t), sigma_data=sigma_data, **weighting_options
     )
+    weight = of_level if weight is None else of_level * weight
     if variance != "learned_range":
         return {"loss": weight * mse, "mse": mse}
     frozen = jnp.concatenate([jax.lax.stop_gradient(prediction), variance_output], axis=-1)
     vlb = vlb_term(schedule, parameterisation, variance, frozen, x0, z, t, sigma_data=sigma_data)
+    vlb = vlb if known is None else jnp.where(known, vlb, 0.0)
     return {"loss": weight * mse + vlb_weight * len(schedule) * vlb, "mse": mse, "vlb": vlb}

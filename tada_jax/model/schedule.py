@@ -87,7 +87,8 @@ class Schedule:
 
     def quantile(self, u):
         """The timesteps below which a share u of the drawn ones lies, [n] -> int32 [n]."""
-        return (np.asarray(u) * len(self)).astype(np.int32)
+        u = u if isinstance(u, jax.Array) else np.asarray(u)
+        return (u * len(self)).astype(np.int32)
 
     def network_time(self, t):
         """What the network is told: t itself, or t 1000 / T, float32."""

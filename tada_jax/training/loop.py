@@ -150,7 +150,8 @@ def _training_data(session, first_step):
         f"{planned.image_bytes / backend.GIB:.1f} GiB of images stay on the host, above "
         f"config.data.device_gib={config.data.device_gib:g}"
     )
-    return steps.fed_batches, contextlib.closing(feed)
+    fetch = steps.fed_batches(config, planned.order, over_batch, planned.parts)
+    return fetch, contextlib.closing(feed)
 
 
 class _Window:

@@ -14,6 +14,7 @@ import optax
 from clu import metrics as clu_metrics
 
 from tada_jax.data.order import Order, batch_indices
+from tada_jax.methods.base import Level
 from tada_jax.model import diffusion, ema
 from tada_jax.system import backend
 from tada_jax.system.memo import Memo
@@ -65,22 +66,26 @@ class Noised:
     labels: jax.Array | None  # int32 [B]
     condition: jax.Array | None  # float [B,condition_size]
     w: jax.Array  # strength, [B], or [B,K] for one of each operation
+    weight: jax.Array | None  # of the squared error in the loss, [B]; None: 1
+    known: jax.Array | None  # whether x0 is the image, [B]; None: always
 
 
-def noised(rng, x0, labels, parts):
+def noised(rng, x0, labels, parts, numbers=None):
     """Draws t, strength, augmentation and noise for clean images; (`Noised`, key for dropout)."""
     rng_t, rng_aug, rng_noise, rng_dropout, rng_label = jax.random.split(rng, 5)
     schedule = parts.schedule
 
-    t = schedule.draw(rng_t, len(x0))
-    w = parts.strength(schedule.logsnr(t))
+    t = parts.method.draw(rng_t, len(x0), schedule, parts.strength)
+    level = Level(schedule.logsnr(t), numbers, parts.strength)
+    w = parts.strength(level.logsnr)
     eps = jax.random.normal(rng_noise, x0.shape)
-    x0, eps, shift, condition = parts.method(rng_aug, x0, eps, w)
+    example = parts.method.observed(parts.method(rng_aug, x0, eps, w), w, level)
+    x0, eps, shift, condition, weight, known = example
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     z = diffusion.diffuse(x0, eps + shift, alpha, sigma)
     x0 = x0 + diffusion.expand(sigma / alpha, x0) * shift  # so that z is alpha x0 + sigma eps again
     labels = drop_labels(rng_label, labels, parts.class_dropout)
-    return Noised(z, t, x0, eps, labels, condition, w), rng_dropout
+    return Noised(z, t, x0, eps, labels, condition, w, weight, known), rng_dropout
 
 
 def loss_terms(params, batch, rng_dropout, parts):
@@ -95,12 +100,20 @@ def loss_terms(params, batch, rng_dropout, parts):
         rngs={"dropout": rng_dropout},
     )
     terms = diffusion.training_losses(
-        parts.schedule, output, batch.x0, batch.eps, batch.z, batch.t, **parts.loss_options
+        parts.schedule,
+        output,
+        batch.x0,
+        batch.eps,
+        batch.z,
+        batch.t,
+        weight=batch.weight,
+        known=batch.known,
+        **parts.loss_options,
     )
     return terms | {"strength": batch.w if batch.w.ndim == 1 else batch.w.mean(-1)}
 
 
-def loss_fn(params, rng, x0, labels, parts):
+def loss_fn(params, rng, x0, labels, parts, numbers=None):
     """The objective of TADA on a batch of clean images.
 
     Args:
@@ -109,18 +122,19 @@ def loss_fn(params, rng, x0, labels, parts):
       x0: images in [-1, 1], [B,H,W,C].
       labels: int32 [B], or None for an unconditional network.
       parts: the `build.Parts`.
+      numbers: of the images in the training set, int32 [B], for methods that go by them.
 
     Returns:
       Unreduced terms, a dict of [B]: "loss", "mse", "strength", and "vlb" with a learned variance.
     """
-    return loss_terms(params, *noised(rng, x0, labels, parts), parts)
+    return loss_terms(params, *noised(rng, x0, labels, parts, numbers), parts)
 
 
-def gradient(params, rng, x0, labels, parts, *, pieces=1):
+def gradient(params, rng, x0, labels, parts, numbers=None, *, pieces=1):
     """The gradient of the mean loss, and the means of its terms.
 
     Args:
-      params, rng, x0, labels, parts: as of `loss_fn`.
+      params, rng, x0, labels, parts, numbers: as of `loss_fn`.
       pieces: in which the batch goes through the network, one after the other, so that only the
         activations of one are held. What is drawn for the batch does not depend on it, apart from
         dropout.
@@ -135,8 +149,8 @@ def gradient(params, rng, x0, labels, parts, *, pieces=1):
 
     of_terms = jax.grad(mean_loss, has_aux=True)
     if pieces == 1:
-        return of_terms(params, lambda p: loss_fn(p, rng, x0, labels, parts))
-    batch, rng_dropout = noised(rng, x0, labels, parts)
+        return of_terms(params, lambda p: loss_fn(p, rng, x0, labels, parts, numbers))
+    batch, rng_dropout = noised(rng, x0, labels, parts, numbers)
     # A piece has images from all over the batch, so that each device keeps its part of the batch.
     batch = jax.tree.map(lambda a: a.reshape(-1, pieces, *a.shape[1:]).swapaxes(0, 1), batch)
 
@@ -209,7 +223,7 @@ def _means(*names):
     )
 
 
-def train_step(state, tally, images, labels, *, seed, parts, config, where=None):
+def train_step(state, tally, images, labels, numbers=None, *, seed, parts, config, where=None):
     """One step: draw t, strength, augment, noise, network, loss, Adam, EMA.
 
     Args:
@@ -217,6 +231,7 @@ def train_step(state, tally, images, labels, *, seed, parts, config, where=None)
       tally: what steps have added up so far.
       images: the batch, uint8 [B,H,W,C].
       labels: int32 [B], or None.
+      numbers: of the images in the training set, int32 [B], for methods that go by them.
       seed: the run's, uint32 []; may be traced, so that runs of other seeds need no compilation.
       parts: the `build.Parts`.
       config: the run's, for its averages and what to do about numbers that are not finite.
@@ -233,7 +248,8 @@ def train_step(state, tally, images, labels, *, seed, parts, config, where=None)
     if where is not None:  # whole for the network only
         whole = jax.tree.map(lambda at: backend.replicated(at.mesh), where)
         params = jax.lax.with_sharding_constraint(params, whole)
-    grads, scalars = gradient(params, rng, to_float(images), labels, parts, pieces=pieces)
+    x0 = to_float(images)
+    grads, scalars = gradient(params, rng, x0, labels, parts, numbers, pieces=pieces)
     if where is not None:
         grads = jax.lax.with_sharding_constraint(grads, where)
     updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
@@ -281,13 +297,25 @@ class ResidentBatches:
     sharding: jax.sharding.NamedSharding
 
     def __call__(self, seed, step, images, labels):
-        """(uint8 [B,H,W,C], int32 [B] or None), the batch of a step."""
+        """(uint8 [B,H,W,C], int32 [B] or None, their numbers int32 [B]), the batch of a step."""
+        batch = self.numbers(seed, step)
+        return images[batch], None if labels is None else labels[batch], batch
+
+    def numbers(self, seed, step):
+        """Which images of the training set a step sees, int32 [B]."""
         key_order, _ = step_keys(seed)
         batch = batch_indices(key_order, step, batch_size=self.batch_size, order=self.order)
         # All of it on every device: a part on each would cost a message.
         batch = jax.lax.with_sharding_constraint(batch, backend.replicated(self.sharding.mesh))
-        batch = jax.lax.with_sharding_constraint(batch, self.sharding)
-        return images[batch], None if labels is None else labels[batch]
+        return jax.lax.with_sharding_constraint(batch, self.sharding)
+
+
+class NumberedBatches(ResidentBatches):
+    """`fetch` for batches that come from the host as they are, of a method that goes by numbers."""
+
+    def __call__(self, seed, step, images, labels):
+        """What it is given, and the numbers."""
+        return images, labels, self.numbers(seed, step)
 
 
 def resident_batches(config, order, sharding):
@@ -295,9 +323,15 @@ def resident_batches(config, order, sharding):
     return ResidentBatches(config.train.batch_size, order, sharding)
 
 
-def fed_batches(seed, step, images, labels):
-    """`fetch` for batches that come from the host as they are."""
-    return images, labels
+def fed_batches(config, order, sharding, parts):
+    """`fetch` of a run whose batches come from the host as they are."""
+    if parts.method.by_number:
+        return NumberedBatches(config.train.batch_size, order, sharding)
+    return _as_they_are
+
+
+def _as_they_are(seed, step, images, labels):
+    return images, labels, None
 
 
 def _fresh(parts, config):
@@ -335,8 +369,8 @@ def make_steps(parts, config, mesh, fetch):
     """Compiled `steps(state, tally, seed, images, labels, count)`: `count` steps in one call.
 
     The state and the tally are donated. `fetch(seed, step, images, labels)` takes the batch of a
-    step from what the call is given: `resident_batches(...)`, or `fed_batches` one step a call.
-    Equal runs get the same function.
+    step from what the call is given: `resident_batches(...)`, or `fed_batches(...)`, one step a
+    call. Equal runs get the same function.
     """
     depends_on = {k: v for k, v in config.train.items() if k not in _OTHER_FIELDS}
     settings = to_json([depends_on, config.ema.widths], sort_keys=True)

@@ -47,6 +47,7 @@ VERSION = 1
 # What runs from before a field existed did, by field. A new field of configs/base.py comes here
 # too: with the value that leaves such runs as they were.
 ADDED = {
+    "ambient.noise": "band",
     "analyze.augmented": None,
     "analyze.base": None,
     "analyze.count": 512,
@@ -127,6 +128,7 @@ ADDED = {
     "tada.budget": 1.0,
     "tada.schedule": "paper",
     "tada.table": (),
+    "undertrain.floor": 0.1,
     "train.class_dropout": 0.0,
     "train.deterministic": False,
     "train.microbatch": 0,
