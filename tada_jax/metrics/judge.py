@@ -16,7 +16,7 @@ from tada_jax.data.base import Joined, spread
 from tada_jax.data.cache import digest
 from tada_jax.methods.plain import Plain
 from tada_jax.methods.table import METHODS
-from tada_jax.metrics import classifier, features, leakage, memorisation, quality, scores
+from tada_jax.metrics import classifier, features, leakage, memorisation, quality, scores, tint
 from tada_jax.metrics.views import images_of_kind
 from tada_jax.setup import build, limits
 from tada_jax.system import backend, logs
@@ -255,8 +255,8 @@ class Judge:
 
         Returns:
           {"fd", "copies", "copies_real" (that of held-out images), "copy_margin", "leak",
-          "neither"}; no "leak" nor "neither" where nothing could leak, and a "leak" of NaN where
-          too many samples are neither.
+          "neither", "tint" (`tint.sure`)}; no "leak" nor "neither" where nothing could leak, and
+          a "leak" of NaN where too many samples are neither.
         """
         drawn = quality.gaussian(self.extractor(samples, self.mesh))
         train, held_out = self._glanced_at, self.held_out_gallery
@@ -268,6 +268,7 @@ class Judge:
             "copies": float(memorisation.copies(images, train).mean()),
             "copies_real": float(memorisation.copies(real, train).mean()),
             "copy_margin": memorisation.copy_margin(images, train, held_out, repeats=1),
+            "tint": tint.sure(samples, self.images["held_out"]),
         }
         leak = self.leak(samples)
         return scalars | ({} if leak is None else {"leak": leak.share, "neither": leak.neither})
@@ -294,6 +295,7 @@ class Judge:
         for name, part in (
             ("features and quality", scores.quality_scores),
             ("sliced Wasserstein", scores.wasserstein_scores),
+            ("tint", scores.tint_scores),
             ("memorisation", scores.memorisation_scores),
             ("leakage", scores.leakage_scores),
         ):

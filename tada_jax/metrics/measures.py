@@ -30,6 +30,8 @@ MEASURES = {
     "leak": Measure("leak: augmented, of the good samples [%]", "near 0", 1, 100.0),
     "neither": Measure("bad: neither real nor augmented [%]", "lower", 1, 100.0),
     "fd_leak": Measure("Frechet leak", "lower", 2),
+    "tint": Measure("tint, mean tone against held-out [of 255]", "near 0", 1),
+    "tint_spread": Measure("spread of tones, times that of held-out", "near 1", 2),
     "moment": Measure("moments [% of T(x, 1)]", "near 0", 0, 100.0),
 }
 

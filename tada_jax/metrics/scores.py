@@ -12,6 +12,7 @@ import numpy as np
 
 from tada_jax.methods.plain import Plain
 from tada_jax.metrics import features, intervals, leakage, memorisation, quality, wasserstein
+from tada_jax.metrics import tint as tints
 from tada_jax.metrics.measures import Number
 from tada_jax.metrics.views import augmented_images
 from tada_jax.system.errors import UserError
@@ -72,6 +73,19 @@ def wasserstein_scores(judge, samples):
             judge.title(name),
             "patches of 7x7",
             None if name == "all" else real,
+        )
+    return found
+
+
+def tint_scores(judge, samples):
+    """By how much samples are tinted, and how much more they differ in tone, by channel."""
+    held_out, found = judge.images["held_out"], {}
+    drawn, real = (tints.tint(images, held_out) for images in (samples, judge.images["train"]))
+    for name, of in drawn.items():
+        about = (len(samples), judge.title("held_out"), "pixels")
+        found[f"tint/{name}"] = Number(of.shift, *about, real[name].shift, of.shift_interval)
+        found[f"tint_spread/{name}"] = Number(
+            of.spread, *about, real[name].spread, of.spread_interval
         )
     return found
 

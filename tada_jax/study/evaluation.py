@@ -272,7 +272,8 @@ def _row(key, number):
     def show(value):
         return "" if value is None else printed(name, value)
 
-    detail = {"gap": f" at log SNR {detail}", "moment": f", {detail}"}.get(name, "")
+    detail = {"gap": f" at log SNR {detail}"}.get(name, f", {detail}")
+    detail = detail if name in ("gap", "moment", "tint", "tint_spread") else ""
     title = measure.title + (detail if "/" in key else "")
     interval = ""
     if number.interval:

@@ -22,6 +22,8 @@ HEADLINES = (
     "kid/held_out",
     "precision/held_out",
     "recall/held_out",
+    "tint/luma",
+    "tint_spread/luma",
     "leak",
     "neither",
     "copies",

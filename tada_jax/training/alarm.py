@@ -2,6 +2,22 @@
 
 from tada_jax.system.errors import UserError
 
+MOST_TINTED = 8.0  # of 255: by so much a grid of samples looks tinted
+
+
+def tinted(lines):
+    """A warning when samples have become tinted, as of `copying`."""
+    found = [line for line in lines if line.get("tint") is not None]
+    if not found or found[-1]["step"] != lines[-1]["step"] or found[-1]["tint"] < MOST_TINTED:
+        return None
+    if len(found) > 1 and found[-2]["tint"] >= MOST_TINTED:
+        return None  # said before
+    return (
+        f"the samples of step {found[-1]['step']:,} are tinted: in one channel they differ from "
+        f"held-out images by {found[-1]['tint']:.0f} of 255 or more, on average; early in training "
+        "that passes, later take a longer average (train.ema_decay) or an earlier checkpoint"
+    )
+
 
 def copying(lines):
     """A warning in plain words when a run has begun to copy its training images.

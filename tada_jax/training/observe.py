@@ -9,7 +9,7 @@ from tada_jax.metrics.measures import GLANCES
 from tada_jax.model.sampler import NotFinite, make_sampler
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
-from tada_jax.training.alarm import copying
+from tada_jax.training.alarm import copying, tinted
 from tada_jax.training.heldout import make_evaluation, put_splits
 
 
@@ -132,8 +132,7 @@ def draw_curves(session):
     """Draws what the log has so far, and says so if the run has begun to copy."""
     planned, workdir = session.plan, session.workdir
     lines, seed = logs.read(workdir), planned.config.seed
-    warning = copying(lines)
-    if warning:
+    for warning in filter(None, (copying(lines), tinted(lines))):
         session.progress.say(f"warning: {warning}")
     counts = [len(split.images) for split in (planned.dataset.train, planned.dataset.test)]
     title = f"{planned.title}: {counts[0]:,} training images, seed {seed}"
