@@ -8,8 +8,8 @@
 
 First a network of Google's pictures of all kinds; then it goes on with 50, 100 or 200 of Twitter's,
 of animals, food, places and objects, by every method, three seeds each; and for comparison without
-augmentation and by TADA from scratch, three times as long. v is predicted, since networks of eps draw
-tinted images after so few steps (configs/emoji_tint.py).
+augmentation and by TADA from scratch, three times as long. v is predicted, since networks of eps
+draw tinted images after so few steps (configs/emoji_tint.py).
 """
 
 from configs import base

@@ -4,6 +4,8 @@ An image that was noised many times is one image: who calls gives one row for it
 scipy, which takes more than half a second, since a run begins without it.
 """
 
+import warnings
+
 import numpy as np
 
 LEVEL = 0.95
@@ -67,5 +69,7 @@ def of_difference(a, b):
         return difference, (difference, difference)
     from scipy import stats
 
-    found = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numbers that are nearly alike
+        found = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
     return difference, (float(found.low), float(found.high))

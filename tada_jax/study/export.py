@@ -120,7 +120,7 @@ def card(run, network) -> str:
     ]
     if c.export.license is None:
         lines += ["Whoever trained it has stated no licence (`config.export.license`).", ""]
-    lines += _usage(c)
+    lines += _usage(c, channels)
     data = run.workdir / "data.txt"
     if data.is_file():
         lines += ["## Data", "", "```", data.read_text().rstrip(), "```", ""]
@@ -129,7 +129,7 @@ def card(run, network) -> str:
     return "\n".join([*lines, "## Configuration", "", "```json", saved, "```", ""])
 
 
-def _usage(c):
+def _usage(c, channels):
     """How to draw from what was exported, or what its tensors do not tell."""
     total, scheduler = c.schedule.total_timesteps, c.export.scheduler
     if c.export.format == "adm":
@@ -148,6 +148,16 @@ def _usage(c):
     # Without it diffusers clips x0_hat and keeps an eps_hat that does not belong to it.
     options = ", use_clipped_model_output=True" if scheduler == "ddim" else ""
     steps = min(50, total) if scheduler == "ddim" else total
+    learned = scheduler == "ddpm" and c.diffusion.variance == "learned_range"
+    others = []
+    # See findings/diffusers_solver_of_grey_learned_variance.sh.
+    if learned and (channels != 3 or c.diffusion.parameterisation == "v"):
+        others = [
+            "The outputs of its learned variance are told from the prediction by DDPMScheduler; "
+            "DPMSolverMultistepScheduler would take them for more channels. For other samplers "
+            "export with `--config.export.scheduler=ddim`.",
+            "",
+        ]
     return [
         "```python",
         f"from diffusers import {kind}",
@@ -156,6 +166,7 @@ def _usage(c):
         f"images = pipeline(batch_size=4, num_inference_steps={steps}{options}).images",
         "```",
         "",
+        *others,
     ]
 
 

@@ -72,6 +72,8 @@ def test_the_card_says_what_it_is(exported):
     assert "8x8 pixels and 1 channels" in card and "EMA of decay" in card and "step 6" in card
     assert "training +" in card and '"method": "tada"' in card  # its data and configuration
     assert "It was not evaluated" in card
+    assert "DPMSolverMultistepScheduler would take them for more channels" in card
+    assert "DPMSolver" not in (folders["ddim"] / "README.md").read_text()
     other = (folders["adm"] / "README.md").read_text()
     assert "has stated no licence" in other
     assert "4 groups of normalisation, heads of 8 channels, qkv in legacy order" in other
