@@ -42,7 +42,13 @@ TRACED = (
 )
 
 
-heldout.EXAMPLES = 256  # a quarter of a run's: a program that is compiled in haste takes its time
+# Python looks through all that was imported, and JAX has traced, for what can be thrown away: less
+# often, and not through the former.
+gc.collect()
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)
+
+heldout.EXAMPLES = 128  # a quarter of a run's: a program that is compiled in haste takes its time
 
 MOST_BYTES = 1.25 * 2**30  # that a process may have between two tests, at first
 MORE_BYTES = 2**29  # that it may grow by after it has given back what it can

@@ -71,7 +71,7 @@ def mean_lumas():
     In a process of its own with some of XLA's optimisation: tests switch it off, and the steps
     would take minutes.
     """
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     flags = flags.replace("optimization_level=0", "optimization_level=1")
     environment = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, "-c", _MEAN_LUMAS, *METHODS]

@@ -88,7 +88,6 @@ def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
         "--config=configs/cifar10_tada.py",
         f"--config.data.path={tmp_path}",
         f"--workdir={tmp_path / 'run'}",
-        "--config.model.channel_mult=(1, 1)",
         "--config.model.num_res_blocks=1",
         *tiny.FLAGS,
     )

@@ -176,7 +176,7 @@ def run(config, channels, size):
 
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
 @hypothesis.settings(
-    max_examples=EXAMPLES or 3,
+    max_examples=EXAMPLES or 2,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,

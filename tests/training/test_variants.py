@@ -95,9 +95,10 @@ def test_bfloat16_trains_like_float32_with_a_state_of_float32(finished, tmp_path
 _LOSSES = """
 import pathlib, sys
 from tada_jax.system import logs
-from tada_jax.training import loop
+from tada_jax.training import heldout, loop
 from tests import tiny
 
+heldout.EXAMPLES = 16
 loop.train(tiny.config(), pathlib.Path(sys.argv[1]))
 print([line["loss"] for line in logs.read(sys.argv[1])])
 """
