@@ -20,6 +20,7 @@ from tada_jax.augment import Policy
 from tada_jax.methods.base import Example, Level, Method
 from tada_jax.methods.plain import Plain
 from tada_jax.model.diffusion import expand
+from tada_jax.system.errors import UserError
 
 _LEAST = 1e-3  # of q / s, just above s_n: single precision
 _GRID = np.linspace(30.0, -30.0, 6001)  # log SNRs among which the end of a band is found
@@ -56,6 +57,16 @@ class Ambient(Plain):
                     f'noise must be a standard deviation, as 0.3, or "band": {config.ambient.noise}'
                 )
         return cls(policy, None if noise == "band" else noise, config.tada.delta)
+
+    @classmethod
+    def check(cls, config):
+        """Needs a band with ends, or a number."""
+        if config.ambient.noise == "band" and config.tada.schedule not in ("paper", "fitted"):
+            raise UserError(
+                f"config.ambient.noise='band' needs a band with ends, and config.tada.schedule="
+                f"{config.tada.schedule!r} has none: set tada.schedule='fitted', or a standard "
+                "deviation as ambient.noise='0.3'"
+            )
 
     def observed(self, example: Example, w: jax.Array, level: Level) -> Example:
         """Image and noise as far as they are known at their noise level."""

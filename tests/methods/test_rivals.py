@@ -153,6 +153,8 @@ def test_the_same_copies_by_whichever_way_batches_come():
 
 
 def test_what_cannot_be():
+    with pytest.raises(UserError, match=r"needs a band with ends.*'freeform' has none.*0\.3"):
+        parts("ambient", tada__schedule="freeform")
     for noise in ("much", "-1", "inf", "nan"):
         with pytest.raises(UserError, match=r"config\.ambient.*noise must be"):
             parts("ambient", ambient__noise=noise)
