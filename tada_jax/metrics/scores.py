@@ -135,6 +135,8 @@ def leakage_scores(judge, samples):
             ("T(x, 1)", leak.augmented),
         )
     )
+    shifted = tints.sure(samples, judge.images["held_out"])
+    tinted = f"tinted by {shifted:.0f} of 255, which counts as augmented"
     drawn = judge.extractor(samples, judge.mesh)
     augmented = judge.extractor.cached(judge.leak_judges.augmented, judge.mesh)
     found = {
@@ -145,7 +147,7 @@ def leakage_scores(judge, samples):
             through,
             0.0,
             None if leak.reason else leak.interval,
-            leak.reason,
+            leak.reason or (tinted if shifted >= tints.VISIBLE else ""),
         ),
         "neither": Number(
             leak.neither,

@@ -12,6 +12,7 @@ import numpy as np
 
 from tada_jax.metrics import intervals
 
+VISIBLE = 8.0  # of 255: a grid of samples that is shifted by so much looks tinted
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 

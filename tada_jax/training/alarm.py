@@ -1,21 +1,21 @@
 """When a run says that something is wrong: it copies, or its numbers are not finite."""
 
+from tada_jax.metrics import tint
 from tada_jax.system.errors import UserError
-
-MOST_TINTED = 8.0  # of 255: by so much a grid of samples looks tinted
 
 
 def tinted(lines):
     """A warning when samples have become tinted, as of `copying`."""
     found = [line for line in lines if line.get("tint") is not None]
-    if not found or found[-1]["step"] != lines[-1]["step"] or found[-1]["tint"] < MOST_TINTED:
+    if not found or found[-1]["step"] != lines[-1]["step"] or found[-1]["tint"] < tint.VISIBLE:
         return None
-    if len(found) > 1 and found[-2]["tint"] >= MOST_TINTED:
+    if len(found) > 1 and found[-2]["tint"] >= tint.VISIBLE:
         return None  # said before
     return (
         f"the samples of step {found[-1]['step']:,} are tinted: in one channel they differ from "
         f"held-out images by {found[-1]['tint']:.0f} of 255 or more, on average; early in training "
-        "that passes, later take a longer average (train.ema_decay) or an earlier checkpoint"
+        "that passes; networks that predict eps are slow to lose it, and those of v are not "
+        "(diffusion.parameterisation='v')"
     )
 
 
