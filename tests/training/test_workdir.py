@@ -53,8 +53,8 @@ def test_a_run_of_an_earlier_version_goes_on_samples_and_is_evaluated(earlier, c
     assert run.step == 3 and run.config.train.microbatch == 0
     shown = capsys.readouterr().err
     taken_as = (
-        "data.color='stored', data.labels='auto', data.pages='first', data.range='auto', "
-        "export.format='diffusers' and 15 more"
+        "ambient.noise='band', data.color='stored', data.labels='auto', data.pages='first', "
+        "data.range='auto' and 15 more"
     )
     assert f"is of an earlier version: taken as {taken_as}" in shown
     assert run.sample(2).shape == (2, 8, 8, 1)
