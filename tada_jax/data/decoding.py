@@ -137,7 +137,9 @@ def _decode(
     def pixels(name):
         return fitting.pixels(files.read(name), headers[name], options, fit)
 
-    if not (early.headers or early.skipped):
+    if len(early.headers) + len(early.skipped) != len(files.names):
+        early.headers.clear()
+        early.skipped.clear()
         for name, found in zip(files.names, _threaded(look, files.names, "reading")):
             early.add(name, found)
     headers, skipped = early.headers, dict(early.skipped)

@@ -157,9 +157,12 @@ class Early:
           (names of the files, how many images are of each, {name: why it has none} of the others);
           None, and nothing is moved, if they have to be decoded.
         """
-        if not (self._going and self._rows and self._is(fit)):
+        whole = self._rows and len(self._rows.names) + len(self._failed) == len(self.headers)
+        if not (self._going and whole and self._is(fit)):
             return None
-        rows, self._rows, self._going = self._rows, None, False
+        rows, self._rows = self._rows, None
+        with self._lock:
+            self._going = False
         rows.close()
         os.replace(self._file, file)
         return rows.names, rows.pages, self._failed
@@ -174,7 +177,8 @@ class Early:
 
     def close(self) -> None:
         """Throws the images away; headers stay."""
-        self._going = False
+        with self._lock:  # a thread may be about to say that it goes on
+            self._going = False
         if self._rows is not None:
             with contextlib.suppress(OSError):  # of a full disk
                 self._rows.close()

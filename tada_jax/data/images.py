@@ -88,17 +88,17 @@ def inspect_and_open(content: bytes) -> tuple[Header, Image.Image | rasters.Rast
             pages = _pages(image)
             image = _open(content, pages[0])
         if isinstance(image, rasters.Raster):
-            return _header(image), image
+            return _header(image), image if len(image.pages) == 1 else None
+        kind, high_bytes = stored.kind(image, content), stored.has_high_bytes(image)
         width, height = image.size
         # The size of a TIFF is that of the upright image already.
         if image.format != "TIFF" and _orientation(image, content) >= 5:
             width, height = height, width
-        grey, kind = _is_grey(image), stored.kind(image, content)
-        other = colour.is_other(image)
-        header = Header(
-            height, width, image.mode, grey, *kind, stored.has_high_bytes(image), other, pages
-        )
-        return header, image if pages == (0,) else None
+        grey, other = _is_grey(image), colour.is_other(image)
+        header = Header(height, width, image.mode, grey, *kind, high_bytes, other, pages)
+        # Looking for EXIF has decoded such a PNG, damaged or not: it has to be opened once more.
+        loaded = image.format == "PNG" and _NOTES.intersection(_png_chunks(content))
+        return header, image if pages == (0,) and not loaded else None
 
 
 def _header(raster: rasters.Raster) -> Header:

@@ -36,11 +36,15 @@ class Manifest:
         path = pathlib.Path(os.path.abspath(path))
         self._lies_in = lies_in
         self._file = cache_dir() / "manifests" / f"{digest(os.fsencode(path))}.json"
-        self._before, self._now, self.is_new = {}, {}, not self._file.exists()
-        with contextlib.suppress(OSError, ValueError):
+        self._before, self._now, self.is_new = {}, {}, False
+        try:
             found = json.loads(self._file.read_text())
             if _is_whole(found):
                 self._before = found
+        except FileNotFoundError:
+            self.is_new = True
+        except (OSError, ValueError):
+            pass  # as if nothing was known
 
     def stamp(self, name: str) -> tuple[str, bool]:
         """(all by which a change of a file would show, whether it has lain long enough).

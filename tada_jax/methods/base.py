@@ -3,7 +3,7 @@
     example = method.observed(method(rng, x0, eps, w), w, level)
     z = alpha x0 + sigma (eps + shift)
     the network sees z, its noise level and `condition`, and predicts a combination of x0 and eps,
-    and its squared error counts `weight` times
+    and its loss counts `weight` times
 
 Images are float32 [B,H,W,C] in [-1, 1], strengths w [B] (or [B,K] for each of K operations of an
 `augment.Policy`). Each method is a file of this folder with one class; `table.py` says by which
@@ -27,7 +27,7 @@ class Example(NamedTuple):
       x0, eps: image and noise, [B,H,W,C], of which z and the target are made.
       shift: what is added to eps in z, and not in the target; broadcastable to them.
       condition: what the network is told besides, [B,condition_size], or None.
-      weight: of the squared error in the loss, [B]; None: 1.
+      weight: of the loss, [B]; None: 1.
       known: whether x0 is a clean image and no estimate of it, bool [B]; None: always.
     """
 

@@ -261,7 +261,7 @@ def training_losses(
       parameterisation, variance, weighting: see `PARAMETERISATIONS`, `VARIANCES`, `WEIGHTINGS`.
       vlb_weight: weight of L_vlb; used with a learned variance only.
       sigma_data: of the parameterisation "edm".
-      weight: of each example's squared error in the loss, [B], besides that; None: 1.
+      weight: of each example in the loss, [B], besides that; None: 1.
       known: whether x0 is the clean image, bool [B]: of others there is no L_vlb. None: always.
       **weighting_options: of `loss_weight`.
 
@@ -276,10 +276,11 @@ def training_losses(
     of_level = loss_weight(
         weighting, parameterisation, schedule.logsnr(t), sigma_data=sigma_data, **weighting_options
     )
-    weight = of_level if weight is None else of_level * weight
+    counts, weight = weight, of_level if weight is None else of_level * weight
     if variance != "learned_range":
         return {"loss": weight * mse, "mse": mse}
     frozen = jnp.concatenate([jax.lax.stop_gradient(prediction), variance_output], axis=-1)
     vlb = vlb_term(schedule, parameterisation, variance, frozen, x0, z, t, sigma_data=sigma_data)
     vlb = vlb if known is None else jnp.where(known, vlb, 0.0)
-    return {"loss": weight * mse + vlb_weight * len(schedule) * vlb, "mse": mse, "vlb": vlb}
+    bound = vlb_weight * len(schedule) * (vlb if counts is None else counts * vlb)
+    return {"loss": weight * mse + bound, "mse": mse, "vlb": vlb}

@@ -53,7 +53,8 @@ def estimate(parts, config, devices, image_bytes):
 
     def backward(params, rng, x0, labels):
         def loss(p):
-            return loss_fn(p, rng, x0, labels, parts)["loss"].mean()
+            numbers = jnp.zeros(batch, jnp.int32)
+            return loss_fn(p, rng, x0, labels, parts, numbers)["loss"].mean()
 
         return jax.vjp(loss, params)[1]  # a pytree: its leaves are what is kept
 

@@ -66,7 +66,7 @@ class Noised:
     labels: jax.Array | None  # int32 [B]
     condition: jax.Array | None  # float [B,condition_size]
     w: jax.Array  # strength, [B], or [B,K] for one of each operation
-    weight: jax.Array | None  # of the squared error in the loss, [B]; None: 1
+    weight: jax.Array | None  # of the loss, [B]; None: 1
     known: jax.Array | None  # whether x0 is the image, [B]; None: always
 
 

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from tada_jax.data import decoding, early, images
+from tada_jax.data import decoding, early, images, manifest
 from tests.data.pictures import encode, error, load, noise, pngs, write
 
 RGB, GREY = noise(8, 8), noise(8, 8, channels=1)
@@ -93,3 +95,62 @@ def test_a_cache_that_is_full_meanwhile_is_no_matter_of_the_first_reading(tmp_pa
     monkeypatch.setattr(early.Early, "_write", full)
     files = pngs("1.png", "2.png")
     assert len(load(write(tmp_path / "a", files)).train.images) == 2
+
+
+def noted(image, **options):
+    """A PNG with a text chunk, as many tools write."""
+    about = PngInfo()
+    about.add_text("Software", "x")
+    return encode(image, pnginfo=about, **options)
+
+
+def test_pngs_with_notes_are_refused_and_read_as_those_without(tmp_path):
+    """Looking for EXIF among the notes decodes them, and what is decoded twice passes for whole."""
+    files = {f"{i}.png": noted(noise(32, 32)) for i in range(4)}
+    at = files["2.png"].index(b"IDAT") + 500
+    torn = bytearray(files["2.png"])
+    torn[at] ^= 0x55
+    root = write(tmp_path / "a", files | {"2.png": bytes(torn)})
+    assert "2.png" in error(root)
+    assert len(load(root, unreadable="skip").train.images) == 3
+    few_bits = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8) * 85)
+    grey = Image.fromarray(np.repeat(np.repeat(np.asarray(few_bits), 8, 0), 8, 1))
+    for make in (encode, noted):
+        content = make(grey, bits=8, transparency=85)
+        header, opened = images.inspect_and_open(content)
+        assert (opened is None) == (make is noted)
+        made = images.decode(content, resolution=16, channels=3, opened=opened)
+        assert made[0, 8].tolist() == [255, 255, 255]  # what is transparent shows the background
+
+
+def test_what_is_lost_on_the_way_is_read_again(tmp_path, monkeypatch):
+    """Whatever happens to the images that are kept, none is left out in silence."""
+    root = write(tmp_path / "a", pngs("1.png", "2.png", "3.png"))
+    write_row = early.Early._write
+
+    def losing(self, name, pixels):
+        if name != "1.png":
+            write_row(self, name, pixels)
+
+    monkeypatch.setattr(early.Early, "_write", losing)
+    assert len(load(root).train.images) == 3
+
+
+def test_a_manifest_that_appears_meanwhile_leaves_nothing_out(tmp_path, monkeypatch):
+    root = write(tmp_path / "a", pngs("1.png", "2.png", "3.png"))
+    find = manifest.Manifest.find
+    known = {"1.png": decoding.digest((root / "1.png").read_bytes())}
+    monkeypatch.setattr(
+        manifest.Manifest, "find", lambda self, name: known.get(name) or find(self, name)
+    )
+    assert len(load(root).train.images) == 3
+
+
+def test_a_cache_out_of_reach_is_one_line(tmp_path, monkeypatch):
+    def forbidden(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    root = write(tmp_path / "a", pngs("1.png", "2.png"))
+    monkeypatch.setattr(manifest.pathlib.Path, "read_text", forbidden)
+    known = manifest.Manifest(root, lambda name: None)
+    assert not known.is_new

@@ -14,7 +14,7 @@ from tada_jax.methods.undertrain import RarelyDrawn, Undertrained
 from tada_jax.setup import build
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
-from tada_jax.training import step
+from tada_jax.training import memory, step
 from tests import tiny
 
 SHAPE = (8, 8, 1)
@@ -150,6 +150,12 @@ def test_the_same_copies_by_whichever_way_batches_come():
     np.testing.assert_array_equal(np.asarray(batch)[:, 0, 0, 0], numbers)
     _, _, of_fed = jax.jit(fed)(np.uint32(0), np.int32(3), batch, None)
     np.testing.assert_array_equal(of_fed, numbers)
+
+
+def test_a_dry_run_estimates_its_memory():
+    made = parts("ambient")
+    config = tiny.config("ambient", **FIXED)
+    assert memory.estimate(made, config, 1, 0).total > 0
 
 
 def test_what_cannot_be():
