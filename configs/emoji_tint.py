@@ -16,7 +16,6 @@ from configs import emoji_transfer
 def get_config():
     c = emoji_transfer.get_config("scratch")
     c.method = "hflip"
-    c.diffusion.weighting = "none"
     c.train.total_steps = 1000
     c.log.sample_every = 500
     c.log.checkpoint_every = 1000

@@ -50,9 +50,9 @@ def cached(key: str, make: Callable[[pathlib.Path], None], *, kind: str = "image
       UserError: if the cache cannot be written.
     """
     target = cache_dir() / kind / key
-    if target.is_dir():
-        return target
     try:
+        if target.is_dir():
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{key}.", dir=target.parent))
     except OSError as error:

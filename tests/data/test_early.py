@@ -146,7 +146,7 @@ def test_a_manifest_that_appears_meanwhile_leaves_nothing_out(tmp_path, monkeypa
     assert len(load(root).train.images) == 3
 
 
-def test_a_cache_out_of_reach_is_one_line(tmp_path, monkeypatch):
+def test_a_manifest_that_cannot_be_read_is_no_new_one(tmp_path, monkeypatch):
     def forbidden(self, *arguments, **options):
         raise PermissionError(13, "Permission denied")
 

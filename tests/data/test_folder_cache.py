@@ -1,11 +1,12 @@
 """What was decoded before is read from the cache, and only where nothing has changed."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
-from tada_jax.data import images
+from tada_jax.data import cache, images
 from tada_jax.data.base import Rows
 from tada_jax.system.errors import UserError
 from tests.data.pictures import (
@@ -134,3 +135,12 @@ def test_runs_among_the_images_are_left_out_and_named(tmp_path):
     assert beside.source.endswith("left out, since they are runs: 'runs/mine'")
     with pytest.raises(UserError, match="is the folder of a run.*samples"):
         load(run)
+
+
+def test_a_cache_out_of_reach_is_one_line(monkeypatch):
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "is_dir", forbidden)
+    with pytest.raises(UserError, match="cache .* cannot be written .*TADA_JAX_CACHE"):
+        cache.cached("key", lambda folder: None)
