@@ -194,6 +194,14 @@ def test_the_band_counts_less():
     np.testing.assert_allclose(ours["mse"], plain["mse"], rtol=1e-6)
 
 
+def test_a_learned_variance_is_trained_less_too():
+    half, plain = (build.parts(tiny.config(name), SHAPE) for name in ("undertrain", "none"))
+    made, x0 = noised(half)
+    params, key = tiny.params(half), jax.random.key(0)
+    ours, theirs = (step.loss_fn(params, key, x0, None, each) for each in (half, plain))
+    np.testing.assert_allclose(ours["loss"], theirs["loss"] * made.weight, rtol=1e-4)
+
+
 @pytest.mark.parametrize("formulation", ["iddpm", "edm", "flow"])
 def test_the_band_is_drawn_less(formulation):
     """As often as its share says, against the schedule's own draws."""
