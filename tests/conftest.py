@@ -27,6 +27,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "xla")
 )
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as many processes as cores are at work
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax  # noqa: E402 (not before the environment is set)

@@ -4,11 +4,25 @@ An image that was noised many times is one image: who calls gives one row for it
 scipy, which takes more than half a second, since a run begins without it.
 """
 
+import contextlib
 import warnings
 
 import numpy as np
 
 LEVEL = 0.95
+
+
+@contextlib.contextmanager
+def one_thread():
+    """For many products and decompositions of small matrices, one after the other.
+
+    BLAS shares each among all cores. Threads that wait for each other gain nothing there, and where
+    something else is running they lose: a factor of 50 was seen.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 def of_share(count, n):
@@ -39,15 +53,16 @@ def resampled(statistic, *groups, resamples=1000, seed=0):
     def of_rows(*chosen):
         return statistic(*(group[rows] for group, rows in zip(groups, chosen)))
 
-    found = stats.bootstrap(
-        [np.arange(len(group)) for group in groups],
-        of_rows,
-        n_resamples=resamples,
-        vectorized=False,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    with one_thread():
+        found = stats.bootstrap(
+            [np.arange(len(group)) for group in groups],
+            of_rows,
+            n_resamples=resamples,
+            vectorized=False,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     low, high = (np.asarray(end, np.float64) for end in found)
     return (low, high) if low.ndim else (float(low), float(high))
 

@@ -1,6 +1,7 @@
 """How close samples are to a reference, in any features: float [N,D] against float [M,D]."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -14,6 +15,12 @@ class Gaussian:
     mean: np.ndarray
     covariance: np.ndarray
     count: int
+
+    @functools.cached_property
+    def root(self):
+        """L, float64 [D,D], with L L^T = covariance, which may be singular."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def gaussian(features):
@@ -32,12 +39,6 @@ def gaussian(features):
     return Gaussian(mean, centred.T @ centred / (len(features) - 1), len(features))
 
 
-def _root(covariance):
-    """L with L L^T = covariance, which may be singular."""
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
-
-
 def frechet_distance(a, b):
     """The Frechet distance of two Gaussians (Dowson & Landau 1982; FID: Heusel et al. 2017).
 
@@ -51,7 +52,7 @@ def frechet_distance(a, b):
     Returns:
       A float, at least 0.
     """
-    cross = np.linalg.svd(_root(a.covariance).T @ _root(b.covariance), compute_uv=False).sum()
+    cross = np.linalg.svd(a.root.T @ b.root, compute_uv=False).sum()
     spread = np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * cross
     return max(0.0, float(((a.mean - b.mean) ** 2).sum() + spread))
 

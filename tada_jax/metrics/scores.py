@@ -200,12 +200,11 @@ def _frechet_interval(drawn, reference, value, resamples=30, most_features=256, 
     if drawn.shape[1] > most_features:
         return None
     rng, fixed = np.random.default_rng(seed), quality.gaussian(reference)
-    deviation = np.std(
-        [
-            quality.frechet_distance(
-                quality.gaussian(drawn[rng.integers(len(drawn), size=len(drawn))]), fixed
-            )
-            for _ in range(resamples)
-        ]
-    )
+
+    def again():
+        chosen = drawn[rng.integers(len(drawn), size=len(drawn))]
+        return quality.frechet_distance(quality.gaussian(chosen), fixed)
+
+    with intervals.one_thread():
+        deviation = np.std([again() for _ in range(resamples)])
     return max(0.0, value - 1.96 * deviation), value + 1.96 * deviation

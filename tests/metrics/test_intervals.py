@@ -5,6 +5,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import scipy.stats
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tada_jax.metrics import (
     intervals,
@@ -32,6 +33,17 @@ def test_rows_stay_whole_when_they_are_resampled():
     pairs = np.stack([np.arange(30.0), np.arange(30.0) + 0.5], 1)
     low, high = intervals.resampled(lambda p: (p[:, 1] - p[:, 0]).mean(), pairs)
     assert low == high == 0.5
+
+
+def test_one_thread_of_blas_works_on_small_matrices():
+    def threads(*_):
+        found = {b["num_threads"] for b in threadpool_info() if b["user_api"] == "blas"}
+        assert found
+        return float(max(found))
+
+    with threadpool_limits(2, "blas"):
+        assert intervals.resampled(threads, np.arange(5.0), resamples=3) == (1, 1)
+        assert threads() == 2  # and afterwards as many as before
 
 
 def test_wilsons_interval_of_a_share():
