@@ -12,11 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from tada_jax.model import winograd
+from tada_jax.system import backend
 
 
 def on_cpu():
     """Whether programs are compiled for CPUs, where memory is slow and some forms differ."""
-    return jax.default_backend() == "cpu"
+    return backend.platform() == "cpu"
+
+
+def on_tpu():
+    """Whether they are for TPUs, where whatever is no matrix product or long loop is slow."""
+    return backend.platform() == "tpu"
 
 
 # Normalisation
@@ -44,18 +50,22 @@ def group_norm(x, scale, shift, *, groups, silu, epsilon=1e-5):
     return _group_norm(x, scale, shift, groups, silu, epsilon)
 
 
-def _of_groups(sums, groups):
-    """Sums over the channels of each group, at every channel: [B,C] -> [B,C]."""
-    b, c = sums.shape
-    return jnp.repeat(sums.reshape(b, groups, -1).sum(-1), c // groups, axis=1)
+def _of_groups(groups, *sums):
+    """Sums over the channels of each group, at every channel: [B,C] -> [B,C] each."""
+    b, c = sums[0].shape
+    if on_tpu():  # each small operation costs more than all of its arithmetic: one product
+        group = np.arange(c) // (c // groups)
+        same = (group[:, None] == group).astype(np.float32)
+        return jnp.split(jnp.dot(jnp.concatenate(sums), same, precision="highest"), len(sums))
+    return [jnp.repeat(of.reshape(b, groups, -1).sum(-1), c // groups, axis=1) for of in sums]
 
 
 def _statistics(x, groups, epsilon):
     """Mean and reciprocal standard deviation of its group, for every channel, [B,C] each."""
     x = x.astype(jnp.float32)
     count = x.shape[1] * x.shape[2] * x.shape[3] // groups
-    mean = _of_groups(x.sum((1, 2)), groups) / count
-    square = _of_groups(jnp.square(x).sum((1, 2)), groups) / count
+    sums = _of_groups(groups, x.sum((1, 2)), jnp.square(x).sum((1, 2)))
+    mean, square = (of / count for of in sums)
     return mean, jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
 
 
@@ -104,8 +114,8 @@ def _group_norm_backward(groups, silu, epsilon, kept, cotangent):
     d_scale = (dy * whitened).sum((1, 2))
     # The mean and the variance depend on x too: what of dy points along them falls away.
     count = x.shape[1] * x.shape[2] * x.shape[3] // groups
-    along_mean = _of_groups(scale * d_shift, groups) / count
-    along_spread = _of_groups(scale * d_scale, groups) / count
+    sums = _of_groups(groups, scale * d_shift, scale * d_scale)
+    along_mean, along_spread = (of / count for of in sums)
     factor, along_mean, along_spread = _once(rstd * scale, rstd * along_mean, rstd * along_spread)
     dx = (
         dy * _over_pixels(factor) - _over_pixels(along_mean) - whitened * _over_pixels(along_spread)
@@ -179,6 +189,31 @@ def _linear_backward(kept, cotangent):
 _linear.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _linear_backward)
 
 
+def add_bias(x, bias):
+    """x [B,...,C] + bias [C]."""
+    return _add_bias(x, bias) if on_tpu() and x.ndim > 2 else x + bias
+
+
+@jax.custom_vjp
+def _add_bias(x, bias):
+    """The same, whose gradient by the bias is a product with ones, summed in float32.
+
+    The eight rows of ones are what the matrix unit takes at once; a sum takes 25 times as long.
+    """
+    return x + bias
+
+
+def _add_bias_backward(_, cotangent):
+    pixels = cotangent.reshape(-1, cotangent.shape[-1])
+    ones = jnp.ones((8, len(pixels)), pixels.dtype)
+    exact = "highest" if pixels.dtype == jnp.float32 else None
+    sums = jnp.dot(ones, pixels, precision=exact, preferred_element_type=jnp.float32)
+    return cotangent, sums[0].astype(cotangent.dtype)
+
+
+_add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
+
+
 # Convolutions
 
 
@@ -203,11 +238,19 @@ def convolution(x, kernel, *, strides=1, padding="both"):
     return _convolve(x, kernel, pad, pad, strides)
 
 
-def _convolve(x, kernel, rows, columns, strides=1):
-    """A convolution with its padding (before, after) of rows and columns."""
+def _convolve(x, kernel, rows, columns, strides=1, apart=1):
+    """A convolution with its padding (before, after) of rows and columns.
+
+    With `apart` the pixels of x lie that far from each other, with zeros between.
+    """
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x, kernel, (strides, strides), [rows, columns], dimension_numbers=layout
+        x,
+        kernel,
+        (strides, strides),
+        [rows, columns],
+        lhs_dilation=(apart, apart),
+        dimension_numbers=layout,
     )
 
 
@@ -216,25 +259,60 @@ def _convolve(x, kernel, rows, columns, strides=1):
 
 def downsample(x):
     """2x2 average, [B,H,W,C] -> [B,H/2,W/2,C]."""
+    if on_tpu():
+        return _downsample_by_windows(x)
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
 def upsample(x):
     """Nearest neighbour, [B,H,W,C] -> [B,2H,2W,C]."""
+    if on_tpu():
+        return _upsample_by_windows(x)
     return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+# On TPUs every change of the axes is a copy, and windows that are added up are none: nine times as
+# fast with gradients. Each is the other's gradient.
+
+
+def _four_added(x):
+    """Sums over 2x2 pixels, in float32: [B,H,W,C] -> [B,H/2,W/2,C]."""
+    window = (1, 2, 2, 1)
+    sums = jax.lax.reduce_window(x.astype(jnp.float32), 0.0, jax.lax.add, window, window, "VALID")
+    return sums.astype(x.dtype)
+
+
+def _four_times(x):
+    """Every pixel four times: [B,H,W,C] -> [B,2H,2W,C]."""
+    zero, between = jnp.zeros((), x.dtype), (1, 1, 1)
+    apart = jax.lax.pad(x, zero, [(0, 0, 0), between, between, (0, 0, 0)])
+    return jax.lax.reduce_window(apart, zero, jax.lax.add, (1, 2, 2, 1), (1, 1, 1, 1), "VALID")
+
+
+_downsample_by_windows = jax.custom_vjp(lambda x: _four_added(x) / 4)
+_downsample_by_windows.defvjp(
+    lambda x: (_four_added(x) / 4, None), lambda _, cotangent: (_four_times(cotangent / 4),)
+)
+_upsample_by_windows = jax.custom_vjp(_four_times)
+_upsample_by_windows.defvjp(
+    lambda x: (_four_times(x), None), lambda _, cotangent: (_four_added(cotangent),)
+)
 
 
 # Which taps of a 3-tap kernel on enlarged pixels meet the same original one: for even and odd
 # pixels of the result, and the two originals that each of them sees.
 _MERGED_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+# The same as one kernel of 4 taps, on originals with a zero after each.
+_WIDE_TAPS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], np.float32)
 
 
 def upsampled_convolution(x, kernel):
     """A 3x3 convolution of `upsample(x)`, padded by one zero, at 4/9 of the arithmetic.
 
     A pixel of the result sees 9 enlarged pixels but only 4 originals: which, depends on whether its
-    row and its column are even or odd. So there are four 2x2 convolutions of the original.
+    row and its column are even or odd. So there are four 2x2 convolutions of the original; on TPUs
+    one 4x4 convolution, whose zeros are left out by the compiler.
 
     Args:
       x: [B,H,W,C].
@@ -244,6 +322,10 @@ def upsampled_convolution(x, kernel):
       [B,2H,2W,D].
     """
     b, h, w, _ = x.shape
+    if on_tpu():
+        wide = [jnp.asarray(_WIDE_TAPS)] * 2
+        kernel = jnp.einsum("yk,xl,klcd->yxcd", *wide, kernel, precision="highest").astype(x.dtype)
+        return _convolve(x, kernel, (2, 2), (2, 2), apart=2)
     with jax.default_matmul_precision("highest"):  # a sum of up to four weights
         kernels = jnp.einsum("pyk,qxl,klcd->pqyxcd", _MERGED_TAPS, _MERGED_TAPS, kernel)
     kernels = kernels.astype(x.dtype)

@@ -95,7 +95,8 @@ def _program(parts, mesh, apply):
         def predict(z, t):
             return network(z, t, labels)
 
-        x = parts.sample(predict, solvers.sample_keys(seed, numbers))
+        with backend.traced_for(mesh):
+            x = parts.sample(predict, solvers.sample_keys(seed, numbers))
         return to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
 
     return sample_batch

@@ -61,10 +61,11 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.upsample and layers.on_cpu():
-            return layers.upsampled_convolution(x, kernel) + bias
+        if self.upsample and (layers.on_cpu() or layers.on_tpu()):
+            return layers.add_bias(layers.upsampled_convolution(x, kernel), bias)
         x = layers.upsample(x) if self.upsample else x
-        return layers.convolution(x, kernel, strides=self.strides, padding=self.padding) + bias
+        x = layers.convolution(x, kernel, strides=self.strides, padding=self.padding)
+        return layers.add_bias(x, bias)
 
 
 class Dense(nn.Module):
@@ -79,7 +80,7 @@ class Dense(nn.Module):
         init = nn.initializers.zeros if self.zero else fan_in_uniform
         kernel = self.param("kernel", init, (x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return layers.linear(x.astype(self.dtype), kernel) + bias
+        return layers.add_bias(layers.linear(x.astype(self.dtype), kernel), bias)
 
 
 class Norm(nn.Module):

@@ -1,5 +1,6 @@
 """Devices and processes: the mesh that a run is spread over, and the cache of compiled programs."""
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from tada_jax.resample import TRACED_FOR, platform  # noqa: F401 (asked for by this name)
 from tada_jax.system import cache, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import cache_dir
@@ -29,6 +31,22 @@ def enable_compilation_cache():
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def traced_for(target):
+    """What is traced inside is for a platform, or for that of a mesh; the outermost one counts.
+
+    Layers have forms that suit one of them; all give the same numbers up to rounding. So a program
+    may be lowered, and with the compiler at hand compiled, for devices that this machine has not
+    got.
+    """
+    name = target if isinstance(target, str) else target.devices.flat[0].platform
+    token = TRACED_FOR.set(TRACED_FOR.get() or name)
+    try:
+        yield
+    finally:
+        TRACED_FOR.reset(token)
 
 
 # One device keeps about 1.6 of 2 cores busy, two keep both.

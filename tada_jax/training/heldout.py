@@ -165,6 +165,7 @@ def _program(parts, mesh, size, examples):
         def one(i):
             return batch_mse(params, seed, images, labels, count, i)
 
-        return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
+        with backend.traced_for(mesh):
+            return jax.lax.map(one, jnp.arange(batches)).reshape(-1)
 
     return all_batches, logsnr

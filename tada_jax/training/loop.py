@@ -140,7 +140,8 @@ def _training_data(session, first_step):
     labels = split.labels if planned.parts.network.num_classes else None
     over_batch = backend.over_batch(planned.mesh)
     if planned.resident:
-        whole = tuple(backend.put_whole(a, planned.mesh) for a in (split.images, labels))
+        flat = np.reshape(split.images, (len(split.images), -1))
+        whole = tuple(backend.put_whole(a, planned.mesh) for a in (flat, labels))
         fetch = steps.resident_batches(config, planned.order, over_batch)
         return fetch, contextlib.nullcontext(itertools.repeat(whole))
     key, _ = steps.step_keys(config.seed)

@@ -158,7 +158,7 @@ def gradient(params, rng, x0, labels, parts, numbers=None, *, pieces=1):
         key = jax.random.fold_in(rng_dropout, i)
         return of_terms(params, lambda p: loss_terms(p, piece, key, parts))
 
-    if jax.default_backend() == "cpu":  # in loops gradients of convolutions miss the fast library
+    if backend.platform() == "cpu":  # in loops gradients of convolutions miss the fast library
 
         def take(i):
             return jax.tree.map(lambda a: a[i], batch)
@@ -370,7 +370,8 @@ def make_steps(parts, config, mesh, fetch):
 
     The state and the tally are donated. `fetch(seed, step, images, labels)` takes the batch of a
     step from what the call is given: `resident_batches(...)`, or `fed_batches(...)`, one step a
-    call. Equal runs get the same function.
+    call. Images may be flat, [N,H*W*C]: a TPU copies a whole set of another shape before it looks
+    an image up. Equal runs get the same function.
     """
     depends_on = {k: v for k, v in config.train.items() if k not in _OTHER_FIELDS}
     settings = to_json([depends_on, config.ema.widths], sort_keys=True)
@@ -387,10 +388,11 @@ def _make_steps(parts, config, mesh, fetch):
     where = state_sharding(parts, config, mesh)
 
     def step(state, tally, seed, images, labels):
-        batch = fetch(seed, state.step, images, labels)
-        return train_step(
-            state, tally, *batch, seed=seed, parts=parts, config=config, where=where.params
-        )
+        images, *others = fetch(seed, state.step, images, labels)
+        images = images.reshape(len(images), *parts.image_shape)
+        options = {"seed": seed, "parts": parts, "config": config, "where": where.params}
+        with backend.traced_for(mesh):
+            return train_step(state, tally, images, *others, **options)
 
     @functools.partial(
         jax.jit,

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from tada_jax.model import layers, winograd
+from tada_jax.system import backend
+
+PLATFORMS = ("cpu", "gpu", "tpu")  # whose forms are all computed on this one
 
 
 def normal(seed, *shape):
@@ -26,11 +29,20 @@ def assert_close(found, wanted, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
+def assert_same_with_gradients(platform, fast, plain, arguments, cotangent, tolerance=1e-5):
+    """Of the form for a platform, and of the plain one."""
+    with backend.traced_for(platform):
+        found, back = jax.vjp(fast, *arguments)
+        gradients = back(cotangent)
+    wanted, plain_back = jax.vjp(plain, *arguments)
+    assert_close(found, wanted, tolerance)
+    assert_close(gradients, plain_back(cotangent), tolerance)
+
+
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("per_image", [True, False])
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_group_norm_and_its_gradients(silu, per_image, on_cpu, monkeypatch):
-    monkeypatch.setattr(layers, "on_cpu", lambda: on_cpu)
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_group_norm_and_its_gradients(silu, per_image, platform):
     x = 3.0 * normal(0, 4, 6, 5, 8) + 1.5
     shape = (4, 8) if per_image else (8,)
     scale, shift, cotangent = 1 + normal(1, *shape), normal(2, *shape), normal(3, *x.shape)
@@ -41,10 +53,7 @@ def test_group_norm_and_its_gradients(silu, per_image, on_cpu, monkeypatch):
     def plain(*a):
         return plain_norm(*a, groups=4, silu=silu)
 
-    found, back = jax.vjp(fast, x, scale, shift)
-    wanted, plain_back = jax.vjp(plain, x, scale, shift)
-    assert_close(found, wanted)
-    assert_close(back(cotangent), plain_back(cotangent))
+    assert_same_with_gradients(platform, fast, plain, (x, scale, shift), cotangent)
 
 
 def test_group_norm_in_short_types_is_float32_inside():
@@ -131,24 +140,58 @@ def test_other_convolutions(shape, kernel, strides):
     assert short.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("shape", [(4, 4), (1, 3)])
-def test_upsampled_convolution_and_its_gradients(shape):
+def test_upsampled_convolution_and_its_gradients(shape, platform):
     x, kernel = normal(0, 2, *shape, 3), normal(1, 3, 3, 3, 5)
 
     def plain(x, kernel):
-        return direct(layers.upsample(x), kernel)
+        return direct(x.repeat(2, 1).repeat(2, 2), kernel)
 
-    found, back = jax.vjp(layers.upsampled_convolution, x, kernel)
-    wanted, plain_back = jax.vjp(plain, x, kernel)
-    cotangent = normal(2, *wanted.shape)
-    assert_close(found, wanted)
-    assert_close(back(cotangent), plain_back(cotangent))
+    cotangent = normal(2, 2, 2 * shape[0], 2 * shape[1], 5)
+    fast = layers.upsampled_convolution
+    assert_same_with_gradients(platform, fast, plain, (x, kernel), cotangent)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_changes_of_size_and_their_gradients(platform):
+    x = normal(0, 2, 6, 4, 3)
+
+    def enlarged(x):
+        return x.repeat(2, 1).repeat(2, 2)
+
+    def averaged(x):
+        return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+    for fast, plain in ((layers.upsample, enlarged), (layers.downsample, averaged)):
+        cotangent = normal(1, *plain(x).shape)
+        assert_same_with_gradients(platform, fast, plain, (x,), cotangent)
+    with backend.traced_for(platform):
+        short = x.astype(jnp.bfloat16)
+        np.testing.assert_array_equal(layers.upsample(short), enlarged(short))
+        wanted = averaged(short.astype(jnp.float32)).astype(jnp.bfloat16)
+        found = np.asarray(layers.downsample(short), np.float32)
+        np.testing.assert_allclose(found, np.asarray(wanted, np.float32), rtol=2**-7)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (6, 4)])
+def test_a_bias_and_its_gradients(shape, platform):
+    x, bias, cotangent = normal(0, *shape), normal(1, 4), normal(2, *shape)
+    plain = jnp.add
+    assert_same_with_gradients(platform, layers.add_bias, plain, (x, bias), cotangent)
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32_on_tpus():
+    many = jnp.ones((1, 32, 32, 4), jnp.bfloat16)
+    with backend.traced_for("tpu"):
+        _, back = jax.vjp(layers.add_bias, many, many[0, 0, 0])
+        np.testing.assert_array_equal(back(many)[1], 1024.0)
 
 
 @pytest.mark.parametrize("order", ["legacy", "new"])
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_self_attention_and_its_gradients(order, on_cpu, monkeypatch):
-    monkeypatch.setattr(layers, "on_cpu", lambda: on_cpu)
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_self_attention_and_its_gradients(order, platform):
     b, t, heads, d = 2, 9, 3, 4
     c = heads * d
     x, kernel, bias = normal(0, b, t, c), normal(1, c, 3 * c), normal(2, 3 * c)
@@ -168,8 +211,5 @@ def test_self_attention_and_its_gradients(order, on_cpu, monkeypatch):
     def fast(*a):
         return layers.self_attention(*a, head_channels=d, order=order)
 
-    found, back = jax.vjp(fast, x, kernel, bias)
-    wanted, plain_back = jax.vjp(plain, x, kernel, bias)
-    cotangent = normal(3, *wanted.shape)
-    assert_close(found, wanted)
-    assert_close(back(cotangent), plain_back(cotangent), 3e-5)
+    cotangent = normal(3, b, t, c)
+    assert_same_with_gradients(platform, fast, plain, (x, kernel, bias), cotangent, 3e-5)

@@ -13,7 +13,7 @@ import tada_jax
 from tada_jax import resample
 from tada_jax.data.order import shuffled
 from tada_jax.setup import build
-from tada_jax.system import backend
+from tada_jax.system import backend, memo
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
 from tada_jax.training.heldout import make_evaluation
@@ -22,6 +22,7 @@ from tada_jax.training.step import (
     gradient,
     make_steps,
     resident_batches,
+    state_shapes,
     state_sharding,
 )
 from tests import tiny
@@ -178,9 +179,8 @@ def test_a_batch_in_pieces_has_the_same_gradient():
     )
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_pieces_take_less_memory(on_cpu, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if on_cpu else "gpu")
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_pieces_take_less_memory(platform):
     config = tiny.config()
     parts = build.parts(config, (8, 8, 1))
     params = jax.eval_shape(parts.init_params, jax.random.key(0))
@@ -190,9 +190,35 @@ def test_pieces_take_less_memory(on_cpu, monkeypatch):
         def grad(p, x0):
             return gradient(p, jax.random.key(0), x0, None, parts, pieces=pieces)
 
-        return jax.jit(grad).lower(params, x0).compile().memory_analysis().temp_size_in_bytes
+        with backend.traced_for(platform):
+            lowered = jax.jit(grad).lower(params, x0)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(4) < 0.6 * temporary(1)
+
+
+def test_a_step_is_lowered_for_devices_that_are_not_here():
+    """Each in its own forms: nothing in it asks which devices this machine has."""
+    config = tiny.config(model__channel_mult=(1, 1), model__attention_resolutions=(4,))
+    parts, mesh = build.parts(config, (8, 8, 1)), backend.data_mesh(2, jax.devices()[:2])
+    state, tally = (
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+        for tree in (state_shapes(parts, config), jax.eval_shape(lambda: empty_tally(parts)))
+    )
+    images = jax.ShapeDtypeStruct((50, 64), np.uint8)
+    fetch = resident_batches(config, shuffled(50), backend.over_batch(mesh))
+    operations = {}
+    for platform, name in (("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")):
+        memo.forget()
+        steps = make_steps(parts, config, mesh, fetch)
+        with backend.traced_for(platform):
+            traced = steps.trace(state, tally, np.uint32(0), images, None, 1)
+        text = traced.lower(lowering_platforms=(name,)).as_text()
+        operations[platform] = collections.Counter(re.findall(r"stablehlo\.(\w+)", text))
+    assert operations["tpu"]["reduce_window"] and not operations["gpu"]["reduce_window"]
+    assert operations["tpu"]["gather"] < operations["gpu"]["gather"]  # those that choose the batch
+    assert operations["cpu"] != operations["gpu"]
+    memo.forget()
 
 
 def test_a_state_that_is_spread_trains_alike_and_takes_less(monkeypatch):
