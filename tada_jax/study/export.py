@@ -44,7 +44,7 @@ def export(config, workdir) -> pathlib.Path:
             if run.config.schedule.name not in schedule.SCHEDULES:
                 raise ValueError("guided-diffusion tells its network timesteps")
             tensors = write.adm_tensors(network, params, max(shape[:2]))
-            files = {"model.safetensors": tensors}
+            files = tensors, write.told(run.config)
         else:
             files = _pipeline(run, network, params)
     except ValueError as error:
@@ -52,7 +52,7 @@ def export(config, workdir) -> pathlib.Path:
     if backend.is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder, files)
+            _write(folder, c.format, files)
             write_whole(folder / "README.md", card(run, network))
         except OSError as error:
             raise UserError(
@@ -89,10 +89,9 @@ def _pipeline(run, network, params):
     return config, scheduler, names.to_theirs(entries, params)
 
 
-def _write(folder, files):
-    if isinstance(files, dict):
-        for name, tensors in files.items():
-            write.write_tensors(folder / name, tensors)
+def _write(folder, kind, files):
+    if kind == "adm":
+        write.write_tensors(folder / "model.safetensors", *files)
     else:
         write.write_pipeline(folder, *files)
 
@@ -139,9 +138,9 @@ def _usage(c, channels):
         )
         return [
             "`model.safetensors` has the names of guided-diffusion's state dicts. What they do not "
-            f"tell: {own.norm_groups} groups of normalisation, {heads}, qkv in "
-            f"{own.attention_order} order, the {c.schedule.name} schedule of {total:,} timesteps, "
-            f"prediction of {c.diffusion.parameterisation}.",
+            f"tell, its metadata (`{write.TOLD}`) do: {own.norm_groups} groups of normalisation, "
+            f"{heads}, qkv in {own.attention_order} order, the {c.schedule.name} schedule of "
+            f"{total:,} timesteps, prediction of {c.diffusion.parameterisation}.",
             "",
         ]
     kind = write.PIPELINES[scheduler]

@@ -9,10 +9,12 @@ import numpy as np
 
 from tada_jax.data.names import parse_json
 from tada_jax.model import schedule as schedules
+from tada_jax.model.diffusion import PARAMETERISATIONS, VARIANCES
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import expanded
 from tada_jax.weights import torch_file
 from tada_jax.weights.inference import Inferred, infer
+from tada_jax.weights.write import TOLD, TOLD_FIELDS
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _MODEL = "diffusion_pytorch_model"  # of diffusers, .safetensors or .bin
@@ -82,6 +84,13 @@ def read(path) -> Weights:
         _check_types(tensors)
         inferred = infer({name: tuple(tensors.shape(name)) for name in tensors}, config)
         schedule, more, said = _of_scheduler(scheduler) if scheduler else ({}, {}, [])
+        if told := _told(tensors) if config is None else {}:
+            network = inferred.network | told["model"]
+            assumed = {k: v for k, v in inferred.assumed.items() if k not in told["model"]}
+            inferred = dataclasses.replace(inferred, network=network, assumed=assumed)
+            schedule, more = told["schedule"], told["diffusion"]
+            if (more["variance"] == "learned_range") != inferred.learned_variance:
+                raise ValueError(f"has other outputs than its metadata `{TOLD}` says")
     except OSError as error:
         raise UserError(
             f"init.weights={path} cannot be read ({error.strerror or error})"
@@ -168,6 +177,7 @@ class _Safetensors(Mapping):
         except safetensors.SafetensorError as error:
             raise ValueError(f"is damaged or cut short ({error}): fetch it again") from error
         self._names = list(self._file.keys())
+        self.metadata = self._file.metadata() or {}
 
     def __getitem__(self, name):
         return self._file.get_tensor(name)
@@ -203,6 +213,40 @@ def _tensors(file: pathlib.Path):
     if ending in _TORCH:
         return _Torch(file)
     raise ValueError(f"is no file of weights: {', '.join(_TORCH)}, .safetensors, or a folder")
+
+
+def _told(tensors) -> dict[str, dict[str, Any]]:
+    """What our own exports say of a network besides its tensors, by section; {} of other files.
+
+    Raises:
+      ValueError: if it is not as we write it.
+    """
+    text = getattr(tensors, "metadata", {}).get(TOLD)
+    if text is None:
+        return {}
+    known = {
+        "attention_order": ("legacy", "new"),
+        "name": schedules.SCHEDULES,
+        "rescale_timesteps": (True, False),
+        "parameterisation": PARAMETERISATIONS,
+        "variance": VARIANCES,
+    }
+
+    def fits(name, value):
+        return value in known[name] if name in known else type(value) is int and value >= 0
+
+    try:
+        found = parse_json(text)
+    except ValueError:
+        found = None
+    for section, names in TOLD_FIELDS.items():
+        fields = found.get(section) if isinstance(found, dict) else None
+        if not isinstance(fields, dict) or set(fields) != set(names):
+            raise ValueError(f"has metadata `{TOLD}` without {section}: export it again")
+        for name, value in fields.items():
+            if not fits(name, value):
+                raise ValueError(f"has {section}.{name}={str(value)[:40]!r} in its metadata")
+    return found
 
 
 def _of_scheduler(config: dict) -> tuple[dict, dict, list[str]]:

@@ -12,6 +12,13 @@ from tada_jax.system.paths import to_json, write_whole
 from tada_jax.weights import names
 
 MODEL = "diffusion_pytorch_model.safetensors"
+# Of a .safetensors file's metadata: what guided-diffusion's tensors do not tell, by section.
+TOLD = "tada_jax"
+TOLD_FIELDS = {
+    "model": ("norm_groups", "head_channels", "num_heads", "attention_order"),
+    "schedule": ("name", "total_timesteps", "rescale_timesteps"),
+    "diffusion": ("parameterisation", "variance"),
+}
 SCHEDULERS = {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
 PIPELINES = {"ddim": "DDIMPipeline", "ddpm": "DDPMPipeline"}
 _PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -60,6 +67,15 @@ def adm_tensors(network: unet.UNet, params: dict, side: int) -> dict[str, np.nda
         if getattr(network, field) != getattr(plain, field):
             raise ValueError(f"guided-diffusion has no {field}={getattr(network, field)!r}")
     return names.to_theirs(names.of_adm(network, attends(network, side)), params)
+
+
+def told(config) -> dict[str, str]:
+    """The metadata of a run's tensors by guided-diffusion's names; `read.read` knows them."""
+    sections = {
+        section: {name: config[section][name] for name in fields}
+        for section, fields in TOLD_FIELDS.items()
+    }
+    return {TOLD: to_json(sections)}
 
 
 def unet_config(network: unet.UNet, image_shape) -> dict:
@@ -206,7 +222,9 @@ def write_pipeline(
     write_tensors(folder / "unet" / MODEL, tensors)
 
 
-def write_tensors(file: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+def write_tensors(
+    file: pathlib.Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
     """Writes tensors as .safetensors, whole or not at all.
 
     Raises:
@@ -214,7 +232,7 @@ def write_tensors(file: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     """
     partial = file.with_name(f"{file.name}.partial")
     try:
-        save_file(tensors, partial, metadata={"format": "pt"})
+        save_file(tensors, partial, metadata={"format": "pt", **(metadata or {})})
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import tada_jax
 from tada_jax.model import continuous, schedule
 from tada_jax.setup.plan import plan
 from tada_jax.study import export
+from tada_jax.system.errors import UserError
 from tada_jax.training import resume
 from tada_jax.training.checkpoint import Checkpoints
 from tada_jax.weights import load, read, write
@@ -37,17 +38,48 @@ def exported(finished, tmp_path_factory):
 def test_what_is_written_is_read_again_bit_for_bit(exported):
     _, workdir, folders = exported
     run = tada_jax.load_run(workdir)
-    fields = {"head_channels": 8, "norm_groups": 4}
     for path in (folders["ddpm"], folders["adm"] / "model.safetensors"):
         side = None if path.is_dir() else 8
-        fields |= {"attention_order": "legacy"}
-        again = tada_jax.load_weights(path, side, **fields)
+        again = tada_jax.load_weights(path, side, attention_order="legacy")
         tiny.assert_trees_equal(again.params, run.ema_params)
     of_ddim = tada_jax.load_weights(folders["ddim"], attention_order="legacy").params["params"]
     for name, value in of_ddim.pop("conv_out").items():  # without its variance
         np.testing.assert_array_equal(value, run.ema_params["params"]["conv_out"][name][..., :1])
     own = {k: v for k, v in run.ema_params["params"].items() if k != "conv_out"}
     tiny.assert_trees_equal(of_ddim, own)
+
+
+def test_a_file_of_ours_says_what_its_tensors_do_not(exported, tmp_path):
+    config, _, folders = exported
+    found = read.read(folders["adm"] / "model.safetensors")
+    assert found.diffusion == {"parameterisation": "eps", "variance": "learned_range"}
+    assert found.inferred.network["norm_groups"] == 4 and not found.inferred.assumed
+    assert found.inferred.schedule["name"] == config.schedule.name
+    assert found.inferred.schedule["total_timesteps"] == config.schedule.total_timesteps
+
+    tensors = {name: found.tensors[name] for name in found.tensors}
+    other = config.copy_and_resolve_references()
+    other.diffusion.parameterisation = "v"
+    write.write_tensors(tmp_path / "v.safetensors", tensors, write.told(other))
+    assert read.read(tmp_path / "v.safetensors").diffusion["parameterisation"] == "v"
+    for change, message in (
+        (lambda told: told | {"model": {}}, "without model"),
+        (lambda told: [], "without model"),
+        (
+            lambda told: told | {"diffusion": told["diffusion"] | {"variance": "?"}},
+            r"variance='\?'",
+        ),
+        (lambda told: told | {"model": told["model"] | {"num_heads": "4"}}, "num_heads='4'"),
+        (
+            lambda told: told | {"diffusion": told["diffusion"] | {"variance": "fixed_large"}},
+            "other outputs",
+        ),
+    ):
+        told = change(json.loads(write.told(config)[write.TOLD]))
+        write.write_tensors(tmp_path / "a.safetensors", tensors, {write.TOLD: json.dumps(told)})
+        with pytest.raises(UserError, match=message) as error:
+            read.read(tmp_path / "a.safetensors")
+        assert "\n" not in str(error.value) and "init.weights=" in str(error.value)
 
 
 def test_the_files_of_a_pipeline(exported):
