@@ -204,11 +204,13 @@ def _add_bias(x, bias):
 
 
 def _add_bias_backward(_, cotangent):
-    pixels = cotangent.reshape(-1, cotangent.shape[-1])
-    ones = jnp.ones((8, len(pixels)), pixels.dtype)
-    exact = "highest" if pixels.dtype == jnp.float32 else None
-    sums = jnp.dot(ones, pixels, precision=exact, preferred_element_type=jnp.float32)
-    return cotangent, sums[0].astype(cotangent.dtype)
+    dtype, over = cotangent.dtype, tuple(range(cotangent.ndim - 1))
+    ones = jnp.ones((*cotangent.shape[:-1], 8), dtype)
+    exact = "highest" if dtype == jnp.float32 else None
+    sums = jax.lax.dot_general(
+        ones, cotangent, ((over, over), ((), ())), exact, preferred_element_type=jnp.float32
+    )
+    return cotangent, sums[0].astype(dtype)
 
 
 _add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
@@ -303,8 +305,6 @@ _upsample_by_windows.defvjp(
 # Which taps of a 3-tap kernel on enlarged pixels meet the same original one: for even and odd
 # pixels of the result, and the two originals that each of them sees.
 _MERGED_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
-# The same as one kernel of 4 taps, on originals with a zero after each.
-_WIDE_TAPS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], np.float32)
 
 
 def upsampled_convolution(x, kernel):
@@ -323,9 +323,8 @@ def upsampled_convolution(x, kernel):
     """
     b, h, w, _ = x.shape
     if on_tpu():
-        wide = [jnp.asarray(_WIDE_TAPS)] * 2
-        kernel = jnp.einsum("yk,xl,klcd->yxcd", *wide, kernel, precision="highest").astype(x.dtype)
-        return _convolve(x, kernel, (2, 2), (2, 2), apart=2)
+        wide = _widened(_widened(kernel.astype(jnp.float32), 0), 1)
+        return _transposed_convolution(x, wide.astype(x.dtype))
     with jax.default_matmul_precision("highest"):  # a sum of up to four weights
         kernels = jnp.einsum("pyk,qxl,klcd->pqyxcd", _MERGED_TAPS, _MERGED_TAPS, kernel)
     kernels = kernels.astype(x.dtype)
@@ -334,6 +333,38 @@ def upsampled_convolution(x, kernel):
         parts = [_convolve(x, kernels[p, q], (1 - p, p), (1 - q, q)) for q in (0, 1)]
         rows.append(jnp.stack(parts, axis=3))
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+
+
+def _widened(kernel, axis):
+    """The kernel of 4 taps that does to pixels with zeros between what one of 3 does to pairs."""
+    first, second, third = (jax.lax.index_in_dim(kernel, i, axis) for i in range(3))
+    return jnp.concatenate([first, first + second, second + third, third], axis)
+
+
+@jax.custom_vjp
+def _transposed_convolution(x, kernel):
+    """A 4x4 convolution of x [B,H,W,C] with a zero after every pixel: [B,2H,2W,D]."""
+    return _convolve(x, kernel, (2, 2), (2, 2), apart=2)
+
+
+def _transposed_convolution_backward(kept, cotangent):
+    """By the convolution of stride 2 that it is the transpose of.
+
+    Stock gradients would turn the whole cotangent around.
+    """
+    x, kernel = kept
+
+    def turned(kernel):
+        return kernel[::-1, ::-1].swapaxes(2, 3)
+
+    dx, of_kernel = jax.vjp(lambda k: _convolve(cotangent, k, (1, 1), (1, 1), 2), turned(kernel))
+    return dx, turned(of_kernel(x)[0])
+
+
+_transposed_convolution.defvjp(
+    lambda x, kernel: (_transposed_convolution(x, kernel), (x, kernel)),
+    _transposed_convolution_backward,
+)
 
 
 # Attention
@@ -356,6 +387,12 @@ def self_attention(x, kernel, bias, *, head_channels, order):
     split = (heads, 3, head_channels) if order == "legacy" else (3, heads, head_channels)
     axis = 1 if order == "legacy" else 0
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
+    if on_tpu():  # taking one product apart again would be copies
+        kernels = jnp.moveaxis(kernel.reshape(c, *split), 1 + axis, 0).reshape(3, c, c)
+        biases = jnp.moveaxis(bias.reshape(split), axis, 0).reshape(3, c)
+        tokens = (*x.shape[:2], heads, head_channels)
+        q, k, v = ((x @ kernels[i] + biases[i]).reshape(tokens) for i in range(3))
+        return jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
     if not on_cpu():
         qkv = (x @ kernel + bias).reshape(*x.shape[:2], *split)
         q, k, v = jnp.moveaxis(qkv, 2 + axis, 0)
