@@ -17,7 +17,7 @@ endif
 LOCK := requirements$(if $(filter cpu,$(DEVICE)),,-$(DEVICE)).lock
 PINS := requirements-dev.txt
 
-.PHONY: train test test-newest lint lock clean
+.PHONY: train test test-newest test-tpu lint lock clean
 
 train: $(VENV)/installed-$(DEVICE)
 	$(BIN)/python main.py --config=$(CONFIG) $(ARGS)
@@ -47,6 +47,12 @@ test-newest:
 	@grep -hE '^[A-Za-z]' requirements.txt $(PINS) | sed 's/ .*//' | tr 'A-Z_' 'a-z-' | sort | comm -13 - .venv-newest/versions | grep -E "^($$(sed -nE 's/^([A-Za-z-]+)==.*/\1/p' requirements.txt $(PINS) | tr 'A-Z_' 'a-z-' | paste -sd'|'))==" || echo none
 	.venv-newest/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
+# What a training step would cost on a TPU, by its compiler; needs no TPU, and some minutes.
+test-tpu:
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-tpu.lock
+	.venv-tpu/bin/python -m benchmarks.compiled --config=benchmarks/unet32.py --config.model.dtype=bfloat16 --steps=1 --against=benchmarks/compiled.json --check $(ARGS)
+
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 lock:
 	$(COMPILE) requirements-dev.txt --output-file requirements.lock
@@ -54,4 +60,4 @@ lock:
 	$(COMPILE) requirements-dev.txt requirements-tpu.txt --output-file requirements-tpu.lock
 
 clean:
-	rm -rf $(VENV) .venv-newest .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-tpu .cache .pytest_cache .ruff_cache

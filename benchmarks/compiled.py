@@ -5,6 +5,7 @@ python -m benchmarks.compiled --topology=v5e:2x4 --config=configs/ffhq256_tada.p
     --config.model.dtype=bfloat16
 python -m benchmarks.compiled --config=... --save=before.json    # at one commit
 python -m benchmarks.compiled --config=... --against=before.json # at another
+make test-tpu  # whether benchmarks/compiled.json still holds
 
 Needs libtpu beside JAX (requirements-tpu.txt) and no TPU: libtpu compiles for a described slice on
 any machine. Of the whole training step (`--program=step`), of drawing a batch (`sample`) or of the
@@ -53,6 +54,7 @@ COUNT = flags.DEFINE_integer("count", 64, "Images that --program=sample draws.")
 LINES = flags.DEFINE_integer("lines", 12, "Of every table.")
 SAVE = flags.DEFINE_string("save", None, "File for the figures.")
 AGAINST = flags.DEFINE_string("against", None, "File of --save, to be compared with.")
+CHECK = flags.DEFINE_bool("check", False, "Fail if --against has fewer cycles, bytes or messages.")
 
 MESSAGES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -218,6 +220,21 @@ def report(found, before):
         print(f"  {cycles / 1e6:9.3f}M {cycles / found['cycles']:6.1%}  {name}  {place}  {result}")
 
 
+WORSE = {"cycles": 1.03, "argument_bytes": 1.05, "temporary_bytes": 1.05}  # times, at most
+
+
+def worse(found, before):
+    """Lines about what costs more than it did; [] if nothing does."""
+    lines = [
+        f"{name}: {found[name]:,}, {found[name] / before[name]:.3f} times {before[name]:,}"
+        for name, most in WORSE.items()
+        if found[name] > most * before[name]
+    ]
+    if sum(found["messages"].values()) > sum(before["messages"].values()):
+        lines.append(f"messages: {found['messages']}, before {before['messages']}")
+    return lines
+
+
 def compile_for(topology, program, config, shape, *, images=50_000, steps=10, count=64):
     """The `figures` of a program of a configuration on a slice, as "v5e:2x2"."""
     devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
@@ -247,7 +264,9 @@ def main(_):
     )
     report(found, before)
     if SAVE.value:
-        pathlib.Path(SAVE.value).write_text(json.dumps(found))
+        pathlib.Path(SAVE.value).write_text(json.dumps(found, indent=1) + "\n")
+    if CHECK.value and (lines := worse(found, before)):
+        raise SystemExit("error: it became dearer: " + "; ".join(lines))
 
 
 if __name__ == "__main__":
