@@ -56,7 +56,9 @@ def _of_groups(groups, *sums):
     if on_tpu():  # each small operation costs more than all of its arithmetic: one product
         group = np.arange(c) // (c // groups)
         same = (group[:, None] == group).astype(np.float32)
-        return jnp.split(jnp.dot(jnp.concatenate(sums), same, precision="highest"), len(sums))
+        # Side by side along a new axis: along the batch, which is split, it would be messages.
+        found = jnp.dot(jnp.stack(sums, 1), same, precision="highest")
+        return [found[:, i] for i in range(len(sums))]
     return [jnp.repeat(of.reshape(b, groups, -1).sum(-1), c // groups, axis=1) for of in sums]
 
 

@@ -221,6 +221,18 @@ def test_a_step_is_lowered_for_devices_that_are_not_here():
     memo.forget()
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_forms_for_other_devices_compute_the_same_with_one_message_a_step(platform):
+    fields = {"model__channel_mult": (1, 1), "model__attention_resolutions": (4,)}
+    wanted = trained(1, **fields)
+    memo.forget()
+    with backend.traced_for(platform):
+        found = trained.__wrapped__(4, **fields)
+    memo.forget()
+    assert_same(found, wanted)
+    assert collectives(found[2]) == {"all-reduce": 1}
+
+
 def test_a_state_that_is_spread_trains_alike_and_takes_less(monkeypatch):
     monkeypatch.setattr(backend, "FEWEST_TO_SPREAD", 64)
     found = trained(8, train__sharding="fsdp")  # as in the run below
