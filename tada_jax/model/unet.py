@@ -4,6 +4,7 @@ The only file that knows flax.linen; everything else sees `network.apply(params,
 Parameters are float32. Computation may be bfloat16, but normalisation and softmax are float32.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -292,77 +293,34 @@ class UNet(nn.Module):
             raise ValueError("labels must be given if and only if num_classes > 0")
         if condition is not None and condition.shape[-1] != self.condition_size:
             raise ValueError(f"condition has {condition.shape[-1]} entries, not condition_size")
-        dtype = jnp.dtype(self.dtype)
-        block, attention = ResBlock, Attention
-        if self.remat:
-            block = nn.remat(ResBlock, static_argnums=(3,))
-            attention = nn.remat(Attention)
-
-        def res(h, features, name, resample="none"):
-            options = {"scale_shift": self.scale_shift, "epsilon": self.norm_epsilon, "name": name}
-            layer = block(features, self.norm_groups, self.dropout, dtype, resample, **options)
-            return layer(h, emb, deterministic)
-
-        def attend(h, name):
-            options = {"epsilon": self.norm_epsilon, "name": name}
-            width = self.head_width(h.shape[-1])
-            return attention(width, self.norm_groups, self.attention_order, dtype, **options)(h)
-
-        def change_size(h, features, direction, name):
-            if self.resblock_updown:
-                return res(h, features, name, direction)
-            options = {"convolve": self.conv_resample, "name": name}
-            if direction == "up":
-                return Upsample(features, dtype, **options)(h)
-            return Downsample(features, dtype, padding=self.downsample_padding, **options)(h)
-
-        def has_attention(h):
-            return max(h.shape[1:3]) in self.attention_resolutions
-
         # As in ADM, the embedding and the output stay float32: an 8-bit eps_hat would be amplified
         # by 1/alpha at the noisy end.
-        embedding = {"order": self.time_embedding, "shift": self.time_shift}
-        emb = timestep_embedding(t, self.channels, **embedding)
-        if self.condition_size:
-            told = jnp.zeros((len(z), self.condition_size)) if condition is None else condition
-            zeros = nn.initializers.zeros
-            width = emb.shape[-1]  # one less than odd `channels`
-            told_in = nn.Dense(width, use_bias=False, kernel_init=zeros, name="condition_in")
-            emb = emb + told_in(told)
-        emb = nn.silu(Dense(4 * self.channels, jnp.float32, name="time_in")(emb))
-        emb = Dense(4 * self.channels, jnp.float32, name="time_out")(emb)
-        if self.num_classes:
-            normal = nn.initializers.normal(1.0)
-            embed = nn.Embed(self.num_classes, 4 * self.channels, embedding_init=normal)
-            known = (labels >= 0)[:, None]
-            emb = emb + jnp.where(known, embed(jnp.maximum(labels, 0)), 0.0)
-
-        h = Conv(self.width(0), 3, dtype, name="conv_in")(z.astype(dtype))
+        layer = _Layers(self, _embedding(self, t, labels, condition), deterministic)
+        h = Conv(self.width(0), 3, layer.dtype, name="conv_in")(z.astype(layer.dtype))
         skips = [h]
         last = len(self.channel_mult) - 1
         for level in range(last + 1):
             features = self.width(level)
             for i in range(self.num_res_blocks):
-                h = res(h, features, f"down{level}_res{i}")
-                if has_attention(h):
-                    h = attend(h, f"down{level}_attn{i}")
+                h = layer.res(h, features, f"down{level}_res{i}")
+                h = layer.attend_at_some(h, f"down{level}_attn{i}")
                 skips.append(h)
             if level != last:
-                h = change_size(h, features, "down", f"down{level}_down")
+                h = layer.change_size(h, features, "down", f"down{level}_down")
                 skips.append(h)
 
-        h = res(h, features, "mid_res0")
-        h = attend(h, "mid_attn")
-        h = res(h, features, "mid_res1")
+        h = layer.res(h, features, "mid_res0")
+        h = layer.attend(h, "mid_attn")
+        h = layer.res(h, features, "mid_res1")
 
         for level in reversed(range(last + 1)):
             features = self.width(level)
             for i in range(self.num_res_blocks + 1):
-                h = res(jnp.concatenate([h, skips.pop()], -1), features, f"up{level}_res{i}")
-                if has_attention(h):
-                    h = attend(h, f"up{level}_attn{i}")
+                h = jnp.concatenate([h, skips.pop()], -1)
+                h = layer.res(h, features, f"up{level}_res{i}")
+                h = layer.attend_at_some(h, f"up{level}_attn{i}")
             if level:
-                h = change_size(h, features, "up", f"up{level}_up")
+                h = layer.change_size(h, features, "up", f"up{level}_up")
 
         norm_out = Norm(self.norm_groups, epsilon=self.norm_epsilon, name="norm_out")
         h = norm_out(h.astype(jnp.float32))
@@ -408,6 +366,74 @@ class UNet(nn.Module):
                         f"a level of {width} channels does not divide by {name}="
                         f"{getattr(self, name)}; change channels={self.channels} or {name}"
                     )
+
+
+# Parts of `UNet.__call__`; their layers are the network's.
+
+
+def _embedding(net, t, labels, condition):
+    """What the residual blocks are told of noise level, class and condition: [B,4 channels]."""
+    options = {"order": net.time_embedding, "shift": net.time_shift}
+    emb = timestep_embedding(t, net.channels, **options)
+    if net.condition_size:
+        told = jnp.zeros((len(emb), net.condition_size)) if condition is None else condition
+        zeros, width = nn.initializers.zeros, emb.shape[-1]  # one less than odd `channels`
+        emb = emb + nn.Dense(width, use_bias=False, kernel_init=zeros, name="condition_in")(told)
+    emb = nn.silu(Dense(4 * net.channels, jnp.float32, name="time_in")(emb))
+    emb = Dense(4 * net.channels, jnp.float32, name="time_out")(emb)
+    if net.num_classes:
+        normal = nn.initializers.normal(1.0)
+        embed = nn.Embed(net.num_classes, 4 * net.channels, embedding_init=normal)
+        known = (labels >= 0)[:, None]
+        emb = emb + jnp.where(known, embed(jnp.maximum(labels, 0)), 0.0)
+    return emb
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layers:
+    """The layers of a network by their names, all told the same.
+
+    Attributes:
+      net: the `UNet`.
+      emb: of `_embedding`.
+      deterministic: whether no units are dropped.
+    """
+
+    net: UNet
+    emb: jax.Array
+    deterministic: bool
+
+    @property
+    def dtype(self):
+        return jnp.dtype(self.net.dtype)
+
+    def res(self, h, features, name, resample="none"):
+        net = self.net
+        options = {"scale_shift": net.scale_shift, "epsilon": net.norm_epsilon, "name": name}
+        block = nn.remat(ResBlock, static_argnums=(3,)) if net.remat else ResBlock
+        layer = block(features, net.norm_groups, net.dropout, self.dtype, resample, **options)
+        return layer(h, self.emb, self.deterministic)
+
+    def attend(self, h, name):
+        net = self.net
+        options = {"epsilon": net.norm_epsilon, "name": name}
+        attention = nn.remat(Attention) if net.remat else Attention
+        width = net.head_width(h.shape[-1])
+        return attention(width, net.norm_groups, net.attention_order, self.dtype, **options)(h)
+
+    def attend_at_some(self, h, name):
+        """Only at the levels of `attention_resolutions`."""
+        attends = max(h.shape[1:3]) in self.net.attention_resolutions
+        return self.attend(h, name) if attends else h
+
+    def change_size(self, h, features, direction, name):
+        net = self.net
+        if net.resblock_updown:
+            return self.res(h, features, name, direction)
+        options = {"convolve": net.conv_resample, "name": name}
+        if direction == "up":
+            return Upsample(features, self.dtype, **options)(h)
+        return Downsample(features, self.dtype, padding=net.downsample_padding, **options)(h)
 
 
 def with_condition(params, like):
