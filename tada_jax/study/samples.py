@@ -15,7 +15,7 @@ from tada_jax.model.sampler import make_sampler
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import replacing, write_whole
-from tada_jax.training.checkpoint import fingerprints
+from tada_jax.training.fingerprints import fingerprints
 from tada_jax.training.run import load_run, unlearnt
 
 

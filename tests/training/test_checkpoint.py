@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tada_jax.system.errors import UserError
-from tada_jax.training import checkpoint
+from tada_jax.training import checkpoint, fingerprints
 from tada_jax.training.checkpoint import Checkpoints, Damaged, restore_one
 from tests import tiny
 
@@ -137,10 +137,10 @@ def test_what_is_read_back_is_compared_bit_for_bit(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.float16, jnp.bfloat16, np.uint32])
 def test_fingerprints_on_the_host_are_those_on_the_device(dtype):
     array = np.random.default_rng(0).integers(0, 200, (7, 5, 3)).astype(dtype)
-    expected = int(checkpoint._on_devices([jnp.asarray(array)])[0])
-    assert checkpoint.fingerprints([jnp.asarray(array)]) == [expected]
-    assert checkpoint.fingerprint(array) == expected
-    assert checkpoint.fingerprint(array, block=8) == expected
+    expected = int(fingerprints._on_devices([jnp.asarray(array)])[0])
+    assert fingerprints.fingerprints([jnp.asarray(array)]) == [expected]
+    assert fingerprints.fingerprint(array) == expected
+    assert fingerprints.fingerprint(array, block=8) == expected
 
 
 def test_a_damaged_rank_costs_the_rank_alone(tmp_path):
