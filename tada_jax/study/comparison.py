@@ -2,12 +2,18 @@
 
 Every cell of the grid is a folder `<workdir>/<method>-n<images>-seed<seed>` that `--mode=train` and
 `--mode=evaluate` would have made alike. Cells that are finished are not run again, so the same
-command continues a grid, or adds methods, sizes and seeds to it. The result: `table.md`,
-`comparison.json`, and `figures.html`, one file with everything that is needed to trust it.
+command continues a grid, or adds methods, sizes and seeds to it. Started several times, on a core
+or a device each, it shares the grid: each takes the cells that no other is at. The result:
+`table.md`, `comparison.json`, and `report.html`, one file with all that is needed to trust it.
 """
 
+import contextlib
+import errno
 import itertools
 import time
+
+import filelock
+import jax
 
 from tada_jax.methods.table import METHODS
 from tada_jax.metrics import judge
@@ -20,6 +26,8 @@ from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json, write_whole
 from tada_jax.training import loop
 from tada_jax.training import workdir as workdirs
+
+WAIT = 5.0  # seconds between two looks at cells that other processes are at
 
 
 def grid(config, workdir):
@@ -97,23 +105,36 @@ def compare(config, workdir, *, extractor=None, say=print):
     cells, path = grid(config, workdir), workdirs.absolute(workdir)
     digests = digests_of(cells)
     _check_images(cells, digests)
-    results, failures = {}, {}
-    for number, cell in enumerate(cells, 1):
-        found = finished(cell, digests[cell], extractor, say)
-        if found is None:
-            say(f"cell {number} of {len(cells)}: {cell.title}")
-            try:
-                found = _run(cell, extractor, say)
-            except UserError as e:
-                if not results:
-                    raise  # most likely all would fail
-                failures[cell.title] = str(e)
-                say(f"failed: {e}")
-                continue
-            say(_in_a_line(found))
-        results[cell] = found
-        if cells[number:] and cells[number].seed != cell.seed and backend.is_first():
-            comparison_report.write(path, config, results, failures)
+    results, failures, left = {}, {}, cells
+    while left:
+        elsewhere = []  # cells that other processes are at
+        for cell in left:
+            number = 1 + cells.index(cell)
+            with _claimed(path, cell) as mine:
+                found = finished(cell, digests[cell], extractor, say)
+                if found is None and not mine:
+                    elsewhere.append(cell)
+                    continue
+                if found is None:
+                    say(f"cell {number} of {len(cells)}: {cell.title}")
+                    try:
+                        found = _run(cell, extractor, say)
+                    except UserError as e:
+                        if not results:
+                            raise  # most likely all would fail
+                        failures[cell.title] = str(e)
+                        say(f"failed: {e}")
+                        continue
+                    say(_in_a_line(found))
+            results[cell] = found
+            if cells[number:] and cells[number].seed != cell.seed and backend.is_first():
+                comparison_report.write(path, config, results, failures)
+        if elsewhere == left:
+            time.sleep(WAIT)
+        elif elsewhere:
+            say(f"{len(elsewhere)} cells are left to other processes: waiting for them")
+        left = elsewhere
+    results = {cell: results[cell] for cell in cells if cell in results}
     if backend.is_first():
         comparison_report.write(path, config, results, failures)
     say(f"\n{tables.markdown(results)}")
@@ -123,6 +144,35 @@ def compare(config, workdir, *, extractor=None, say=print):
             f"{path / 'report.html'}: the same command tries them again"
         )
     return path / "report.html"
+
+
+@contextlib.contextmanager
+def _claimed(path, cell):
+    """Whether this process has a cell for itself; a lock that goes with the process.
+
+    The processes of one training have every cell together.
+
+    Raises:
+      UserError: if the folder cannot be written.
+    """
+    if jax.process_count() > 1:
+        yield True
+        return
+    lock, mine = filelock.FileLock(path / ".cells" / cell.workdir.name), True
+    try:
+        (path / ".cells").mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        mine = False
+    except OSError as e:
+        if e.errno != errno.ENOLCK:  # of file systems without locks, of which training warns
+            raise UserError(
+                f"workdir {path} cannot be written ({e.strerror}): choose another --workdir"
+            ) from e
+    try:
+        yield mine
+    finally:
+        lock.release()
 
 
 def digests_of(cells):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import filelock
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -104,6 +105,53 @@ def test_a_cell_that_was_interrupted_stops_the_grid_and_goes_on(tmp_path, monkey
     page = tada_jax.compare(only, tmp_path, say=lambda text: None)
     assert tada_jax.load_run(cell).step == 3 and page.is_file()
     assert json.loads((cell / "seconds.json").read_text()) > 0
+
+
+def test_a_grid_is_shared_with_other_processes(tmp_path, monkeypatch):
+    settings = config(compare__methods=("none", "constant", "tada"))
+    cells = comparison.grid(settings, tmp_path)
+    (tmp_path / ".cells").mkdir()
+    other = filelock.FileLock(tmp_path / ".cells" / cells[0].workdir.name)
+    done, mine, said, waited = {}, [], [], []
+
+    def run(cell, extractor, say):
+        assert cell is not cells[0] or waited  # not while another is at it
+        mine.append(cell.method)
+        return done.setdefault(cell.method, made[cell.method])
+
+    def wait(seconds):
+        waited.append(seconds)
+        if len(waited) == 2:  # it has died; a lock goes with its process
+            other.release()
+
+    made = {c.method: result for c, result in results(VALUES | {("constant", 0): 1.0}).items()}
+    monkeypatch.setattr(comparison, "_run", run)
+    monkeypatch.setattr(comparison, "finished", lambda cell, *_: done.get(cell.method))
+    monkeypatch.setattr(comparison.time, "sleep", wait)
+    monkeypatch.setattr(comparison, "digests_of", lambda cells: dict.fromkeys(cells, {"shape": ()}))
+    written = []
+    monkeypatch.setattr(comparison.comparison_report, "write", lambda *a: written.append(a[2]))
+    with other:
+        tada_jax.compare(settings, tmp_path, say=said.append)
+    assert mine == ["constant", "tada", "none"]
+    assert [cell.method for cell in written[-1]] == ["none", "constant", "tada"]
+    assert any("1 cells are left to other processes" in text for text in said)
+
+    # One that finishes a cell has not left it to us.
+    done.pop("none"), mine.clear(), waited.clear()
+    monkeypatch.setattr(
+        comparison.time, "sleep", lambda _: done.update(none=made["none"]) or other.release()
+    )
+    with other:
+        tada_jax.compare(settings, tmp_path, say=said.append)
+    assert mine == [] and [cell.method for cell in written[-1]] == ["none", "constant", "tada"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / ".cells").write_text("a file")
+    with pytest.raises(UserError, match="cannot be written") as error:
+        tada_jax.compare(config(), tmp_path, say=lambda text: None)
+    assert "\n" not in str(error.value)
 
 
 def tiny_until(config, steps):
