@@ -276,6 +276,7 @@ def _run(cell, extractor, say):
             raise KeyboardInterrupt
         return evaluation.evaluate(cell.config, cell.workdir, extractor=extractor, say=say)
     finally:
+        backend.give_back_memory()
         if backend.is_first() and cell.workdir.is_dir():
             write_whole(clock, to_json(tables.seconds_spent(cell) + time.monotonic() - mark) + "\n")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import os
 import pathlib
@@ -118,6 +119,18 @@ def keep_freed_memory(*, pools):
         mallopt(m_top_pad, 2**27)  # slack that keeps the pieces of threads that are empty
     else:
         mallopt(m_arena_max, 1)
+
+
+def give_back_memory():
+    """Returns to the system what this process has freed and kept; for between two runs.
+
+    Compiling leaves hundreds of megabytes in the pool of every thread: of a grid of runs in one
+    process they came to six gigabytes. Nothing happens but with the GNU C library.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        gc.collect()
+        trim(0)
 
 
 def join_processes(coordinator=None, num_processes=None, process_id=None):

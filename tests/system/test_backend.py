@@ -1,13 +1,17 @@
 """What is asked of XLA before the first device is used."""
 
+import ctypes
 import importlib.util
 import os
+import subprocess
+import sys
 
 import jax
 import pytest
 
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
+from tests import tiny
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,33 @@ def test_an_accelerator_that_is_not_used_is_named(device, word, tmp_path, monkey
     assert f"DEVICE={word}" in backend.idle_accelerator(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert backend.idle_accelerator(tmp_path) == ""
+
+
+_FREED = """
+import pathlib
+import numpy as np
+from tada_jax.system import backend
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+backend.keep_freed_memory(pools=True)
+before = resident()
+arrays = [np.ones(2**15) for _ in range(1000)]  # 250 MiB
+del arrays
+kept = resident()
+backend.give_back_memory()
+print(kept - before, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="of the GNU C library")
+def test_memory_that_is_kept_can_be_given_back():
+    env = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", _FREED]
+    done = subprocess.run(command, env=env, cwd=tiny.ROOT, capture_output=True, text=True)
+    kept, left = map(float, done.stdout.split())
+    assert kept > 200 and left < 50, done.stderr
 
 
 def test_a_process_that_does_not_answer_is_one_line(monkeypatch):
