@@ -98,6 +98,12 @@ def load(config, network: unet.UNet, image_shape, like) -> Loaded:
     learned = network.out_channels == 2 * channels
     params, changes = _adapted(params, like, found, channels, learned)
     lines += changes
+    if network.condition_size:
+        lines.append(
+            f"never told how images are augmented, as config.method={config.method!r} will: the "
+            "layer for it starts at zero, and until it has learned (300 steps were too few in "
+            "docs/transfer.md) samples look augmented"
+        )
     side = max(image_shape[:2])
     if found.resolution not in (None, side):
         levels = ", ".join(str(level) for level, has in enumerate(found.attends) if has) or "none"

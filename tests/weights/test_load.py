@@ -109,6 +109,18 @@ def test_other_classes_begin_as_if_none_was_told(tmp_path):
     np.testing.assert_array_equal(got, expected)
 
 
+def test_a_network_that_was_never_told_of_augmentation_says_so(tmp_path):
+    path = adm_file(tmp_path / "a.safetensors", "one level, classes")
+    told, parts = loaded(path, num_classes=5, method="ar", **ONE)
+    assert any("config.method='ar' will" in line for line in told.lines)
+    plain, without = loaded(path, num_classes=5, **ONE)
+    assert not any("never told" in line for line in plain.lines)
+    labels = np.array([0, 3])
+    size = parts.network.condition_size
+    got = apply(parts, told.params, (16, 16, 3), labels=labels, condition=np.ones((2, size)))
+    np.testing.assert_array_equal(got, apply(without, plain.params, (16, 16, 3), labels=labels))
+
+
 def test_grey_from_colours_and_back(tmp_path):
     """A grey image is three equal channels; what is said of them is averaged."""
     options = {"num_classes": 0, "diffusion__variance": "fixed_small", **ONE}
