@@ -226,14 +226,16 @@ def _told(tensors) -> dict[str, dict[str, Any]]:
         return {}
     known = {
         "attention_order": ("legacy", "new"),
-        "name": schedules.SCHEDULES,
+        "name": tuple(schedules.SCHEDULES),
         "rescale_timesteps": (True, False),
         "parameterisation": PARAMETERISATIONS,
         "variance": VARIANCES,
     }
 
     def fits(name, value):
-        return value in known[name] if name in known else type(value) is int and value >= 0
+        if name not in known:
+            return type(value) is int and value >= 0
+        return any(type(value) is type(each) and value == each for each in known[name])
 
     try:
         found = parse_json(text)

@@ -70,6 +70,11 @@ def test_a_file_of_ours_says_what_its_tensors_do_not(exported, tmp_path):
             r"variance='\?'",
         ),
         (lambda told: told | {"model": told["model"] | {"num_heads": "4"}}, "num_heads='4'"),
+        (lambda told: told | {"schedule": told["schedule"] | {"name": []}}, r"name='\[\]'"),
+        (
+            lambda told: told | {"schedule": told["schedule"] | {"rescale_timesteps": 1}},
+            "rescale_timesteps='1'",
+        ),
         (
             lambda told: told | {"diffusion": told["diffusion"] | {"variance": "fixed_large"}},
             "other outputs",
