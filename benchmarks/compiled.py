@@ -254,6 +254,10 @@ def compile_for(topology, program, config, shape, *, images=50_000, steps=10, co
 def main(_):
     """Compiles and prints."""
     config = CONFIG.value
+    if CHECK.value and not AGAINST.value:
+        raise SystemExit("error: --check needs --against, a file of --save")
+    if config.model.class_conditional:
+        raise SystemExit("error: class-conditional networks are not priced: leave the classes out")
     shape = timing.image_shape(config, SIDE.value, CHANNELS.value)
     images = IMAGES.value or config.data.train_size or 50_000
     options = {"images": images, "steps": STEPS.value, "count": COUNT.value}

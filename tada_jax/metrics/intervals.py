@@ -17,7 +17,8 @@ def one_thread():
     """For many products and decompositions of small matrices, one after the other.
 
     BLAS shares each among all cores. Threads that wait for each other gain nothing there, and where
-    something else is running they lose: a factor of 50 was seen.
+    something else is running they lose: a factor of 50 was seen. Of the whole process: not to be
+    entered by two threads at once.
     """
     from threadpoolctl import threadpool_limits
 

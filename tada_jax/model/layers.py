@@ -262,10 +262,10 @@ def _convolve(x, kernel, rows, columns, strides=1, apart=1):
 
 
 def downsample(x):
-    """2x2 average, [B,H,W,C] -> [B,H/2,W/2,C]."""
-    if on_tpu():
-        return _downsample_by_windows(x)
+    """2x2 average, [B,H,W,C] -> [B,H/2,W/2,C]; H and W are even."""
     b, h, w, c = x.shape
+    if on_tpu() and h % 2 == w % 2 == 0:
+        return _downsample_by_windows(x)
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 

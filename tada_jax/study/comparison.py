@@ -88,6 +88,9 @@ def _of_method(config, method):
 def compare(config, workdir, *, extractor=None, say=print):
     """Runs what is missing of a grid, and writes the tables and the report.
 
+    Several processes may do so at once: each takes cells that no other is at, and all of them write
+    the same report at the end. A cell that failed elsewhere is tried again.
+
     Args:
       config: of the runs; its section `compare` spans the grid.
       workdir: folder of the grid.
@@ -111,7 +114,8 @@ def compare(config, workdir, *, extractor=None, say=print):
         for cell in left:
             number = 1 + cells.index(cell)
             with _claimed(path, cell) as mine:
-                found = finished(cell, digests[cell], extractor, say)
+                aside = say if mine else (lambda text: None)  # it is looked at again and again
+                found = finished(cell, digests[cell], extractor, aside)
                 if found is None and not mine:
                     elsewhere.append(cell)
                     continue
@@ -127,6 +131,7 @@ def compare(config, workdir, *, extractor=None, say=print):
                         continue
                     say(_in_a_line(found))
             results[cell] = found
+            results = {each: results[each] for each in cells if each in results}
             if cells[number:] and cells[number].seed != cell.seed and backend.is_first():
                 comparison_report.write(path, config, results, failures)
         if elsewhere == left:
@@ -134,7 +139,6 @@ def compare(config, workdir, *, extractor=None, say=print):
         elif elsewhere:
             say(f"{len(elsewhere)} cells are left to other processes: waiting for them")
         left = elsewhere
-    results = {cell: results[cell] for cell in cells if cell in results}
     if backend.is_first():
         comparison_report.write(path, config, results, failures)
     say(f"\n{tables.markdown(results)}")

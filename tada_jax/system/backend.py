@@ -40,7 +40,7 @@ def traced_for(target):
 
     Layers have forms that suit one of them; all give the same numbers up to rounding. So a program
     may be lowered, and with the compiler at hand compiled, for devices that this machine has not
-    got.
+    got. A jitted function that was traced before keeps its form: make it inside.
     """
     name = target if isinstance(target, str) else target.devices.flat[0].platform
     token = TRACED_FOR.set(TRACED_FOR.get() or name)

@@ -28,6 +28,7 @@ class Inferred:
       attends: for each level, whether it has attention.
       table: makes `names.Entry`s for a `UNet` of these fields.
       resolution: for which it was made, pixels; None where nothing tells.
+      told: whether the file says what is `assumed` and the schedule itself, as ours do.
     """
 
     family: str
@@ -39,6 +40,7 @@ class Inferred:
     attends: tuple[bool, ...]
     table: Callable[[UNet], list[names.Entry]]
     resolution: int | None = None
+    told: bool = False
 
     def attention_resolutions(self, side):
         """The sides of levels with attention, for images whose longer side is `side` pixels."""

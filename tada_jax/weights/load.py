@@ -152,16 +152,23 @@ def _refuse_other_prediction(weights: Weights, config) -> None:
 
 
 def _assumed(weights: Weights, config, network) -> list[str]:
-    """A line on what the weights do not tell and their family has otherwise; [] if nothing."""
+    """A line on what their family has otherwise, or they were trained with; [] if nothing."""
     found = weights.inferred
     other = {f"model.{name}": (getattr(network, name), v) for name, v in found.assumed.items()}
     other |= {f"schedule.{name}": (config.schedule[name], v) for name, v in found.schedule.items()}
     if network.num_heads:  # which is what counts then
         other.pop("model.head_channels", None)
+    if found.told:  # the network's are refused, if they are others
+        other = {name: both for name, both in other.items() if name.startswith("schedule.")}
     lines = [f"{name}={mine!r} ({theirs!r})" for name, (mine, theirs) in other.items()]
     differing = [line for line, (mine, theirs) in zip(lines, other.values()) if mine != theirs]
     if not differing:
         return []
+    if found.told:
+        return [
+            "trained otherwise than the configuration says, which counts (theirs): "
+            + ", ".join(differing)
+        ]
     return [
         f"not told by the weights, and taken as the configuration says (usual in {found.family}): "
         + ", ".join(differing)
@@ -196,6 +203,19 @@ def config_lines(weights: Weights, side: int) -> dict[str, Any]:
     return fields | {f"diffusion.{name}": value for name, value in weights.diffusion.items()}
 
 
+def _told_otherwise(found, network, side) -> dict[str, Any]:
+    """Fields of a network that differ from those that the file tells, and their values there."""
+    theirs, wrong = found.unet(side), {}
+    for name in ("norm_groups", "attention_order"):
+        if getattr(network, name) != getattr(theirs, name):
+            wrong[name] = getattr(theirs, name)
+    widths = {theirs.width(level) for level, has in enumerate(found.attends) if has}
+    widths.add(theirs.width(len(theirs.channel_mult) - 1))  # that of the middle
+    if any(network.head_width(width) != theirs.head_width(width) for width in widths):
+        wrong |= {"head_channels": theirs.head_channels, "num_heads": theirs.num_heads}
+    return wrong
+
+
 def refuse_other_network(weights: Weights, network: unet.UNet, image_shape) -> None:
     """Refuses weights of a network that differs in more than `adapt` can change.
 
@@ -209,6 +229,8 @@ def refuse_other_network(weights: Weights, network: unet.UNet, image_shape) -> N
         if name not in _OTHER and not (same or (name == "channel_mult" and tuple(mine) == value)):
             wrong[name] = value
     side = max(image_shape[:2])
+    if found.told:
+        wrong |= _told_otherwise(found, network, side)
     levels = range(len(network.channel_mult))
     attends = tuple(side // 2**level in network.attention_resolutions for level in levels)
     if attends != found.attends:

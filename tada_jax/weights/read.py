@@ -85,9 +85,7 @@ def read(path) -> Weights:
         inferred = infer({name: tuple(tensors.shape(name)) for name in tensors}, config)
         schedule, more, said = _of_scheduler(scheduler) if scheduler else ({}, {}, [])
         if told := _told(tensors) if config is None else {}:
-            network = inferred.network | told["model"]
-            assumed = {k: v for k, v in inferred.assumed.items() if k not in told["model"]}
-            inferred = dataclasses.replace(inferred, network=network, assumed=assumed)
+            inferred = dataclasses.replace(inferred, assumed=told["model"], told=True)
             schedule, more = told["schedule"], told["diffusion"]
             if (more["variance"] == "learned_range") != inferred.learned_variance:
                 raise ValueError(f"has other outputs than its metadata `{TOLD}` says")
@@ -225,6 +223,10 @@ def _told(tensors) -> dict[str, dict[str, Any]]:
     if text is None:
         return {}
     known = {
+        "norm_groups": range(1, _MOST_TIMESTEPS),
+        "head_channels": range(1, _MOST_TIMESTEPS),
+        "num_heads": range(_MOST_TIMESTEPS),
+        "total_timesteps": range(2, _MOST_TIMESTEPS + 1),
         "attention_order": ("legacy", "new"),
         "name": tuple(schedules.SCHEDULES),
         "rescale_timesteps": (True, False),
@@ -233,9 +235,7 @@ def _told(tensors) -> dict[str, dict[str, Any]]:
     }
 
     def fits(name, value):
-        if name not in known:
-            return type(value) is int and value >= 0
-        return any(type(value) is type(each) and value == each for each in known[name])
+        return type(value) is type(known[name][0]) and value in known[name]
 
     try:
         found = parse_json(text)

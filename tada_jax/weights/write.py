@@ -1,6 +1,5 @@
 """Weights for others: a pipeline folder of diffusers, or one file with guided-diffusion's names."""
 
-import os
 import pathlib
 
 import numpy as np
@@ -8,7 +7,7 @@ from safetensors.numpy import save_file
 
 from tada_jax.model import schedule as schedules
 from tada_jax.model import unet
-from tada_jax.system.paths import to_json, write_whole
+from tada_jax.system.paths import replacing, to_json, write_whole
 from tada_jax.weights import names
 
 MODEL = "diffusion_pytorch_model.safetensors"
@@ -230,9 +229,5 @@ def write_tensors(
     Raises:
       OSError: if it cannot be written.
     """
-    partial = file.with_name(f"{file.name}.partial")
-    try:
+    with replacing(file) as partial:
         save_file(tensors, partial, metadata={"format": "pt", **(metadata or {})})
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

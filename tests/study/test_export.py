@@ -4,11 +4,13 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 import tada_jax
 from tada_jax.model import continuous, schedule
+from tada_jax.setup import build
 from tada_jax.setup.plan import plan
 from tada_jax.study import export
 from tada_jax.system.errors import UserError
@@ -53,7 +55,7 @@ def test_a_file_of_ours_says_what_its_tensors_do_not(exported, tmp_path):
     config, _, folders = exported
     found = read.read(folders["adm"] / "model.safetensors")
     assert found.diffusion == {"parameterisation": "eps", "variance": "learned_range"}
-    assert found.inferred.network["norm_groups"] == 4 and not found.inferred.assumed
+    assert found.inferred.told and found.inferred.assumed["norm_groups"] == 4
     assert found.inferred.schedule["name"] == config.schedule.name
     assert found.inferred.schedule["total_timesteps"] == config.schedule.total_timesteps
 
@@ -70,6 +72,11 @@ def test_a_file_of_ours_says_what_its_tensors_do_not(exported, tmp_path):
             r"variance='\?'",
         ),
         (lambda told: told | {"model": told["model"] | {"num_heads": "4"}}, "num_heads='4'"),
+        (lambda told: told | {"model": told["model"] | {"norm_groups": 0}}, "norm_groups='0'"),
+        (
+            lambda told: told | {"schedule": told["schedule"] | {"total_timesteps": 10**13}},
+            "total_timesteps=",
+        ),
         (lambda told: told | {"schedule": told["schedule"] | {"name": []}}, r"name='\[\]'"),
         (
             lambda told: told | {"schedule": told["schedule"] | {"rescale_timesteps": 1}},
@@ -85,6 +92,32 @@ def test_a_file_of_ours_says_what_its_tensors_do_not(exported, tmp_path):
         with pytest.raises(UserError, match=message) as error:
             read.read(tmp_path / "a.safetensors")
         assert "\n" not in str(error.value) and "init.weights=" in str(error.value)
+
+
+def test_a_file_of_ours_is_begun_with_as_it_was_made(exported):
+    """Heads may be written in either way; what was trained with another schedule says so."""
+    config, workdir, folders = exported
+
+    def loaded(**fields):
+        mine = tiny.config(init__weights=str(folders["adm"] / "model.safetensors"), **fields)
+        parts = build.parts(mine, (8, 8, 1))
+        like = jax.eval_shape(parts.init_params, jax.random.key(0))
+        return load.load(mine, parts.network, (8, 8, 1), like)
+
+    params = tada_jax.load_run(workdir).ema_params
+    for fields in ({}, {"model__num_heads": 1, "model__head_channels": 3}):
+        found = loaded(**fields)
+        tiny.assert_trees_equal(found.params, params)
+        assert len(found.lines) == 1
+    (line,) = loaded(schedule__name="linear", schedule__total_timesteps=50).lines[1:]
+    assert "trained otherwise" in line and "schedule.name='linear' ('cosine')" in line
+    for fields, message in (
+        ({"model__head_channels": 4}, "--config.model.head_channels=8"),
+        ({"model__norm_groups": 2}, "--config.model.norm_groups=4"),
+        ({"model__attention_order": "new"}, "--config.model.attention_order='?legacy"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loaded(**fields)
 
 
 def test_the_files_of_a_pipeline(exported):
