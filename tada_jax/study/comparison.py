@@ -108,7 +108,7 @@ def compare(config, workdir, *, extractor=None, say=print):
     cells, path = grid(config, workdir), workdirs.absolute(workdir)
     digests = digests_of(cells)
     _check_images(cells, digests)
-    results, failures, left = {}, {}, cells
+    results, failures, left, waits = {}, {}, cells, False
     while left:
         elsewhere = []  # cells that other processes are at
         for cell in left:
@@ -134,11 +134,11 @@ def compare(config, workdir, *, extractor=None, say=print):
             results = {each: results[each] for each in cells if each in results}
             if cells[number:] and cells[number].seed != cell.seed and backend.is_first():
                 comparison_report.write(path, config, results, failures)
-        if elsewhere == left:
+        if elsewhere and not waits:
+            say(f"waiting for other processes, that are at {len(elsewhere)} of the cells")
+        waits, left = bool(elsewhere), elsewhere
+        if waits:
             time.sleep(WAIT)
-        elif elsewhere:
-            say(f"{len(elsewhere)} cells are left to other processes: waiting for them")
-        left = elsewhere
     if backend.is_first():
         comparison_report.write(path, config, results, failures)
     say(f"\n{tables.markdown(results)}")
