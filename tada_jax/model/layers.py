@@ -200,7 +200,8 @@ def add_bias(x, bias):
 def _add_bias(x, bias):
     """The same, whose gradient by the bias is a product with ones, summed in float32.
 
-    The eight rows of ones are what the matrix unit takes at once; a sum takes 25 times as long.
+    The eight rows of ones are what the matrix unit takes at once; a sum takes 19 times the
+    cycles (docs/speed.md).
     """
     return x + bias
 
@@ -276,8 +277,9 @@ def upsample(x):
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
-# On TPUs every change of the axes is a copy, and windows that are added up are none: nine times as
-# fast with gradients. Each is the other's gradient.
+# On TPUs every change of the axes is a copy, and windows that are added up are none: enlarging
+# takes a seventh of the cycles, averages a seventeenth (docs/speed.md). Each is the other's
+# gradient.
 
 
 def _four_added(x):
