@@ -1,5 +1,6 @@
 """Eight host devices and a compilation cache inside the checkout, before anything imports jax."""
 
+import contextlib
 import ctypes
 import gc
 import importlib.metadata
@@ -8,6 +9,7 @@ import os
 import pathlib
 import resource
 import sys
+import types
 
 import pytest
 
@@ -123,6 +125,43 @@ class NoFigures:
         return (lambda *a, **k: None) if name.endswith("_figure") else getattr(figures, name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_networks():
+    """Runs inside tests train `tiny.SmallNet`; those by main.py, and of `whole_network`, a UNet."""
+    from tada_jax.setup import build
+    from tests import tiny
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "unet", types.SimpleNamespace(UNet=tiny.SmallNet))
+        yield
+
+
+@contextlib.contextmanager
+def _whole():
+    from tada_jax.model import unet
+    from tada_jax.setup import build
+
+    with pytest.MonkeyPatch.context() as patch:
+        memo.forget()  # equal configurations would get what was made for the other network
+        patch.setattr(build, "unet", unet)
+        yield
+    memo.forget()
+
+
+@pytest.fixture
+def whole_network(small_networks):
+    """A test whose subject is the network has the one that is configured."""
+    with _whole():
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_networks(small_networks):
+    """A file whose subject is the network has the one that is configured."""
+    with _whole():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_figures():
     """Runs inside tests draw none, for they take seconds; those of shared fixtures do."""
@@ -136,6 +175,17 @@ def no_figures():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A whole run of six steps: (config, workdir, final state). Not to be written to."""
+    return _finished(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished_unet(tmp_path_factory, small_networks):
+    """The same, of a UNet: for tests of a `whole_network`."""
+    with _whole():
+        return _finished(tmp_path_factory)
+
+
+def _finished(tmp_path_factory):
     from tada_jax.training import loop
     from tests import tiny
 

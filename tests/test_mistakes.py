@@ -38,6 +38,10 @@ for line in sys.stdin:
         for limit, value in case["limits"].items():
             import resource
             resource.setrlimit(getattr(resource, limit), (value, value))
+        if case.get("small"):  # as of the fixture `small_networks`
+            from tada_jax.setup import build
+            from tests import tiny
+            build.unet.UNet = tiny.SmallNet
         sys.argv = ["main.py", *case["arguments"]]
         code = 0
         try:
@@ -486,9 +490,15 @@ def test_fine_tuning_from_another_network(refuse, trained):
 def test_a_disk_on_which_files_cannot_grow(size, harness, tmp_path):
     """RLIMIT_FSIZE is the full disk that a test can have: writing fails in the middle."""
     case = {
-        "arguments": [DIGITS, *tiny.FLAGS, f"--workdir={tmp_path / 'run'}"],
+        "arguments": [
+            DIGITS,
+            *tiny.FLAGS,
+            f"--workdir={tmp_path / 'run'}",
+            "--config.model.channels=32",
+        ],  # fmt: skip
         "environment": {"JAX_ENABLE_COMPILATION_CACHE": "false"},
         "limits": {"RLIMIT_FSIZE": size},
+        "small": True,
         "output": str(tmp_path / "output"),
     }
     harness.stdin.write(json.dumps(case) + "\n")

@@ -130,6 +130,7 @@ def test_a_network_that_is_told_zeros_is_the_unconditioned_one(name):
     assert np.abs(spoken - expected).max() > 1e-3
 
 
+@pytest.mark.usefixtures("whole_network")
 def test_a_condition_of_another_length_is_refused():
     parts = built("ar")
     params = jax.eval_shape(lambda: parts.init_params(jax.random.key(0)))

@@ -180,6 +180,7 @@ def test_undertrain_with_weight_1_is_none():
     np.testing.assert_array_equal(c.z, b.z)
 
 
+@pytest.mark.usefixtures("whole_network")
 def test_the_band_counts_less():
     half = parts("undertrain", undertrain__floor=0.25)
     made, x0 = noised(half)

@@ -75,6 +75,7 @@ def test_a_size_that_is_advised_fits_the_network(height, width, pictures):
     np.testing.assert_array_equal(inside, images.train.images[:])
 
 
+@pytest.mark.usefixtures("whole_network")
 def test_a_resolution_that_is_advised_for_memory_is_enough(pictures):
     settings = tiny.config(
         data__name="images",

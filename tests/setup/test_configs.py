@@ -15,6 +15,8 @@ from tada_jax.training import memory
 from tada_jax.training.step import init_state
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 NAMES = sorted(p.stem for p in (tiny.ROOT / "configs").glob("*_*.py"))
 
 

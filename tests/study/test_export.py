@@ -20,11 +20,13 @@ from tada_jax.weights import load, read, write
 from tests import tiny
 from tests.weights.test_names import network
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 
 @pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
-    """(config, workdir, {scheduler or "adm": folder of the export}) of a copy of `finished`."""
-    config, workdir, _ = finished
+def exported(finished_unet, whole_networks, tmp_path_factory):
+    """(config, workdir, {scheduler or "adm": folder of the export}) of a copy of a run."""
+    config, workdir, _ = finished_unet
     copy = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(workdir, copy)
     config = config.copy_and_resolve_references()

@@ -18,11 +18,13 @@ from tada_jax.system.errors import UserError
 from tests import tiny
 
 PROGRAM = """
-import json, sys
+import json, sys, types
 import tada_jax
+from tada_jax.setup import build
 from tada_jax.system import backend
 from tests import tiny
 
+build.unet = types.SimpleNamespace(UNet=tiny.SmallNet)  # as of the fixture `small_networks`
 backend.join_processes()
 for workdir, fields in json.loads(sys.argv[1]):
     config = tiny.config(**fields)

@@ -179,6 +179,7 @@ def test_a_batch_in_pieces_has_the_same_gradient():
     )
 
 
+@pytest.mark.usefixtures("whole_network")
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_pieces_take_less_memory(platform):
     config = tiny.config()
@@ -197,6 +198,7 @@ def test_pieces_take_less_memory(platform):
     assert temporary(4) < 0.6 * temporary(1)
 
 
+@pytest.mark.usefixtures("whole_network")
 def test_a_step_is_lowered_for_devices_that_are_not_here():
     """Each in its own forms: nothing in it asks which devices this machine has."""
     config = tiny.config(model__channel_mult=(1, 1), model__attention_resolutions=(4,))

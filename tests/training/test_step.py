@@ -158,6 +158,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("whole_network")  # which predicts 0 at first
 def test_evaluation_sees_every_noise_level_and_sorts_by_it():
     config = tiny.config(schedule__total_timesteps=200)
     dataset = load_data(config)

@@ -82,10 +82,11 @@ def test_several_steps_a_call_are_the_same_run(finished, tmp_path):
     assert lines[6]["test_mse"] == pytest.approx(one_by_one["test_mse"], rel=1e-4)
 
 
-def test_bfloat16_trains_like_float32_with_a_state_of_float32(finished, tmp_path):
+@pytest.mark.usefixtures("whole_network")
+def test_bfloat16_trains_like_float32_with_a_state_of_float32(finished_unet, tmp_path):
     state = loop.train(tiny.config(model__dtype="bfloat16"), tmp_path)
     assert {a.dtype for a in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    short, whole = (logs.read(folder) for folder in (tmp_path, finished[1]))
+    short, whole = (logs.read(folder) for folder in (tmp_path, finished_unet[1]))
     for a, b in zip(short, whole):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
         assert a["strength"] == pytest.approx(b["strength"])  # the draws are the same
@@ -104,14 +105,14 @@ print([line["loss"] for line in logs.read(sys.argv[1])])
 """
 
 
-def test_xlas_normal_optimisation_computes_the_same(finished, tmp_path):
+def test_xlas_normal_optimisation_computes_the_same(finished_unet, tmp_path):
     """All other tests switch most of it off, and no user does."""
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", _LOSSES, str(tmp_path / "run")]
     root = tiny.ROOT
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    losses = [line["loss"] for line in logs.read(finished[1])]
+    losses = [line["loss"] for line in logs.read(finished_unet[1])]
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), losses, rtol=1e-3)
 
 

@@ -44,6 +44,7 @@ def small_evaluation(config):
     return config
 
 
+@pytest.mark.usefixtures("whole_network")
 def test_a_run_of_an_earlier_version_goes_on_samples_and_is_evaluated(earlier, capsys):
     saved = json.loads((earlier / "config.json").read_text())
     del saved["train"]["deterministic"], saved["train"]["microbatch"]  # as if before those too

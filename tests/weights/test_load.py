@@ -19,6 +19,8 @@ from tada_jax.weights import adapt, load, names, read, write
 from tests import tiny
 from tests.weights.test_names import assert_same, network
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 SMALL = {
     "model__channels": 8,
     "model__channel_mult": (1, 2, 2),
