@@ -358,6 +358,9 @@ def _train():
     # time, for the same gradient. 0: the whole batch
     c.microbatch = 0
     c.total_steps = 200_000  # steps
+    # When a run ends: after total "steps", or, if it is earlier, when it has left the "window",
+    # that is, begun to copy: seen at two looks in a row (log.metrics_every)
+    c.stop = "steps"
     c.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 10 elsewhere
     # Parameters, averages and optimiser on each device: "replicated", all of them; "fsdp", a part
     c.sharding = "replicated"
@@ -388,7 +391,8 @@ def _log():
     c.checkpoint_every = 5000  # steps between checkpoints
     c.keep_checkpoints = 2  # latest checkpoints that are kept
     # The best checkpoint is kept too, by "test_mse", "train_mse", "fd", "leak", "copies" (each the
-    # smaller the better) or "copy_margin" (the larger); "": none is
+    # smaller the better) or "copy_margin" (the larger), or "window": by "fd", of those that do not
+    # yet copy; "": none is
     c.best_metric = "test_mse"  # why: docs/measuring.md
     c.metrics_every = 0  # steps between quick metrics of samples; 0: never
     c.metrics_count = 256  # samples that they are taken of

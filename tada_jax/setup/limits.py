@@ -20,6 +20,8 @@ FEWEST_SAMPLES = 50  # below which no metric is worth printing
 
 FOLLOWING = ("fitted", "freeform", "weighted", "per_operation")  # schedules that follow the profile
 
+_OF_LOSSES = ("", "test_mse", "train_mse")  # ways to rank checkpoints that need no samples
+
 CHOICES = {
     "method": METHODS,
     "tada.schedule": ("paper", *FOLLOWING, "constant", "table"),
@@ -42,8 +44,9 @@ CHOICES = {
     "data.pages": data.PAGES,
     "data.unreadable": data.UNREADABLE,
     "train.nonfinite": ("stop", "skip"),
+    "train.stop": ("steps", "window"),
     "train.sharding": backend.SHARDINGS,
-    "log.best_metric": ("", "test_mse", "train_mse", "fd", "leak", "copies", "copy_margin"),
+    "log.best_metric": (*_OF_LOSSES, "fd", "leak", "copies", "copy_margin", "window"),
     "export.format": ("diffusers", "adm"),
     "export.scheduler": ("ddim", "ddpm"),
     "evaluate.convention": ("clean-fid", "pytorch-fid"),
@@ -143,8 +146,12 @@ def check(config):
             f"config.train.microbatch={piece} does not divide config.train.batch_size={whole}: "
             "choose a divisor, or 0 for the whole batch at once"
         )
-    of_losses = config.log.best_metric in ("", "test_mse", "train_mse")
-    measured = config.log.metrics_every or not of_losses
+    measured = config.log.metrics_every or config.log.best_metric not in _OF_LOSSES
+    if config.train.stop == "window" and not config.log.metrics_every:
+        raise UserError(
+            "config.train.stop='window' needs looks at samples: set config.log.metrics_every, to "
+            "a twentieth of the steps, or config.train.stop='steps'"
+        )
     if measured and config.log.metrics_count < 2:
         raise UserError(
             f"config.log.metrics_count={config.log.metrics_count} samples have no covariance: "

@@ -21,10 +21,10 @@ from tada_jax.metrics.measures import MEASURES
 from tada_jax.setup import limits
 from tada_jax.setup.plan import load_data, pool_of
 from tada_jax.study import comparison_report, evaluation, tables
-from tada_jax.system import backend
+from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json, write_whole
-from tada_jax.training import loop
+from tada_jax.training import clock, loop
 from tada_jax.training import workdir as workdirs
 
 WAIT = 5.0  # seconds between two looks at cells that other processes are at
@@ -122,7 +122,7 @@ def compare(config, workdir, *, extractor=None, say=print):
                 if found is None:
                     say(f"cell {number} of {len(cells)}: {cell.title}")
                     try:
-                        found = _run(cell, extractor, say)
+                        found = _run(cell, digests[cell], extractor, say)
                     except UserError as e:
                         if not results:
                             raise  # most likely all would fail
@@ -250,7 +250,7 @@ def finished(cell, digests, extractor=None, say=print):
     named = evaluation.extractor_digest(cell.config, extractor)
     wanted = {
         **{key: digests[key] for key in tables.IMAGES},
-        "step": cell.config.train.total_steps,
+        "step": last_step(cell, digests),
         "settings": evaluation.settings(cell.config),
         "extractor_digest": named,
         "measured_by": evaluation.measured_by(),
@@ -271,12 +271,23 @@ def finished(cell, digests, extractor=None, say=print):
     return None
 
 
-def _run(cell, extractor, say):
+def last_step(cell, digests):
+    """The step at which a cell ends, or has ended if it does so when it begins to copy."""
+    c = cell.config
+    if c.train.stop == "window":
+        counts = {"samples": c.log.metrics_count, "held_out": digests["held_out_images"]}
+        own = clock.read(logs.read(cell.workdir), **counts)
+        if own is not None and own.left:
+            return own.last
+    return c.train.total_steps
+
+
+def _run(cell, digests, extractor, say):
     """Trains a cell to its end, measures it, and adds up the time that it took."""
     mark, clock = time.monotonic(), cell.workdir / "seconds.json"
     try:
         state = loop.train(cell.config, cell.workdir)
-        if int(state.step) < cell.config.train.total_steps:
+        if int(state.step) < last_step(cell, digests):
             raise KeyboardInterrupt
         return evaluation.evaluate(cell.config, cell.workdir, extractor=extractor, say=say)
     finally:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from tada_jax.metrics.measures import MEASURES
-from tada_jax.study import comparison_page, tables
+from tada_jax.study import clock_report, comparison_page, tables
 from tada_jax.system import figures
 from tada_jax.system.paths import to_json, write_whole
 from tada_jax.training import workdir as workdirs
@@ -51,6 +51,8 @@ def write(path, config, results, failures):
     for name, key, label in _CURVES:
         if curves_figure(path / name, results, key, label):
             drawn.append(name)
+    if clock_report.write(path, results):
+        drawn.append("clock.png")
     write_whole(path / "report.html", comparison_page.page(path, config, results, failures, drawn))
 
 

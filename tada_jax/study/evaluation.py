@@ -141,12 +141,13 @@ def evaluate(config, workdir, *, extractor=None, say=print):
 
 
 def data_digests(dataset, pool):
-    """{"train_digest", "held_out_digest", "pool_digest"}: of the images that numbers are of."""
+    """Of the images that numbers are of: three digests, and how many are held out."""
     held_out = np.ascontiguousarray(dataset.test.images)
     return {
         "train_digest": dataset.digest,
         "held_out_digest": digest(str(held_out.shape), held_out.tobytes()),
         "pool_digest": pool.digest,
+        "held_out_images": len(held_out),
     }
 
 

@@ -2,6 +2,7 @@
 
 from tada_jax.metrics import tint
 from tada_jax.system.errors import UserError
+from tada_jax.training import clock
 
 
 def tinted(lines):
@@ -19,17 +20,33 @@ def tinted(lines):
     )
 
 
-def copying(lines):
+def entering(lines, **counts):
+    """A line in plain words when a run enters the window in which to stop, as of `copying`."""
+    now, before = (clock.read(some, **counts) for some in (lines, lines[:-1]))
+    if now is None or not now.entered or now.left or (before and before.entered):
+        return None
+    return (
+        f"samples are no longer getting better: their Frechet distance is near its lowest since "
+        f"step {now.tau_gen:,.0f}; the window in which to stop is from here to the first copies"
+    )
+
+
+def copying(lines, **counts):
     """A warning in plain words when a run has begun to copy its training images.
 
     Args:
       lines: dicts of metrics.jsonl, up to the step in question.
+      **counts: `samples` and `held_out`, as of `clock.read`.
 
     Returns:
       A line of text if the last of them says so and the one before it did not; else None.
     """
     reasons = []
-    for sign, needed in ((_losses_part, {"test_mse", "train_mse"}), (_copies_grow, {"copies"})):
+
+    def copies_begin(lines):
+        return _copies_begin(lines, counts)
+
+    for sign, needed in ((_losses_part, {"test_mse", "train_mse"}), (copies_begin, clock.NEEDED)):
         found = [line for line in lines if needed <= line.keys()]
         if len(found) > 1 and found[-1]["step"] == lines[-1]["step"]:
             now, before = sign(found), len(found) > 2 and sign(found[:-1])
@@ -54,13 +71,15 @@ def _losses_part(lines):
     )
 
 
-def _copies_grow(lines):
-    """Whether clearly more samples count as copies than held-out images; in words, or None."""
-    last, real = lines[-1]["copies"], lines[-1]["copies_real"]
-    if last <= max(2 * real, real + 0.05, lines[0]["copies"]):
+def _copies_begin(lines, counts):
+    """Whether more samples count as copies than held-out images do; in words, or None."""
+    now = clock.read(lines, **counts)
+    if now is None or not now.left:
         return None
     return (
-        f"{last:.0%} of the samples are copies (of held-out images {real:.0%} would pass as such)"
+        f"{now.copies:.0%} of the samples are copies (of held-out images "
+        f"{lines[-1]['copies_real']:.0%} would pass as such), more than chance allows since about "
+        f"step {now.tau_mem:,.0f}"
     )
 
 

@@ -26,7 +26,7 @@ from tada_jax.training import workdir as workdirs
 from tada_jax.training.alarm import check_finite
 from tada_jax.training.checkpoint import Checkpoints
 from tada_jax.training.describe import draw_beginning, introduce
-from tada_jax.training.observe import Observer, draw_curves, rank
+from tada_jax.training.observe import Observer, draw_curves, has_left_window, rank_of
 from tada_jax.training.resume import read_back, resume_or_init
 from tada_jax.training.session import Session
 
@@ -82,13 +82,22 @@ def train(config, workdir):
         if first_step >= config.train.total_steps:
             progress.say(f"this run has already done its {first_step:,} steps")
             return state
+        by_window = config.train.stop == "window"
+        if by_window and has_left_window(session):
+            progress.say(f"this run ended at step {first_step:,}, since it had begun to copy")
+            return state
         stop = stack.enter_context(StopRequest())
         observe = Observer(session, stopping=lambda: stop.signal is not None)
         state = _loop(session, state, observe, stop, started)
         checkpoints.wait()
         if snapshots:
             snapshots.wait()
-        if state.step < config.train.total_steps:
+        if by_window and has_left_window(session):
+            progress.say(
+                f"ended at step {int(state.step):,}, since it begins to copy (config.train.stop="
+                "'window')"
+            )
+        elif state.step < config.train.total_steps:
             progress.say(
                 f"stopped after step {int(state.step):,}, which is saved: the same command "
                 "continues"
@@ -257,13 +266,13 @@ def _loop(session, state, observe, stop, started):
                 widths = list(config.ema.widths)
                 session.snapshots.save(step, state.power_emas, {"widths": widths})
                 session.snapshots.wait()  # no checkpoint without the snapshots before it
-            if saving or stopping:
-                ranked_by = rank(seen, config.log.best_metric)
-                session.checkpoints.save(step, state, _meta(planned), ranked_by)
+            over = config.train.stop == "window" and bool(seen) and has_left_window(session)
+            if saving or stopping or over:
+                session.checkpoints.save(step, state, _meta(planned), rank_of(session, seen))
                 if not is_read_back:
                     read_back(session, step, state)
                     is_read_back = True
-            if stopping:
+            if stopping or over:
                 break
             window.begin(step)
     return state

@@ -9,7 +9,8 @@ from tada_jax.metrics.measures import GLANCES
 from tada_jax.model.sampler import NotFinite, make_sampler
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
-from tada_jax.training.alarm import copying, tinted
+from tada_jax.training import clock
+from tada_jax.training.alarm import copying, entering, tinted
 from tada_jax.training.heldout import make_evaluation, put_splits
 
 
@@ -29,7 +30,8 @@ class Observer:
         planned, c = session.plan, session.plan.config
         self._config, self._best = c, c.log.best_metric
         self._evaluate = make_evaluation(planned.parts, c, planned.mesh)
-        self._glances = bool(c.log.metrics_every) or self._best in GLANCES
+        by_samples = self._best in (*GLANCES, "window")
+        self._glances = bool(c.log.metrics_every) or by_samples
         most = max(c.sample.count, c.log.metrics_count if self._glances else 0)
         batch_size = min(c.sample.batch_size, most)
         self._draw = make_sampler(planned.parts, planned.mesh, batch_size=batch_size)
@@ -47,7 +49,8 @@ class Observer:
           saving: whether it is about to be saved, and ranked.
         """
         log = self._config.log
-        by_loss, by_samples = self._best in ("test_mse", "train_mse"), self._best in GLANCES
+        by_loss = self._best in ("test_mse", "train_mse")
+        by_samples = self._best in (*GLANCES, "window")
         scalars = {}
         if self._is_due(log.eval_every, step) or (saving and by_loss):
             scalars |= self.losses(state)
@@ -120,8 +123,38 @@ class Observer:
             return {}
 
 
-def rank(scalars, name):
-    """The number by which checkpoints are ranked, the smaller the better; None if there is none."""
+def has_left_window(session):
+    """Whether a run has begun to copy, by its log; all processes ask, and hear the same."""
+    own = None
+    if backend.is_first():
+        own = clock.read(logs.read(session.workdir), **_counts(session.plan))
+    return backend.any_process(own is not None and own.left)
+
+
+def rank_of(session, seen):
+    """`rank` by what was seen at a step, and the run's `config.log.best_metric`."""
+    return rank(seen, session.plan.config.log.best_metric, **_counts(session.plan))
+
+
+def _counts(planned):
+    held_out = len(planned.dataset.test.images)
+    return {"samples": planned.config.log.metrics_count, "held_out": held_out}
+
+
+def rank(scalars, name, **counts):
+    """The number by which checkpoints are ranked, the smaller the better; None if there is none.
+
+    Args:
+      scalars: what was seen at the step.
+      name: `config.log.best_metric`.
+      **counts: `samples` and `held_out`, as of `clock.read`, if it is "window": the Frechet
+        distance, while no more samples are copies than held-out images.
+    """
+    if name == "window":
+        if "copies" not in scalars:
+            return None
+        most = clock.least_share(scalars["copies_real"], **counts)
+        name = "fd" if scalars["copies"] < most else "past the window"
     value = scalars.get(name)
     if value is None or not np.isfinite(value):
         return None
@@ -129,10 +162,13 @@ def rank(scalars, name):
 
 
 def draw_curves(session):
-    """Draws what the log has so far, and says so if the run has begun to copy."""
+    """Draws what the log has so far; says so if the run enters the window, or begins to copy."""
     planned, workdir = session.plan, session.workdir
     lines, seed = logs.read(workdir), planned.config.seed
-    for warning in filter(None, (copying(lines), tinted(lines))):
+    counts = _counts(planned)
+    if enters := entering(lines, **counts):
+        session.progress.say(enters)
+    for warning in filter(None, (copying(lines, **counts), tinted(lines))):
         session.progress.say(f"warning: {warning}")
     counts = [len(split.images) for split in (planned.dataset.train, planned.dataset.test)]
     title = f"{planned.title}: {counts[0]:,} training images, seed {seed}"

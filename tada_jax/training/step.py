@@ -380,7 +380,7 @@ def make_steps(parts, config, mesh, fetch):
     )
 
 
-_OTHER_FIELDS = ("total_steps", "steps_per_call")  # of `train`, on which no step depends
+_OTHER_FIELDS = ("total_steps", "steps_per_call", "stop")  # of `train`, on which no step depends
 _STEPS = Memo()
 
 

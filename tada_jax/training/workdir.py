@@ -23,6 +23,7 @@ FREE = (
     "train.microbatch",
     "train.sharding",
     "train.nonfinite",
+    "train.stop",
     "train.deterministic",
     "schedule.edm.rho",
     "schedule.edm.sigma_min",
@@ -134,6 +135,7 @@ ADDED = {
     "train.microbatch": 0,
     "train.nonfinite": "stop",
     "train.sharding": "replicated",
+    "train.stop": "steps",
 }
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")

@@ -22,7 +22,7 @@ from tada_jax.study import samples as sample_files
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop, observe
-from tada_jax.training.alarm import copying
+from tada_jax.training.alarm import copying, entering
 from tests import tiny
 
 
@@ -320,26 +320,56 @@ def test_the_best_is_low_or_near_0_or_high(name, value, rank):
     assert observe.rank({}, name) is None
 
 
+def test_the_best_in_the_window_is_of_those_that_do_not_copy():
+    counts = {"samples": 200, "held_out": 400}
+    seen = {"fd": 2.0, "copies": 0.01, "copies_real": 0.01}
+    assert observe.rank(seen, "window", **counts) == 2.0
+    assert observe.rank(seen | {"copies": 0.3}, "window", **counts) is None
+    assert observe.rank({"test_mse": 1.0}, "window", **counts) is None
+
+
+COUNTS = {"samples": 200, "held_out": 400}
+
+
 def line(step, train, test, copies=None, real=0.01):
     found = {"step": step, "train_mse": train, "test_mse": test}
-    return found | ({} if copies is None else {"copies": copies, "copies_real": real})
+    looked = {"fd": 100.0 / step, "copies": copies, "copies_real": real}
+    return found | ({} if copies is None else looked)
 
 
 def test_a_warning_in_plain_words_when_the_model_begins_to_copy():
+    def warned(history):
+        return copying(history, **COUNTS)
+
     history = [line(100, 0.3, 0.3, 0.0), line(200, 0.2, 0.25, 0.02)]
-    assert copying(history) is None and copying(history[:1]) is None
+    assert warned(history) is None and warned(history[:1]) is None
     risen = [*history, line(300, 0.1, 0.28)]
-    assert "12% above that of step 200" in copying(risen)
-    assert copying([*risen, line(400, 0.09, 0.3)]) is None  # said once
+    assert "12% above that of step 200" in warned(risen)
+    assert warned([*risen, line(400, 0.09, 0.3)]) is None  # said once
     unstable = [*history, line(300, 0.25, 0.28)]
-    assert copying(unstable) is None  # both rise: not copying
-    copied = [*history, line(300, 0.15, 0.25, 0.4)]
-    assert "40% of the samples are copies" in copying(copied)
-    both = copying([*history, line(300, 0.1, 0.28, 0.4)])
+    assert warned(unstable) is None  # both rise: not copying
+    once = [*history, line(300, 0.15, 0.25, 0.4)]
+    assert warned(once) is None
+    copied = [*once, line(400, 0.15, 0.25, 0.4)]
+    assert "40% of the samples are copies" in warned(copied)
+    assert "since about step 2" in warned(copied)
+    assert warned([*copied, line(500, 0.15, 0.25, 0.5)]) is None  # said once
+    both = warned([*once, line(400, 0.1, 0.28, 0.4)])
     assert "above that" in both and "copies" in both and "\n" not in both
-    real_ones_too = [*history, line(300, 0.15, 0.25, 0.4, real=0.38)]
-    assert copying(real_ones_too) is None
-    assert copying([*copied, {"step": 400, "loss": 1.0}]) is None
+    real_ones_too = [*once[:-1], *(line(s, 0.15, 0.25, 0.4, real=0.38) for s in (300, 400))]
+    assert warned(real_ones_too) is None
+    assert warned([*copied, {"step": 500, "loss": 1.0}]) is None
+
+
+def test_a_run_says_when_it_enters_the_window():
+    def said(distances, copies=0.0):
+        looks = [line(100 * (i + 1), 0.2, 0.2, copies) | {"fd": d} for i, d in enumerate(distances)]
+        return entering(looks, **COUNTS)
+
+    assert said([9.0, 5.0, 2.0]) is None  # still getting better
+    assert "lowest since step 300" in said([9.0, 5.0, 2.0, 1.95])
+    assert said([9.0, 5.0, 2.0, 1.95, 1.9]) is None  # said once
+    assert said([9.0, 5.0, 2.0, 1.95], copies=0.5) is None  # it copies already
 
 
 def test_the_images_that_losses_are_taken_on_are_spread_over_ordered_sets():

@@ -46,6 +46,40 @@ def test_a_signal_saves_and_the_same_command_continues(name, finished, tmp_path,
     assert steps == [2, 3, 4, 5, 6]
 
 
+class Looks:
+    """A judge that finds copies from the second step on."""
+
+    def glance(self, samples):
+        self.count = getattr(self, "count", 0) + 1
+        copies = 0.0 if self.count < 3 else 0.9
+        return {"fd": 10.0 / self.count, "copies": copies, "copies_real": 0.0}
+
+
+def test_a_run_ends_when_it_has_left_the_window(finished, tmp_path, monkeypatch, capfd):
+    _, _, whole = finished
+    looks = Looks()
+    monkeypatch.setattr(observe.judges, "of_training", lambda *arguments: looks)
+    monkeypatch.setattr(observe.judges, "prepare_in_turn", lambda judge: None)
+    fields = {"log__metrics_every": 1, "log__metrics_count": 16, "log__checkpoint_every": 2}
+    fields |= {"log__best_metric": "window"}
+    config = tiny.config(**fields, train__stop="window")
+    assert int(loop.train(config, tmp_path).step) == 4  # copies at two looks in a row
+    said = capfd.readouterr().err
+    assert "90% of the samples are copies" in said and "ended at step 4" in said
+    assert load_run(tmp_path).step == 4
+    assert load_run(tmp_path, checkpoint="best").step == 2
+    assert int(loop.train(config, tmp_path).step) == 4 and looks.count == 4
+    assert "this run ended at step 4" in capfd.readouterr().err
+    longer = loop.train(tiny.config(**fields), tmp_path)
+    tiny.assert_trees_equal(longer, whole)  # to stop changes nothing before
+
+
+def test_a_window_needs_looks(tmp_path):
+    with pytest.raises(UserError, match=r"config.log.metrics_every"):
+        loop.train(tiny.config(train__stop="window"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_checkpoint_is_moved_away_and_the_one_before_it_taken(finished, tmp_path):
     config, folder, whole = finished
     shutil.copytree(folder, tmp_path / "run")

@@ -1,0 +1,94 @@
+"""The clock of a grid in files: tables, JSON and a figure."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tada_jax.study import clock_report, comparison, evaluation, tables
+from tests import tiny
+
+BEGIN = {"none": 3.0, "tada": 9.0}  # steps an image after which copies begin
+
+
+@pytest.fixture
+def results(tmp_path):
+    """{Cell: Result} of runs that begin to copy in proportion to n; those of 400 do not in time."""
+    config = tiny.config()
+    config.log.metrics_count, made = 200, {}
+    for method, times in BEGIN.items():
+        for n in (50, 100, 400):
+            for seed in (0, 1):
+                workdir = tmp_path / f"{method}-n{n}-seed{seed}"
+                workdir.mkdir()
+                begins = times * n * (1 + 0.1 * seed)
+                lines = [
+                    {
+                        "step": step,
+                        "fd": 1.0 + 10.0 / step,
+                        "copies": float(np.clip((step - begins) / begins, 0, 0.9)),
+                        "copies_real": 0.0,
+                        "test_mse": abs(step - 150.0),
+                    }
+                    for step in range(50, 1151, 50)
+                ]
+                text = "".join(json.dumps(line) + "\n" for line in lines)
+                (workdir / "metrics.jsonl").write_text(text)
+                protocol = {"train_images": n, "held_out_images": 300}
+                cell = tables.Cell(method, n, seed, config, workdir)
+                made[cell] = evaluation.Result(workdir, protocol, {}, {})
+    return made
+
+
+def test_everything_is_written(results, tmp_path):
+    assert clock_report.write(tmp_path, results)
+    found = json.loads((tmp_path / "clock.json").read_text())
+    assert len(found["runs"]) == 12 and not found["not_read"]
+    fits, factors = found["fits"], found["factors"]["tada"]
+    assert fits["none"]["fit"]["a"] == pytest.approx(1.0, abs=0.05)
+    assert fits["none"]["sizes_left_out"] == fits["tada"]["sizes_left_out"] == [400]
+    assert factors["50"]["value"] == pytest.approx(3.0, rel=0.05) and not factors["50"]["bounds"]
+    assert "400" not in factors  # none had not begun there either
+    assert factors["all"]["pairs"] == 4
+    text = (tmp_path / "clock.md").read_text()
+    assert "| 400 | tau_mem, copies begin | > 1,150 | > 1,150 |" in text
+    assert "- tada: 3.1 [2.9, 3.3]; 3.1 [1.9, 5.1] (n = 50), 3.1" in text, text
+    assert "without n = 400" in text
+    assert "| 50 | held-out loss lowest | 150 | 150 |" in text
+    with Image.open(tmp_path / "clock.png") as picture:
+        assert picture.width > 800
+
+
+def test_runs_that_were_not_looked_at_have_no_clock(results, tmp_path):
+    old = next(iter(results))
+    results[old].protocol.pop("held_out_images")
+    for cell in list(results)[1:]:
+        (cell.workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    assert not clock_report.write(tmp_path, results)
+    assert not (tmp_path / "clock.json").exists()
+
+
+def test_a_bound_is_one(results, tmp_path):
+    """A method whose runs have not begun to copy: at least so many times as late."""
+    late = {c: r for c, r in results.items() if (c.method, c.size) != ("tada", 100)}
+    for cell in late:
+        if cell.method == "tada":
+            text = (cell.workdir / "metrics.jsonl").read_text()
+            lines = map(json.loads, text.splitlines())
+            text = "".join(json.dumps(line | {"copies": 0.0}) + "\n" for line in lines)
+            (cell.workdir / "metrics.jsonl").write_text(text)
+    clocks = clock_report.read(late)
+    found = clock_report.factors(late, clocks)["tada"][50]
+    assert found.bounds == 2 and clock_report.factor_text(found).startswith("> ")
+    assert clock_report.fits(late, clocks)["tada"] == (None, [50, 400])
+
+
+def test_a_run_of_a_grid_that_ended_when_it_began_to_copy_has_done_its_steps(results):
+    cell = next(iter(results))
+    digests = {"held_out_images": 300}
+    assert comparison.last_step(cell, digests) == cell.config.train.total_steps
+    cell.config.train.stop = "window"
+    assert comparison.last_step(cell, digests) == 1150
+    (cell.workdir / "metrics.jsonl").write_text("")
+    assert comparison.last_step(cell, digests) == cell.config.train.total_steps
