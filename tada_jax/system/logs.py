@@ -73,8 +73,9 @@ class _Events:
         self._writer.write_event(Event(step=first_step, session_log=started))
 
     def scalar(self, step, name, number):
-        """Adds a number."""
-        self._add(step, self._summary.scalar(name, number))
+        """Adds a number, if it is finite: metrics.jsonl says what others were."""
+        if math.isfinite(number):
+            self._add(step, self._summary.scalar(name, number))
 
     def image(self, step, name, image):
         """Adds an image uint8 [H,W,C]."""

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import pty
 import signal
@@ -111,9 +112,9 @@ def events(folder):
     return found
 
 
-def test_events_hold_what_was_logged(tmp_path):
+def test_events_hold_what_was_logged(tmp_path, caplog):
     log = logs.Log(tmp_path, first_step=4)
-    log.write(6, {"loss": 0.5, "by": {"1.0": 2.0}})
+    log.write(6, {"loss": 0.5, "leak": math.nan, "by": {"1.0": 2.0, "3.0": math.inf}})
     log.image(6, "samples", np.zeros((4, 4, 1), np.uint8))
     log.close()
     head, started, *rest = events(tmp_path / "tensorboard")
@@ -122,6 +123,7 @@ def test_events_hold_what_was_logged(tmp_path):
     (loss,), (by,), (image,) = (event.summary.value for event in rest)
     assert (loss.tag, loss.simple_value) == ("loss", 0.5) and by.tag == "by/1.0"
     assert image.tag == "samples" and image.image.height == 4
+    assert not caplog.records  # of numbers that are not finite tensorboardX would warn each time
 
 
 def test_a_full_disk_is_met_where_events_are_written(tmp_path, monkeypatch):
@@ -145,6 +147,7 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     assert process.wait() == 0 and "Traceback" not in error and "Broken" not in error, error
 
 
+@pytest.mark.usefixtures("whole_network")
 def test_a_run_without_any_stream(tmp_path):
     """No file of the run gets the number of a stream, so what is meant for one spoils none."""
     arguments = command(f"--workdir={tmp_path / 'run'}")
@@ -157,6 +160,7 @@ def test_a_run_without_any_stream(tmp_path):
     assert tada_jax.load_run(tmp_path / "run").step == 3
 
 
+@pytest.mark.usefixtures("whole_network")
 def test_a_terminal_that_is_closed_stops_a_run_that_can_go_on(tmp_path):
     path = tmp_path / "run"
     arguments = command(f"--workdir={path}", "--config.train.total_steps=3000")
