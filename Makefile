@@ -17,7 +17,7 @@ endif
 LOCK := requirements$(if $(filter cpu,$(DEVICE)),,-$(DEVICE)).lock
 PINS := requirements-dev.txt
 
-.PHONY: train test test-newest test-tpu lint lock clean
+.PHONY: train test test-newest test-tpu wheels lint lock clean
 
 train: $(VENV)/installed-$(DEVICE)
 	$(BIN)/python main.py --config=$(CONFIG) $(ARGS)
@@ -53,6 +53,14 @@ test-tpu:
 	.venv-tpu/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-tpu.lock
 	.venv-tpu/bin/python -m benchmarks.compiled --config=benchmarks/unet32.py --config.model.dtype=bfloat16 --steps=1 --against=benchmarks/compiled.json --check $(ARGS)
 
+# What a machine with a GPU may lack, for benchmarks/accelerator.sh.
+WHEELS := clu ml-collections tensorboardX wrapt jinja2 markupsafe filelock safetensors threadpoolctl absl-py typing-extensions six pyyaml protobuf packaging
+wheels:
+	rm -rf wheels
+	for name in $(WHEELS); do grep -hiE "^$$name==" requirements.lock | sed 's/[ ;].*//'; done > wheels.txt
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary :all: --python-version 3.12 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --dest wheels -r wheels.txt
+	rm wheels.txt
+
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 lock:
 	$(COMPILE) requirements-dev.txt --output-file requirements.lock
@@ -60,4 +68,4 @@ lock:
 	$(COMPILE) requirements-dev.txt requirements-tpu.txt --output-file requirements-tpu.lock
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-tpu .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-tpu wheels .cache .pytest_cache .ruff_cache
