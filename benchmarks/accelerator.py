@@ -41,7 +41,7 @@ def parts(out, small, images):
 
     Args:
       out: folder for runs.
-      small: whether networks are those of tests.
+      small: whether the network is the one of digits, on a CPU.
       images: folder or zip of pictures for a short training, or None: digits.
     """
     half = "--config.model.dtype=bfloat16"
@@ -51,8 +51,7 @@ def parts(out, small, images):
 
     def network(word):
         if small:
-            narrow = "--config.model.channels=16", "--config.model.norm_groups=16"
-            return "--config=benchmarks/unet32.py", *narrow, half
+            return "--config=configs/digits_tada.py", half
         return f"--config=configs/ffhq64_tada.py:{word}", "--side=64", half
 
     few = (f"--repetitions={3 if small else 7}",)
@@ -127,7 +126,7 @@ def main():
     parser.add_argument("out", type=pathlib.Path, help="folder for accelerator.json and the runs")
     parser.add_argument("--images", help="pictures for a short training; else digits")
     parser.add_argument("--minutes", type=float, default=9.0, help="that all of it may take")
-    parser.add_argument("--small", action="store_true", help="networks as of tests")
+    parser.add_argument("--small", action="store_true", help="the network of digits, on a CPU")
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
