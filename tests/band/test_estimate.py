@@ -140,7 +140,7 @@ def test_training_images_can_be_told_apart_without_noise_only(profile):
 @pytest.mark.parametrize("proxy", ["held_out", "local", "wiener"])
 def test_all_proxies_agree_where_the_noise_hides_everything(digits, profile, proxy):
     found = s.profile(
-        digits.train.images, POLICY, proxy=proxy, strengths=(1.0,), operations=False, queries=300
+        digits.train.images, POLICY, proxy=proxy, strengths=(1.0,), operations=False, queries=100
     )
     mine, theirs = (p.curves[profiles.ALL, 1.0].visible[:3] for p in (found, profile))
     np.testing.assert_allclose(mine, theirs, rtol=0.35)
