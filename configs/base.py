@@ -392,7 +392,7 @@ def _log():
     c.keep_checkpoints = 2  # latest checkpoints that are kept
     # The best checkpoint is kept too, by "test_mse", "train_mse", "fd", "leak", "copies" (each the
     # smaller the better) or "copy_margin" (the larger), or "window": by "fd", of those that do not
-    # yet copy; "": none is
+    # yet copy; "": none is. Only what is saved anyway (checkpoint_every) can be best
     c.best_metric = "test_mse"  # why: docs/measuring.md
     c.metrics_every = 0  # steps between quick metrics of samples; 0: never
     c.metrics_count = 256  # samples that they are taken of

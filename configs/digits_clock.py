@@ -24,7 +24,7 @@ def get_config(variant="whole"):
     c.log.eval_every = 100
     c.log.metrics_every = 100
     c.log.sample_every = 8000
-    c.log.checkpoint_every = 500
+    c.log.checkpoint_every = 100  # the best in the window is one of those that are saved
     c.sample.steps = 20
     c.evaluate.count = 300
     if start == "small":

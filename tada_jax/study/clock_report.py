@@ -33,10 +33,7 @@ def read(results):
     """{`tables.Cell`: `clock.Clock`} of the cells that have one."""
     found = {}
     for cell, result in results.items():
-        held_out = result.protocol.get("held_out_images")
-        if held_out is None:  # of an earlier version
-            continue
-        samples = cell.config.log.metrics_count
+        samples, held_out = cell.config.log.metrics_count, result.protocol["held_out_images"]
         own = clock.read(logs.read(cell.workdir), samples=samples, held_out=held_out)
         if own is not None:
             found[cell] = own
@@ -118,24 +115,24 @@ def markdown(results, clocks):
     seeds = ", ".join(map(str, sorted({cell.seed for cell in clocks})))
     lines = [
         f"**The clock**, in training steps of {first.config.train.batch_size} images, by looks at "
-        f"{first.config.log.metrics_count:,} samples every {clocks[first].every:,} steps; means "
-        f"over the seeds {seeds}, from the first to the last of them in brackets; \\> where some "
-        "run had not come so far when it ended",
+        f"{first.config.log.metrics_count:,} samples every {first.config.log.metrics_every:,} "
+        f"steps; means over the seeds {seeds}, from the first to the last of them in brackets; \\> "
+        "where some run had not come so far when it ended",
         "",
         "| images | | " + " | ".join(methods) + " |",
         "|---" * (len(methods) + 2) + "|",
     ]
     rows = (
-        ("tau_gen, samples good", "tau_gen"),
-        ("held-out loss lowest", "turn"),
-        ("tau_mem, copies begin", "tau_mem"),
+        ("tau_gen, samples good", "tau_gen", "last"),
+        ("held-out loss lowest", "turn", "last_loss"),
+        ("tau_mem, copies begin", "tau_mem", "below"),
     )
     for n in sizes:
-        for title, field in rows:
+        for title, field, bound in rows:
             cells = []
             for method in methods:
                 own = [
-                    (getattr(c, field), c.last)
+                    (getattr(c, field), getattr(c, bound))
                     for cell, c in clocks.items()
                     if cell.method == method and images(cell, results) == n
                 ]
@@ -145,11 +142,11 @@ def markdown(results, clocks):
 
 
 def _times_text(times):
-    """[(step or None, last look)] of the seeds as text."""
-    if not times:
+    """[(step or None, step that it is later than)] of the seeds as text."""
+    if not times or any(bound is None for _, bound in times):
         return ""
     some_late = any(step is None for step, _ in times)
-    values = [last if step is None else step for step, last in times]
+    values = [bound if step is None else step for step, bound in times]
     text = f"{'> ' * some_late}{np.mean(values):,.0f}"
     return (
         text if min(values) == max(values) else f"{text} [{min(values):,.0f}, {max(values):,.0f}]"
@@ -163,7 +160,11 @@ def _factor_lines(results, clocks):
     lines = [f"**tau_mem against {PLAIN}**, a factor at equal images and seed", ""]
     for method, own in found.items():
         by_n = ", ".join(f"{factor_text(f)} (n = {n:,})" for n, f in own.items() if n is not None)
-        lines.append(f"- {method}: {factor_text(own[None])}; {by_n}")
+        dropped = own[None].dropped
+        aside = f"; {dropped} pairs do not count, since {PLAIN} had not begun to copy" * bool(
+            dropped
+        )
+        lines.append(f"- {method}: {factor_text(own[None])}; {by_n}{aside}")
     return [*lines, ""]
 
 
@@ -186,9 +187,17 @@ def _fit_lines(results, clocks):
         lines.append(
             f"- {method}: c = {fitted.c:.3g} [{fitted.c_interval[0]:.3g}, "
             f"{fitted.c_interval[1]:.3g}], a = {fitted.a:.2f} [{fitted.a_interval[0]:.2f}, "
-            f"{fitted.a_interval[1]:.2f}], {fitted.runs} runs{aside}"
+            f"{fitted.a_interval[1]:.2f}], {fitted.runs} runs{aside}; foretells one run of "
+            f"{_foretold(fitted, results, clocks)}"
         )
     return [*lines, ""]
+
+
+def _foretold(fitted, results, clocks):
+    """tau_mem of twice as many images as any run had, with its interval, as text."""
+    n = 2 * max(images(cell, results) for cell in clocks)
+    tau, (low, high) = fitted.predict(n)
+    return f"{n:,} images: {tau:,.0f} [{low:,.0f}, {high:,.0f}]"
 
 
 def _figure(results, clocks):
@@ -204,11 +213,7 @@ def _figure(results, clocks):
         _copies_panel(ax, [c for c in clocks if images(c, results) == n], clocks, looks)
         ax.set(title=f"{n:,} training images", xlabel="training step", ylabel="copies [%]")
     _times_panel(last, results, clocks, looks)
-    entries = {}
-    for ax in (*panels, last):
-        for handle, label in zip(*ax.get_legend_handles_labels()):
-            entries.setdefault(label, handle)
-    figures.legend_beside(figure, list(entries.values()), list(entries))
+    figures.legend_beside(figure, *figures.entries(figure))
     first = next(iter(clocks))
     seeds = sorted({cell.seed for cell in clocks})
     named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
@@ -256,14 +261,14 @@ def _times_panel(ax, results, clocks, looks):
         color, marker, _ = looks[cell.method]
         n = images(cell, results)
         if own.tau_mem is None:
-            ax.plot(n, own.last, color=color, marker="$\\uparrow$", markersize=11, linestyle="")
+            ax.plot(n, own.below, color=color, marker="$\\uparrow$", markersize=11, linestyle="")
         else:
             label = once(f"{cell.method}: copies begin")
             ax.plot(n, own.tau_mem, color=color, marker=marker, linestyle="", label=label)
         label = once("samples good (hollow)")
-        ax.plot(
-            n, own.tau_gen, color=color, marker=marker, linestyle="", fillstyle="none", label=label
-        )
+        hollow = {"color": color, "marker": marker, "linestyle": "", "fillstyle": "none"}
+        if own.tau_gen is not None:
+            ax.plot(n, own.tau_gen, **hollow, label=label)
     span = np.array(sorted({images(cell, results) for cell in clocks}), float)
     for method, (fitted, _) in fits(results, clocks).items():
         if fitted is not None:

@@ -278,7 +278,7 @@ def last_step(cell, digests):
         counts = {"samples": c.log.metrics_count, "held_out": digests["held_out_images"]}
         own = clock.read(logs.read(cell.workdir), **counts)
         if own is not None and own.left:
-            return own.last
+            return max(workdirs.saved_steps(cell.workdir), default=own.last)
     return c.train.total_steps
 
 

@@ -71,7 +71,7 @@ def page(path, config, results, failures, figures):
         figures=figures,
         embedded=_embedded,
         definitions={MEASURES[key].title: text for key, text in _DEFINITIONS.items()},
-        caveats=_caveats(protocol, _seeds(results)),
+        caveats=_caveats(protocol, results),
         results=results,
         configuration=to_json(config.to_dict(), indent=2),
     )
@@ -93,7 +93,7 @@ def _facts(config, results, protocol):
         "command": shlex.join(["python", *sys.argv]) if by_main else "Python API",
         "grid": f"{len(results)} runs: {', '.join(methods)}; {sizes}; seeds {seeds}",
         "data": protocol["data"].partition("; training on")[0],
-        "training": f"{config.train.total_steps:,} steps of {config.train.batch_size} images",
+        "training": f"{_steps(results)} steps of {config.train.batch_size} images",
         "samples": f"{protocol['samples']:,} a run, {protocol['sampler']}, {protocol['weights']}, "
         f"seed {protocol['sample_seed']}",
         "features": protocol["extractor"],
@@ -101,6 +101,12 @@ def _facts(config, results, protocol):
         "machine": f"{len(versions['devices'])} x {versions['devices'][0]}",
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "devices"),
     }
+
+
+def _steps(results):
+    """How many steps the runs did, as text: not all the same if they end when copies begin."""
+    steps = {result.protocol["step"] for result in results.values()}
+    return f"{min(steps):,}" if len(steps) == 1 else f"{min(steps):,} to {max(steps):,}"
 
 
 def _rows(results, methods, size):
@@ -147,16 +153,23 @@ def _grids(results, methods, size):
     return grids
 
 
-def _caveats(protocol, seeds):
+def _caveats(protocol, results):
     inception = protocol["extractor"].startswith("Inception")
+    steps = _steps(results)
+    length = "One network, one length of training, one data set."
+    if " to " in steps:
+        length = (
+            f"Runs ended when they began to copy, after {steps} steps: numbers of their last step "
+            "do not compare the methods. One network, one data set."
+        )
     return [
-        f"{len(seeds)} seeds: intervals over so few say little more than the range that was seen.",
+        f"{len(_seeds(results))} seeds: intervals over so few say little more than the range that "
+        "was seen.",
         "FID with few samples is biased: compare only at equal numbers of samples."
         if inception
         else f"Distances are those of {protocol['extractor']} features, not of FID's Inception: "
         "they rank runs on these data, and compare with no published number.",
-        "One network, one length of training, one data set. A longer run memorises more, and a "
-        "larger network sooner.",
+        f"{length} A longer run memorises more, and a larger network sooner.",
         "The numbers are those of the last step, not of each run's best.",
     ]
 

@@ -108,18 +108,9 @@ def _trade_off(results):
     for row, size in zip(figure.subplots(len(sizes), len(trades), squeeze=False), sizes):
         for ax, (x, y) in zip(row, trades):
             _trade_panel(ax, results, size, x, y)
-    figures.legend_beside(figure, *_entries(figure))
+    figures.legend_beside(figure, *figures.entries(figure))
     bars = ", bars ± 1 sd of the seeds" if several else ""
     return figures.finish(figure, f"Leakage, copying and quality: {samples}, {seeds}{bars}")
-
-
-def _entries(figure):
-    """(handles, labels) of all panels, every label once."""
-    found = {}
-    for ax in figure.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels()):
-            found.setdefault(label, handle)
-    return list(found.values()), list(found)
 
 
 def _trade_panel(ax, results, size, *keys):
@@ -214,7 +205,7 @@ def _curves(results, key, label):
         if key == "fd":
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
-    figures.legend_beside(figure, *_entries(figure))
+    figures.legend_beside(figure, *figures.entries(figure))
     shaded = ", shaded: their range" if several else ""
     return figures.finish(figure, f"{label} while training: {of}{seeds}{shaded}")
 

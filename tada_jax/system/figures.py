@@ -106,6 +106,15 @@ def _limit_ticks(axis):
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
+def entries(figure):
+    """(handles, labels) of all panels of a matplotlib `Figure`, every label once."""
+    found = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
+
+
 def legend_beside(figure, handles, labels):
     """One legend for all panels of a figure, right of them, which makes the figure wider.
 

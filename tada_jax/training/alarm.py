@@ -22,12 +22,13 @@ def tinted(lines):
 
 def entering(lines, **counts):
     """A line in plain words when a run enters the window in which to stop, as of `copying`."""
-    now, before = (clock.read(some, **counts) for some in (lines, lines[:-1]))
-    if now is None or not now.entered or now.left or (before and before.entered):
+    now = clock.read(lines, **counts)
+    if now is None or now.left or now.entered is None or now.entered != lines[-1]["step"]:
         return None
     return (
-        f"samples are no longer getting better: their Frechet distance is near its lowest since "
-        f"step {now.tau_gen:,.0f}; the window in which to stop is from here to the first copies"
+        f"samples hardly get better: their last {clock.PATIENCE} looks lowered the Frechet "
+        f"distance by less than {clock.GOOD - 1:.0%}; the window in which to stop is from here to "
+        "the first copies"
     )
 
 

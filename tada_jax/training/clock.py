@@ -3,27 +3,35 @@
 Samples become good after tau_gen steps, hardly later with more images; copies begin after tau_mem
 steps, in proportion to their number; between the two is the window in which to stop (Bonnaire et
 al., arXiv 2505.17638). The rules here are ours. They read the quick metrics of samples
-(`log.metrics_every`), a look every so many steps:
+(`log.metrics_every`), a look every so many steps, each at samples of the same noise:
 
 - tau_gen: the first look whose Frechet distance to held-out images is at most `GOOD` times the
-  lowest of the run.
+  lowest of the run. If that is the last look's, it still falls, and tau_gen has not been seen.
 - tau_mem: where the share of copies among the samples passes what held-out images show, by their
   intervals: the lower end of Wilson's for the samples lies above the upper end of that for held-out
   images, at two looks in a row. Between the first of them and the look before it, the share is
   taken to rise in a straight line.
-
-A run that has not come so far has a bound: its last look.
+- While a run goes on it has entered the window when its last `PATIENCE` looks together lowered the
+  distance by less than `GOOD`.
 """
 
+import bisect
 import dataclasses
 import math
 
 import numpy as np
 
+from tada_jax.methods.table import METHODS
 from tada_jax.metrics import intervals
 
-GOOD = 1.1  # of the lowest Frechet distance, still as good
+GOOD = 1.1  # times the lowest Frechet distance, still as good
+PATIENCE = 3  # looks
 NEEDED = {"step", "fd", "copies", "copies_real"}
+
+
+# How often each image has been seen when copies begin without augmentation, and by how much TADA
+# puts that off: the range of all that was measured, in docs/when_to_stop.md.
+PASSES, LATER = (300, 1200), (1.5, 2.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +39,27 @@ class Clock:
     """The times of a run, in training steps.
 
     Attributes:
-      tau_gen: when its samples were good.
+      tau_gen: when its samples were good; None if they still get better at the last look.
+      turn: step of the lowest loss on held-out images; None if that is the last, or there is none.
       tau_mem: when it began to copy; None if that was not seen.
-      turn: step of the lowest loss on held-out images; None if it was not logged.
-      last: step of the last look: where tau_mem is None it is later than this.
-      every: steps between the last two looks, by which all of these are uncertain.
+      last: step of the last look.
+      last_loss: step of the last loss on held-out images, or None.
+      below: step of the last look at which it did not copy; 0 if there is none. Where tau_mem is
+        None it is later than this.
+      entered: the look at which it was seen to have entered the window, or None.
       copies: share of the samples of the last look.
       threshold: share from which samples count as copying.
     """
 
-    tau_gen: float
-    tau_mem: float | None
+    tau_gen: float | None
     turn: int | None
+    tau_mem: float | None
     last: int
-    every: int
+    last_loss: int | None
+    below: int
+    entered: int | None
     copies: float
     threshold: float
-
-    @property
-    def entered(self):
-        """Whether the run is in the window or past it: its samples have got no better since."""
-        return self.tau_gen < self.last
 
     @property
     def left(self):
@@ -67,24 +75,49 @@ def read(lines, *, samples, held_out):
       samples: that each look is at (`log.metrics_count`).
       held_out: images that there are.
     """
-    looks = [line for line in lines if line.keys() >= NEEDED and line["fd"] is not None]
+    looks = [line for line in lines if line.keys() >= NEEDED]
     if len(looks) < 2:
         return None
     steps, copies = (np.array([line[key] for line in looks], float) for key in ("step", "copies"))
     threshold = least_share(looks[-1]["copies_real"], samples=samples, held_out=held_out)
     distances = np.array([line["fd"] for line in looks])
     good = int(np.argmax(distances <= GOOD * distances.min()))
-    losses = [
-        (line["test_mse"], line["step"]) for line in lines if line.get("test_mse") is not None
-    ]
+    losses = [(line["test_mse"], line["step"]) for line in lines if "test_mse" in line]
+    turn, last_loss = (min(losses)[1], losses[-1][1]) if losses else (None, None)
+    entered = _settled(distances)
     return Clock(
-        tau_gen=float(steps[good]),
+        tau_gen=None if distances.argmin() == len(looks) - 1 else float(steps[good]),
+        turn=None if turn == last_loss else turn,
         tau_mem=_passes(steps, copies, threshold),
-        turn=min(losses)[1] if losses else None,
         last=int(steps[-1]),
-        every=int(steps[-1] - steps[-2]),
+        last_loss=last_loss,
+        below=int(max(steps[copies < threshold], default=0)),
+        entered=None if entered is None else int(steps[entered]),
         copies=float(copies[-1]),
         threshold=threshold,
+    )
+
+
+def _settled(distances):
+    """The first look that, with those before it, lowered the distance no more; None if none."""
+    for i in range(PATIENCE, len(distances)):
+        before, since = distances[: i - PATIENCE + 1], distances[i - PATIENCE + 1 : i + 1]
+        if GOOD * since.min() >= before.min():
+            return i
+    return None
+
+
+def expected(config, n):
+    """When a run with n images will begin to copy, in a line that says how little is known."""
+    batch, total = config.train.batch_size, config.train.total_steps
+    low, high = (seen * n / batch for seen in PASSES)
+    about = "" if config.method == "none" else " without augmentation, and later here"
+    if METHODS[config.method].strength == "tada":
+        low, high, about = low * LATER[0], high * LATER[1], " with TADA"
+    return (
+        f"copies may begin between steps {low:,.0f} and {high:,.0f}{about}, the range of small "
+        f"networks of digits and emoji (docs/when_to_stop.md); {total:,} steps show each image "
+        f"{total * batch / n:,.0f} times; train.stop='window' ends where it is seen"
     )
 
 
@@ -96,14 +129,14 @@ def least_share(copies_real, *, samples, held_out):
       samples, held_out: how many there are.
     """
     _, most = intervals.of_share(round(copies_real * held_out), held_out)
-    for count in range(samples + 1):
-        if intervals.of_share(count, samples)[0] > most:
-            return count / samples
-    return math.inf
+    count = bisect.bisect_right(
+        range(samples + 1), most, key=lambda count: intervals.of_share(count, samples)[0]
+    )
+    return count / samples if count <= samples else math.inf
 
 
 def _passes(steps, copies, threshold):
-    """The step at which a share passes a threshold for good; None if it does not twice."""
+    """The step at which a share passes a threshold for two looks in a row, or None."""
     above = copies >= threshold
     twice = above[:-1] & above[1:]
     if not twice.any():
@@ -117,7 +150,7 @@ def _passes(steps, copies, threshold):
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """tau = c n^a, by least squares of log tau in log n.
+    """tau = c n^a, by least squares of log tau in log n; runs are taken to be independent.
 
     Attributes:
       c, a: of the formula.
@@ -181,16 +214,19 @@ class Factor:
 
     Attributes:
       value: geometric mean over pairs of runs with equal images and seed.
-      interval: 95%, by Student's t of its logarithm; None with one pair, or with bounds.
+      interval: 95%, by Student's t of its logarithm, as if pairs were independent; None with one
+        pair, or with bounds.
       pairs: how many there are.
-      bounds: of how many the method's run had not begun to copy, and its last look counts: if any,
-        the value is a lower bound.
+      bounds: of how many the method's run had not begun to copy, and the last look at which it did
+        not counts: if any, the value is a lower bound.
+      dropped: pairs that do not count, since the run without augmentation had not begun to copy.
     """
 
     value: float
     interval: tuple[float, float] | None
     pairs: int
     bounds: int
+    dropped: int
 
 
 def factor(pairs):
@@ -200,15 +236,15 @@ def factor(pairs):
       pairs: (`Clock` of the method, of a run without augmentation) at equal images and seed; those
         where the latter has no tau_mem do not count.
     """
-    pairs = [(own, plain) for own, plain in pairs if plain.tau_mem is not None]
-    if not pairs:
+    some = [(own, plain) for own, plain in pairs if plain.left and (own.left or own.below)]
+    if not some:
         return None
-    logs = np.log([(own.tau_mem or own.last) / plain.tau_mem for own, plain in pairs])
-    bounds = sum(own.tau_mem is None for own, _ in pairs)
+    logs = np.log([(own.tau_mem or own.below) / plain.tau_mem for own, plain in some])
+    bounds = sum(not own.left for own, _ in some)
     interval = None
     if len(logs) > 1 and not bounds:
         from scipy import stats
 
         wide = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
         interval = (math.exp(logs.mean() - wide), math.exp(logs.mean() + wide))
-    return Factor(math.exp(logs.mean()), interval, len(logs), bounds)
+    return Factor(math.exp(logs.mean()), interval, len(some), bounds, len(pairs) - len(some))

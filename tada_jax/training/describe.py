@@ -7,7 +7,7 @@ from tada_jax.data import inspection
 from tada_jax.setup.plan import plan
 from tada_jax.system import backend, figures
 from tada_jax.system.paths import write_whole
-from tada_jax.training import memory
+from tada_jax.training import clock, memory
 from tada_jax.training import workdir as workdirs
 from tada_jax.training.step import state_shapes
 from tada_jax.weights import load
@@ -36,6 +36,7 @@ def describe(config):
         parameter_overview.get_parameter_overview(shapes, include_stats=False),
         *_weights(planned, shapes),
         f"memory: {needed}",
+        f"window: {clock.expected(config, len(planned.dataset.train.images))}",
         *(f"advice: {advice}" for advice in (*seen.advice, *_memory_advice(planned, needed))),
     ]
 

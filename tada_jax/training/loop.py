@@ -131,8 +131,8 @@ def _one_line_for_disk_errors(workdir):
             "model.dtype='bfloat16' (--dry_run estimates what is needed)"
         ) from e
     except OSError as e:
-        saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
-        kept = f"step {max(saved):,} is saved" if saved else "nothing was saved yet"
+        saved = workdirs.saved_steps(workdir)
+        kept = f"step {saved[-1]:,} is saved" if saved else "nothing was saved yet"
         what = ": ".join(str(part) for part in (e.filename, e.strerror or e) if part)
         full = e.errno == errno.ENOSPC or "No space left" in what or "RESOURCE_EXHAUSTED" in what
         remedy = "free some space" if full else "make it writable"
@@ -262,11 +262,11 @@ def _loop(session, state, observe, stop, started):
             session.log.write(step, scalars | seen)
             if seen and first:
                 draw_curves(session)
-            if config.ema.widths and _is_due(config.ema.snapshot_every, step, config):
+            over = config.train.stop == "window" and bool(seen) and has_left_window(session)
+            if config.ema.widths and (over or _is_due(config.ema.snapshot_every, step, config)):
                 widths = list(config.ema.widths)
                 session.snapshots.save(step, state.power_emas, {"widths": widths})
                 session.snapshots.wait()  # no checkpoint without the snapshots before it
-            over = config.train.stop == "window" and bool(seen) and has_left_window(session)
             if saving or stopping or over:
                 session.checkpoints.save(step, state, _meta(planned), rank_of(session, seen))
                 if not is_read_back:

@@ -320,6 +320,12 @@ def check_same(config, path):
         )
 
 
+def saved_steps(path):
+    """Steps of the checkpoints in the folder of a run, by their names alone."""
+    names = (p.name for p in (path / "checkpoints").glob("*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def flatten(tree, prefix=""):
     """Nested dict -> {"section.field": value}."""
     flat = {}

@@ -177,6 +177,7 @@ def run(config, channels, size):
             checkpoints.close()
 
 
+@pytest.mark.usefixtures("whole_networks")
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
 @hypothesis.settings(
     max_examples=EXAMPLES or 3,

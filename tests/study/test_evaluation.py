@@ -366,10 +366,15 @@ def test_a_run_says_when_it_enters_the_window():
         looks = [line(100 * (i + 1), 0.2, 0.2, copies) | {"fd": d} for i, d in enumerate(distances)]
         return entering(looks, **COUNTS)
 
-    assert said([9.0, 5.0, 2.0]) is None  # still getting better
-    assert "lowest since step 300" in said([9.0, 5.0, 2.0, 1.95])
-    assert said([9.0, 5.0, 2.0, 1.95, 1.9]) is None  # said once
-    assert said([9.0, 5.0, 2.0, 1.95], copies=0.5) is None  # it copies already
+    flat = [9.0, 5.0, 2.0, 1.95, 1.9, 1.95]
+    assert not any(said(flat[:n]) for n in range(1, 6))  # still getting better
+    assert "hardly get better" in said(flat)
+    assert said([*flat, 1.9]) is None  # said once
+    assert said(flat, copies=0.5) is None  # it copies already
+    slow = list(10.0 * 0.96 ** np.arange(60))
+    assert not any(said(slow[:n]) for n in range(1, 61))
+    stepwise = [80.0, 78.0, 77.0, 76.0, 60.0, 40.0, 38.0, 37.0, 37.0, 20.0, 19.0, 19.0, 19.0]
+    assert sum(said(stepwise[:n]) is not None for n in range(1, 14)) == 1
 
 
 def test_the_images_that_losses_are_taken_on_are_spread_over_ordered_sets():

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from tada_jax.training import clock
+from tests import tiny
 
 
 def run(copies, fd=None, every=100, real=0.01, losses=None):
@@ -42,27 +43,37 @@ def test_copies_begin_where_the_line_between_two_looks_passes_the_threshold():
     found = read([0.0, 0.0, 2 * least, 3 * least])
     assert found.tau_mem == pytest.approx(250)
     assert found.threshold == least and found.copies == 3 * least
-    assert (found.last, found.every) == (400, 100)
+    assert (found.last, found.below) == (400, 200)
     assert read([0.5, 0.6]).tau_mem == 100  # no earlier look
 
 
 def test_once_is_no_beginning():
     assert read([0.0, 0.5, 0.0, 0.0]).tau_mem is None
-    assert read([0.0, 0.0, 0.5]).tau_mem is None  # the last look alone
+    alone = read([0.0, 0.0, 0.5])
+    assert alone.tau_mem is None and alone.below == 200  # which is what it is later than
     assert read([0.0, 0.5, 0.0, 0.5, 0.5]).tau_mem > 300
 
 
 def test_good_is_near_the_lowest_distance_and_the_loss_turns_where_it_is_lowest():
     found = read([0.0] * 4, fd=[5.0, 1.05, 1.0, 1.2], losses=[0.3, 0.2, 0.1, 0.2])
     assert found.tau_gen == 200 and found.turn == 300
-    assert read([0.0] * 4).turn is None
+    falling = read([0.0] * 4, fd=[5.0, 1.05, 1.0, 0.99], losses=[0.4, 0.3, 0.2, 0.1])
+    assert falling.tau_gen is None and falling.turn is None  # both still fall at the end
+    assert falling.last_loss == 400
+    without = read([0.0] * 4)
+    assert without.turn is None and without.last_loss is None
+
+
+def test_the_window_is_entered_when_three_looks_brought_little():
+    assert read([0.0] * 7, fd=[9.0, 5.0, 2.0, 1.95, 1.9, 1.95, 1.9]).entered == 600
+    assert read([0.0] * 60, fd=list(10.0 * 0.96 ** np.arange(60))).entered is None
 
 
 def test_without_two_looks_there_is_no_clock():
     assert read([0.3]) is None
     assert clock.read([{"step": 1, "loss": 1.0}], samples=200, held_out=400) is None
     lines = run([0.1, 0.2])
-    lines[1]["fd"] = None  # was not finite
+    del lines[1]["fd"]  # was not finite
     assert clock.read(lines, samples=200, held_out=400) is None
 
 
@@ -94,7 +105,7 @@ def test_intervals_hold_what_they_promise():
 
 
 def a_clock(tau_mem, last=1000):
-    return clock.Clock(100.0, tau_mem, None, last, 100, 0.0, 0.05)
+    return clock.Clock(100.0, None, tau_mem, last, None, last, None, 0.0, 0.05)
 
 
 def test_a_factor_is_of_pairs_and_bounded_by_runs_that_have_not_begun():
@@ -103,5 +114,18 @@ def test_a_factor_is_of_pairs_and_bounded_by_runs_that_have_not_begun():
     low, high = found.interval
     assert low * high == pytest.approx(4.0) and low < 2.0 < high
     late = clock.factor([(a_clock(None), a_clock(100.0)), (a_clock(400.0), a_clock(None))])
-    assert late == clock.Factor(pytest.approx(10.0), None, 1, 1)
+    assert late == clock.Factor(pytest.approx(10.0), None, 1, 1, dropped=1)
     assert clock.factor([(a_clock(100.0), a_clock(None))]) is None
+
+
+def test_what_is_expected_grows_with_the_images_and_with_augmentation():
+    def expected(method, n):
+        return clock.expected(tiny.config(method, train__batch_size=100), n)
+
+    low, high = clock.PASSES
+    assert f"between steps {low:,} and {high:,}, the range" in expected("none", 100)
+    assert f"between steps {2 * low:,} and {2 * high:,}, the range" in expected("none", 200)
+    later = [f"{limit * factor:,.0f}" for limit, factor in zip(clock.PASSES, clock.LATER)]
+    assert f"between steps {later[0]} and {later[1]} with TADA" in expected("tada", 100)
+    assert "without augmentation, and later here" in expected("constant", 100)
+    assert "6 steps show each image 6 times" in expected("none", 100)

@@ -73,7 +73,7 @@ def start(runs, logs, *, devices=4):
 
 
 MEASURED = {"log__metrics_every": 6, "log__metrics_count": 8, "evaluate__fit_steps": 1}
-MEASURED |= {"evaluate__extractor": "pixels"}
+MEASURED |= {"evaluate__extractor": "pixels", "train__stop": "window"}
 ENDLESS = {"train__total_steps": 100_000, "log__every": 10_000}
 ENDLESS |= {f"log__{what}_every": 100_000 for what in ("eval", "sample", "checkpoint")}
 RUNS = {"measured": MEASURED, "fed": {"data__device_gib": 0.0}, "endless": ENDLESS}
