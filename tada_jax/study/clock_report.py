@@ -220,7 +220,7 @@ def _figure(results, clocks):
     return figures.finish(
         figure,
         f"When samples are copies: looks at {first.config.log.metrics_count:,} samples, {named}; "
-        "vertical lines: copies begin",
+        "above the grey line more than held-out images show, and from the vertical lines on",
     )
 
 
@@ -265,10 +265,9 @@ def _times_panel(ax, results, clocks, looks):
         else:
             label = once(f"{cell.method}: copies begin")
             ax.plot(n, own.tau_mem, color=color, marker=marker, linestyle="", label=label)
-        label = once("samples good (hollow)")
-        hollow = {"color": color, "marker": marker, "linestyle": "", "fillstyle": "none"}
         if own.tau_gen is not None:
-            ax.plot(n, own.tau_gen, **hollow, label=label)
+            hollow = {"color": color, "marker": marker, "linestyle": "", "fillstyle": "none"}
+            ax.plot(n, own.tau_gen, **hollow, label=once("samples good (hollow)"))
     span = np.array(sorted({images(cell, results) for cell in clocks}), float)
     for method, (fitted, _) in fits(results, clocks).items():
         if fitted is not None:
