@@ -1,6 +1,6 @@
 """When does it begin to copy, and by how much does augmentation put that off? On digits, offline.
 
-    python main.py --config=configs/digits_clock.py --mode=compare          # 353,073 parameters
+    python main.py --config=configs/digits_clock.py --mode=compare          # 353,090 parameters
     python main.py --config=configs/digits_clock.py:small --mode=compare    # a quarter of them
 
 The same command on each core shares the runs. Samples are looked at every 100 steps, and a run ends
