@@ -10,9 +10,11 @@ the others.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -94,8 +96,8 @@ def perform(part, left):
         code, (output, errors) = None, (_text(e.stdout), _text(e.stderr))
     figures = []
     for line in output.splitlines():
-        if line.startswith("{"):
-            figures.append(json.loads(line))
+        with contextlib.suppress(json.JSONDecodeError):  # text, or a line that was cut short
+            figures += [json.loads(line)] if line.startswith("{") else []
     return {
         "command": list(part.command[1:]),
         "seconds": round(time.monotonic() - began, 1),
@@ -120,6 +122,17 @@ def equal_bits(first, second):
     return kept[0] == kept[1] and len(kept[0]) > 0
 
 
+def _write(out, found, left_out):
+    """Writes accelerator.json with what is known so far."""
+    whole = all(found.get(run, {}).get("code") == 0 for run in ("once", "again"))
+    report = {
+        "parts": found,
+        "left_out": left_out,
+        "two_runs_equal_bit_for_bit": equal_bits(out / "once", out / "again") if whole else None,
+    }
+    (out / "accelerator.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main():
     """Performs all parts and writes accelerator.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,6 +143,8 @@ def main():
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    for run in ("once", "again", "pictures"):  # a run that is there would only be continued
+        shutil.rmtree(out / run, ignore_errors=True)
     ends, found, left_out = time.monotonic() + 60 * options.minutes, {}, []
     for part in parts(out, options.small, options.images):
         left = ends - time.monotonic()
@@ -139,15 +154,9 @@ def main():
         found[part.name] = perform(part, left)
         state = {0: "done", None: "stopped"}.get(found[part.name]["code"], "failed")
         print(f"{part.name}: {state} after {found[part.name]['seconds']:.0f} s", flush=True)
-        report = {
-            "parts": found,
-            "left_out": left_out,
-            "two_runs_equal_bit_for_bit": equal_bits(out / "once", out / "again"),
-        }
-        (out / "accelerator.json").write_text(json.dumps(report, indent=1) + "\n")
+        _write(out, found, left_out)
+    _write(out, found, left_out)
     if left_out:
-        report["left_out"] = left_out
-        (out / "accelerator.json").write_text(json.dumps(report, indent=1) + "\n")
         print(f"left out, for time: {', '.join(left_out)}")
     print(f"{out / 'accelerator.json'}")
     sys.exit(any(part["code"] != 0 for part in found.values()))

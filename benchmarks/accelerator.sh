@@ -7,6 +7,9 @@
 #
 # More arguments go to benchmarks/accelerator.py; PYTHON=... names another interpreter.
 set -euo pipefail
+[ $# -gt 0 ] || { echo "error: name a folder for the result: benchmarks/accelerator.sh OUT" >&2; exit 1; }
+out=$(realpath -m "$1")  # as the caller means it
+shift
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 place=$(mktemp -d)
@@ -22,4 +25,4 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
   "$python" -m pip install --quiet --no-index --no-deps --target "$place" "${missing[@]}"
 fi
-PYTHONPATH="$place${PYTHONPATH:+:$PYTHONPATH}" "$python" -m benchmarks.accelerator "$@"
+PYTHONPATH="$place${PYTHONPATH:+:$PYTHONPATH}" "$python" -m benchmarks.accelerator "$out" "$@"
