@@ -114,7 +114,7 @@ def test_a_grid_is_shared_with_other_processes(tmp_path, monkeypatch):
     other = filelock.FileLock(tmp_path / ".cells" / cells[0].workdir.name)
     done, mine, said, waited = {}, [], [], []
 
-    def run(cell, extractor, say):
+    def run(cell, digests, extractor, say):
         assert cell is not cells[0] or waited  # not while another is at it
         mine.append(cell.method)
         return done.setdefault(cell.method, made[cell.method])

@@ -55,7 +55,7 @@ def test_a_run_of_an_earlier_version_goes_on_samples_and_is_evaluated(earlier, c
     shown = capsys.readouterr().err
     taken_as = (
         "ambient.noise='band', data.color='stored', data.labels='auto', data.pages='first', "
-        "data.range='auto' and 15 more"
+        "data.range='auto' and 16 more"
     )
     assert f"is of an earlier version: taken as {taken_as}" in shown
     assert run.sample(2).shape == (2, 8, 8, 1)
