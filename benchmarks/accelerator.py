@@ -38,11 +38,11 @@ class Part:
     seconds: int
 
 
-def parts(out, small, images):
+def parts(runs, small, images):
     """The `Part`s, in order of importance.
 
     Args:
-      out: folder for runs.
+      runs: folder for runs of main.py.
       small: whether the network is the one of digits, on a CPU.
       images: folder or zip of pictures for a short training, or None: digits.
     """
@@ -70,14 +70,14 @@ def parts(out, small, images):
         pictures += ("--config.data.resolution=64", half)
     steps, times = (20, 4) if small else (1500, 1)
     pictures += (f"--config.train.total_steps={steps}", f"--config.log.sample_every={steps}")
-    pictures += ("--config.log.metrics_every=0", f"--workdir={out / 'pictures'}")
+    pictures += ("--config.log.metrics_every=0", f"--workdir={runs / 'pictures'}")
     found = (
         ("train_68m", bench("train_step", *network("68m"), *few, *peer), 150),
         ("train_17m", bench("train_step", *network("17m"), *few, *peer), 120),
         ("augment_68m", bench("augment", *network("68m"), *few), 90),
         ("sample_17m", bench("sample", *network("17m"), "--count=64", *few), 90),
-        ("once", (*run, f"--workdir={out / 'once'}"), 60),
-        ("again", (*run, f"--workdir={out / 'again'}"), 60),
+        ("once", (*run, f"--workdir={runs / 'once'}"), 60),
+        ("again", (*run, f"--workdir={runs / 'again'}"), 60),
         ("train_95m", bench("train_step", *network("95m"), *few), 120),
         ("pictures", (PYTHON, "main.py", *pictures), 150),
     )
@@ -122,13 +122,13 @@ def equal_bits(first, second):
     return kept[0] == kept[1] and len(kept[0]) > 0
 
 
-def _write(out, found, left_out):
+def _write(out, runs, found, left_out):
     """Writes accelerator.json with what is known so far."""
     whole = all(found.get(run, {}).get("code") == 0 for run in ("once", "again"))
     report = {
         "parts": found,
         "left_out": left_out,
-        "two_runs_equal_bit_for_bit": equal_bits(out / "once", out / "again") if whole else None,
+        "two_runs_equal_bit_for_bit": equal_bits(runs / "once", runs / "again") if whole else None,
     }
     (out / "accelerator.json").write_text(json.dumps(report, indent=1) + "\n")
 
@@ -143,10 +143,10 @@ def main():
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for run in ("once", "again", "pictures"):  # a run that is there would only be continued
-        shutil.rmtree(out / run, ignore_errors=True)
+    runs = out / "accelerator_runs"
+    shutil.rmtree(runs, ignore_errors=True)  # a run that is there would only be continued
     ends, found, left_out = time.monotonic() + 60 * options.minutes, {}, []
-    for part in parts(out, options.small, options.images):
+    for part in parts(runs, options.small, options.images):
         left = ends - time.monotonic()
         if left < 20:
             left_out.append(part.name)
@@ -154,8 +154,8 @@ def main():
         found[part.name] = perform(part, left)
         state = {0: "done", None: "stopped"}.get(found[part.name]["code"], "failed")
         print(f"{part.name}: {state} after {found[part.name]['seconds']:.0f} s", flush=True)
-        _write(out, found, left_out)
-    _write(out, found, left_out)
+        _write(out, runs, found, left_out)
+    _write(out, runs, found, left_out)
     if left_out:
         print(f"left out, for time: {', '.join(left_out)}")
     print(f"{out / 'accelerator.json'}")

@@ -161,9 +161,7 @@ def _factor_lines(results, clocks):
     for method, own in found.items():
         by_n = ", ".join(f"{factor_text(f)} (n = {n:,})" for n, f in own.items() if n is not None)
         dropped = own[None].dropped
-        aside = f"; {dropped} pairs do not count, since {PLAIN} had not begun to copy" * bool(
-            dropped
-        )
+        aside = f"; {dropped} pairs do not count: {PLAIN} had not begun to copy" if dropped else ""
         lines.append(f"- {method}: {factor_text(own[None])}; {by_n}{aside}")
     return [*lines, ""]
 

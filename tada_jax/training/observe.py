@@ -13,6 +13,8 @@ from tada_jax.training import clock
 from tada_jax.training.alarm import copying, entering, tinted
 from tada_jax.training.heldout import make_evaluation, put_splits
 
+_BY_SAMPLES = (*GLANCES, "window")  # ways to rank checkpoints that need samples
+
 
 class Observer:
     """`observe(state, step, saving) -> scalars`, for the log.
@@ -30,8 +32,7 @@ class Observer:
         planned, c = session.plan, session.plan.config
         self._config, self._best = c, c.log.best_metric
         self._evaluate = make_evaluation(planned.parts, c, planned.mesh)
-        by_samples = self._best in (*GLANCES, "window")
-        self._glances = bool(c.log.metrics_every) or by_samples
+        self._glances = bool(c.log.metrics_every) or self._best in _BY_SAMPLES
         most = max(c.sample.count, c.log.metrics_count if self._glances else 0)
         batch_size = min(c.sample.batch_size, most)
         self._draw = make_sampler(planned.parts, planned.mesh, batch_size=batch_size)
@@ -50,7 +51,7 @@ class Observer:
         """
         log = self._config.log
         by_loss = self._best in ("test_mse", "train_mse")
-        by_samples = self._best in (*GLANCES, "window")
+        by_samples = self._best in _BY_SAMPLES
         scalars = {}
         if self._is_due(log.eval_every, step) or (saving and by_loss):
             scalars |= self.losses(state)
