@@ -8,7 +8,7 @@ import abc
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 
 class Label(abc.ABC):  # noqa: B024 (only what is registered below counts)
@@ -18,6 +18,28 @@ class Label(abc.ABC):  # noqa: B024 (only what is registered below counts)
 Label.register(str)
 Label.register(int)
 config_flags.register_flag_parser_for_type(Label, flags.ArgumentParser())
+
+
+class Steps(abc.ABC):  # noqa: B024
+    """A number of steps, or "auto"."""
+
+
+class _StepsParser(flags.ArgumentParser):
+    def parse(self, argument):
+        """A whole number, or the word.
+
+        Raises:
+          ValueError: if it is neither.
+        """
+        try:
+            return argument if argument == "auto" else int(argument)
+        except ValueError as e:
+            raise ValueError(f"{argument!r} is neither a whole number nor auto") from e
+
+
+Steps.register(str)
+Steps.register(int)
+config_flags.register_flag_parser_for_type(Steps, _StepsParser())
 
 METHODS = {
     method: method
@@ -357,7 +379,8 @@ def _train():
     # Images that go through the network at once, over all devices: fewer take less memory and more
     # time, for the same gradient. 0: the whole batch
     c.microbatch = 0
-    c.total_steps = 200_000  # steps
+    # Steps. "auto": until it begins to copy, at looks as often as that needs; see setup/length.py
+    c.total_steps = FieldReference(200_000, field_type=Steps)
     # When a run ends: after total "steps", or, if it is earlier, when it has left the "window",
     # that is, begun to copy: seen at two looks in a row (log.metrics_every)
     c.stop = "steps"

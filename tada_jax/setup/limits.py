@@ -13,6 +13,7 @@ from tada_jax.band import estimate
 from tada_jax.data import order as orders
 from tada_jax.methods.table import METHODS
 from tada_jax.model import continuous, diffusion, ema, schedule, solvers, unet
+from tada_jax.setup import length
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
 
@@ -125,6 +126,10 @@ def check(config):
             raise UserError(f"config.{field}={value!r} is unknown: latest, best, or a step as 5000")
     for field, (low, high) in RANGES.items():
         value = _value(config, field)
+        if value == length.AUTO and field == "train.total_steps":
+            continue
+        if not isinstance(value, int | float):
+            raise UserError(f"config.{field}={value!r} cannot be: it must be a number")
         if not low <= value <= high:
             bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             bounds = "positive" if low == math.ulp(0) else bounds
@@ -147,10 +152,11 @@ def check(config):
             "choose a divisor, or 0 for the whole batch at once"
         )
     measured = config.log.metrics_every or config.log.best_metric not in _OF_LOSSES
-    if config.train.stop == "window" and not config.log.metrics_every:
+    by_window = config.train.stop == "window" and config.train.total_steps != length.AUTO
+    if by_window and not config.log.metrics_every:
         raise UserError(
             "config.train.stop='window' needs looks at samples: set config.log.metrics_every, to "
-            "a twentieth of the steps, or config.train.stop='steps'"
+            "a twentieth of the steps, or config.train.total_steps='auto'"
         )
     if measured and config.log.metrics_count < 2:
         raise UserError(

@@ -11,7 +11,7 @@ import jax
 
 from tada_jax import data
 from tada_jax.data.order import Order
-from tada_jax.setup import build, limits
+from tada_jax.setup import build, length, limits
 from tada_jax.setup import strength as strengths
 from tada_jax.system import backend, logs
 
@@ -85,6 +85,7 @@ def plan(config, workdir=None, say=None):
     warn = logs.say if backend.is_first() else None
     mesh = backend.data_mesh(config.train[field], field=f"train.{field}", warn=warn)
     dataset = backend.in_turn(lambda: load_data(config))
+    config = length.settled(config, len(dataset.train.images))
     train_set, found = dataset.train, None
     if limits.follows_profile(config):
         found = backend.in_turn(lambda: strengths.find(config, dataset, workdir, say))

@@ -18,7 +18,7 @@ import jax
 from tada_jax.methods.table import METHODS
 from tada_jax.metrics import judge
 from tada_jax.metrics.measures import MEASURES
-from tada_jax.setup import limits
+from tada_jax.setup import length, limits
 from tada_jax.setup.plan import load_data, pool_of
 from tada_jax.study import comparison_report, evaluation, tables
 from tada_jax.system import backend, logs
@@ -192,8 +192,9 @@ def digests_of(cells):
             dataset = load_data(cell.config)
             judge.check(dataset)
             pool = pool_of(cell.config, dataset)
-            shape = dataset.train.images.shape[1:]
-            known[key] = evaluation.data_digests(dataset, pool) | {"shape": shape}
+            count, *shape = dataset.train.images.shape
+            about = {"train_images": count, "shape": tuple(shape)}
+            known[key] = evaluation.data_digests(dataset, pool) | about
         found[cell] = known[key]
     return found
 
@@ -279,7 +280,7 @@ def last_step(cell, digests):
         own = clock.read(logs.read(cell.workdir), **counts)
         if own is not None and own.left:
             return max(workdirs.saved_steps(cell.workdir), default=own.last)
-    return c.train.total_steps
+    return length.settled(c, digests["train_images"]).train.total_steps
 
 
 def _run(cell, digests, extractor, say):

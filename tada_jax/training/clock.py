@@ -21,17 +21,11 @@ import math
 
 import numpy as np
 
-from tada_jax.methods.table import METHODS
 from tada_jax.metrics import intervals
 
 GOOD = 1.1  # times the lowest Frechet distance, still as good
 PATIENCE = 3  # looks
 NEEDED = {"step", "fd", "copies", "copies_real"}
-
-
-# How often each image has been seen when copies begin without augmentation, and by how much TADA
-# puts that off: the range of all that was measured, in docs/when_to_stop.md.
-PASSES, LATER = (300, 2300), (1.1, 2.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +99,6 @@ def _settled(distances):
         if GOOD * since.min() >= before.min():
             return i
     return None
-
-
-def expected(config, n):
-    """When a run with n images will begin to copy, in a line that says how little is known."""
-    batch, total = config.train.batch_size, config.train.total_steps
-    low, high = (seen * n / batch for seen in PASSES)
-    about = "" if config.method == "none" else " without augmentation, and later here"
-    if METHODS[config.method].strength == "tada":
-        low, high, about = low * LATER[0], high * LATER[1], " with TADA"
-    return (
-        f"copies may begin between steps {low:,.0f} and {high:,.0f}{about}, the range of small "
-        f"networks of digits and emoji (docs/when_to_stop.md); {total:,} steps show each image "
-        f"{total * batch / n:,.0f} times; train.stop='window' ends where it is seen"
-    )
 
 
 def least_share(copies_real, *, samples, held_out):

@@ -4,10 +4,12 @@ import jax
 from clu import parameter_overview
 
 from tada_jax.data import inspection
+from tada_jax.metrics import judge
+from tada_jax.setup import length
 from tada_jax.setup.plan import plan
 from tada_jax.system import backend, figures
 from tada_jax.system.paths import write_whole
-from tada_jax.training import clock, memory
+from tada_jax.training import memory
 from tada_jax.training import workdir as workdirs
 from tada_jax.training.step import state_shapes
 from tada_jax.weights import load
@@ -23,6 +25,8 @@ def describe(config):
       UserError: for whatever would stop the run, in one line.
     """
     planned = plan(config)
+    if planned.config.train.stop == "window":
+        judge.check(planned.dataset)
     seen = inspect(planned)
     resident = planned.image_bytes if planned.resident else 0
     needed = memory.estimate(planned.parts, config, planned.mesh.size, resident)
@@ -36,7 +40,7 @@ def describe(config):
         parameter_overview.get_parameter_overview(shapes, include_stats=False),
         *_weights(planned, shapes),
         f"memory: {needed}",
-        f"window: {clock.expected(config, len(planned.dataset.train.images))}",
+        f"window: {length.expected(config, len(planned.dataset.train.images))}",
         *(f"advice: {advice}" for advice in (*seen.advice, *_memory_advice(planned, needed))),
     ]
 

@@ -15,6 +15,8 @@ from tada_jax.data import classes
 from tada_jax.data.base import Split
 from tada_jax.data.feed import Feed
 from tada_jax.data.order import HostBatches
+from tada_jax.metrics import judge
+from tada_jax.setup import length
 from tada_jax.setup import strength as strengths
 from tada_jax.setup.plan import plan
 from tada_jax.system import backend, logs
@@ -54,6 +56,9 @@ def train(config, workdir):
     first = backend.is_first()
     _check_place(config, workdir_)
     planned = plan(config, workdir_, logs.say if first else None)
+    asked, config = config, planned.config
+    if config.train.stop == "window":
+        judge.check(planned.dataset)  # without a look it would not end
     with contextlib.ExitStack() as stack:
         occupied = workdirs.occupied(config, workdir_) if first else contextlib.nullcontext()
         backend.in_turn(lambda: stack.enter_context(occupied))
@@ -70,7 +75,7 @@ def train(config, workdir):
             snapshots = Checkpoints(workdir_, keep=None, folder="ema")
             stack.callback(snapshots.close)
         if first:
-            workdirs.describe(config, workdir_, int(state.step))
+            workdirs.describe(asked, workdir_, int(state.step))
             classes.keep(planned.dataset, workdir_)
             if planned.schedule:
                 strengths.keep(planned.schedule, workdir_)
@@ -79,6 +84,8 @@ def train(config, workdir):
         stack.callback(log.close)
         session = Session(planned, workdir_, checkpoints, snapshots, log, progress)
         introduce(session, state)
+        if asked.train.total_steps == length.AUTO and first:
+            progress.say(length.in_words(config))
         if first_step >= config.train.total_steps:
             progress.say(f"this run has already done its {first_step:,} steps")
             return state

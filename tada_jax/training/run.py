@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tada_jax.data import classes
 from tada_jax.model import ema
 from tada_jax.model.sampler import make_sampler
-from tada_jax.setup import build, limits
+from tada_jax.setup import build, length, limits
 from tada_jax.setup import strength as strengths
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
@@ -227,7 +227,7 @@ def load_run(workdir, *, checkpoint="latest", config=None, warn=None):
     workdirs.check_same(config, path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path} holds no checkpoint yet: train first, with --mode=train")
-    checkpoints = Checkpoints(path, metric=config.log.best_metric, read_only=True)
+    checkpoints = Checkpoints(path, metric=length.best_metric(config), read_only=True)
     try:
         meta = _any_meta(checkpoints)
         if meta is None:

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from tada_jax.training import clock
-from tests import tiny
 
 
 def run(copies, fd=None, every=100, real=0.01, losses=None):
@@ -116,16 +115,3 @@ def test_a_factor_is_of_pairs_and_bounded_by_runs_that_have_not_begun():
     late = clock.factor([(a_clock(None), a_clock(100.0)), (a_clock(400.0), a_clock(None))])
     assert late == clock.Factor(pytest.approx(10.0), None, 1, 1, dropped=1)
     assert clock.factor([(a_clock(100.0), a_clock(None))]) is None
-
-
-def test_what_is_expected_grows_with_the_images_and_with_augmentation():
-    def expected(method, n):
-        return clock.expected(tiny.config(method, train__batch_size=100), n)
-
-    low, high = clock.PASSES
-    assert f"between steps {low:,} and {high:,}, the range" in expected("none", 100)
-    assert f"between steps {2 * low:,} and {2 * high:,}, the range" in expected("none", 200)
-    later = [f"{limit * factor:,.0f}" for limit, factor in zip(clock.PASSES, clock.LATER)]
-    assert f"between steps {later[0]} and {later[1]} with TADA" in expected("tada", 100)
-    assert "without augmentation, and later here" in expected("constant", 100)
-    assert "6 steps show each image 6 times" in expected("none", 100)

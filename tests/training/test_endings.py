@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from tada_jax.setup import length
 from tada_jax.system import figures, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import checkpoint, loop, observe, workdir
@@ -74,9 +75,44 @@ def test_a_run_ends_when_it_has_left_the_window(finished, tmp_path, monkeypatch,
     tiny.assert_trees_equal(longer, whole)  # to stop changes nothing before
 
 
+def test_a_length_that_is_left_to_the_run(tmp_path, monkeypatch, capfd):
+    looks = Looks()
+    monkeypatch.setattr(observe.judges, "of_training", lambda *arguments: looks)
+    monkeypatch.setattr(observe.judges, "prepare_in_turn", lambda judge: None)
+    monkeypatch.setattr(length, "settled", often)
+    config = tiny.config(train__total_steps="auto", train__batch_size=16)
+    assert int(loop.train(config, tmp_path).step) == 4
+    said = capfd.readouterr().err
+    assert "total_steps='auto': ends when it begins to copy, or after 50 steps" in said
+    assert "ended at step 4" in said
+    assert workdir.read_config(tmp_path).train.total_steps == "auto"
+    assert load_run(tmp_path, checkpoint="best").step == 2
+    assert int(loop.train(config, tmp_path).step) == 4 and looks.count == 4
+
+
+def often(config, n):
+    """`length.settled`, but with a look every step."""
+    own = config.copy_and_resolve_references().unlock()
+    with own.train.ignore_type():
+        own.train.total_steps = n
+    own.train.stop = own.log.best_metric = "window"
+    own.log.metrics_every = own.log.checkpoint_every = 1
+    own.log.metrics_count = 16
+    return own
+
+
 def test_a_window_needs_looks(tmp_path):
     with pytest.raises(UserError, match=r"config.log.metrics_every"):
         loop.train(tiny.config(train__stop="window"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("total", [6, "auto"])
+def test_a_window_needs_held_out_images(total, tmp_path):
+    config = tiny.config(data__test_fraction=0.0, train__total_steps=total)
+    config.train.stop, config.log.metrics_every = "window", 1
+    with pytest.raises(UserError, match=r"config.data.test_fraction"):
+        loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

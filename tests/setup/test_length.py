@@ -1,0 +1,73 @@
+"""How long a run shall be."""
+
+import pytest
+
+from tada_jax.setup import length, limits
+from tada_jax.setup.plan import plan
+from tada_jax.system.errors import UserError
+from tests import tiny
+
+
+def test_what_is_expected_grows_with_the_images_and_with_augmentation():
+    def expected(method, n):
+        return length.expected(tiny.config(method, train__batch_size=100), n)
+
+    low, high = length.PASSES
+    assert f"between steps {low:,} and {high:,}, the range" in expected("none", 100)
+    assert f"between steps {2 * low:,} and {2 * high:,}, the range" in expected("none", 200)
+    later = [f"{limit * factor:,.0f}" for limit, factor in zip(length.PASSES, length.LATER)]
+    assert f"between steps {later[0]} and {later[1]} with TADA" in expected("tada", 100)
+    assert "without augmentation, and later here" in expected("constant", 100)
+    assert "6 steps show each image 6 times" in expected("none", 100)
+
+
+def auto(method="none", **fields):
+    return tiny.config(method, train__total_steps="auto", **fields)
+
+
+@pytest.mark.parametrize(
+    ("method", "n", "batch", "most"),
+    [
+        ("none", 100, 100, 2300),
+        ("none", 200, 50, 9200),
+        ("tada", 100, 100, 5750),
+        ("constant", 100, 100, 5750),  # nobody knows how much later, so as late as TADA
+    ],
+)
+def test_auto_ends_where_copies_begin_at_the_latest(method, n, batch, most):
+    own = length.settled(auto(method, train__batch_size=batch, sample__steps=1), n)
+    assert own.train.total_steps == most and own.train.stop == "window"
+
+
+def test_looks_are_as_frequent_as_their_time_allows():
+    brief = length.settled(auto(train__batch_size=100, log__metrics_count=30, sample__steps=1), 100)
+    assert brief.log.metrics_every == 300 / length.LOOKS
+    slow = length.settled(
+        auto(train__batch_size=100, log__metrics_count=300, sample__steps=50), 100
+    )
+    images = 300 * 50 / 3  # of training, which takes three times as long as drawing
+    assert slow.log.metrics_every == length.APART * images / 100
+
+
+def test_what_is_set_stays():
+    kept = auto(log__metrics_every=7, log__checkpoint_every=3, log__best_metric="fd")
+    own = length.settled(kept, 100)
+    assert own.log.metrics_every == 7 and own.log.checkpoint_every == 3
+    assert own.log.best_metric == "fd" and kept.train.total_steps == "auto"
+    default = length.settled(auto(log__checkpoint_every=10_000), 100)
+    assert default.log.checkpoint_every == default.log.metrics_every
+    assert default.log.best_metric == "window"
+    number = tiny.config(train__total_steps=9)
+    assert length.settled(number, 100) is number
+
+
+def test_a_plan_knows_the_number():
+    planned = plan(auto(data__train_size=40))
+    assert planned.config.train.total_steps == length.settled(auto(), 40).train.total_steps
+    assert f"or after {planned.config.train.total_steps:,} steps" in length.expected(auto(), 40)
+
+
+@pytest.mark.parametrize("total", ["long", 0])
+def test_other_lengths_are_refused(total):
+    with pytest.raises(UserError, match=r"config.train.total_steps=.*cannot be"):
+        limits.check(tiny.config(train__total_steps=total))
