@@ -109,26 +109,45 @@ def _everything(results, clocks):
 
 def markdown(results, clocks):
     """The tables: times by method and n, factors, and the formula."""
-    methods = list(dict.fromkeys(cell.method for cell in clocks))
-    sizes = sorted({images(cell, results) for cell in clocks})
+    head, rows = times(results, clocks)
+    return "\n".join(
+        [
+            f"**The clock**, {caption(clocks)}",
+            "",
+            f"| {' | '.join(head)} |",
+            "|---" * len(head) + "|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            *_factor_lines(results, clocks),
+            *_fit_lines(results, clocks),
+        ]
+    )
+
+
+def caption(clocks):
+    """What the table of `times` holds, in words."""
     first = next(iter(clocks))
     seeds = ", ".join(map(str, sorted({cell.seed for cell in clocks})))
-    lines = [
-        f"**The clock**, in training steps of {first.config.train.batch_size} images, by looks at "
+    return (
+        f"in training steps of {first.config.train.batch_size} images, by looks at "
         f"{first.config.log.metrics_count:,} samples every {first.config.log.metrics_every:,} "
-        f"steps; means over the seeds {seeds}, from the first to the last of them in brackets; \\> "
-        "where some run had not come so far when it ended",
-        "",
-        "| images | | " + " | ".join(methods) + " |",
-        "|---" * (len(methods) + 2) + "|",
-    ]
-    rows = (
+        f"steps; means over the seeds {seeds}, from the first to the last of them in brackets; > "
+        "where some run had not come so far when it ended"
+    )
+
+
+def times(results, clocks):
+    """(head, rows) of a table of the times by method and n, as texts."""
+    methods = list(dict.fromkeys(cell.method for cell in clocks))
+    sizes = sorted({images(cell, results) for cell in clocks})
+    fields = (
         ("tau_gen, samples good", "tau_gen", "last"),
         ("held-out loss lowest", "turn", "last_loss"),
         ("tau_mem, copies begin", "tau_mem", "below"),
     )
+    rows = []
     for n in sizes:
-        for title, field, bound in rows:
+        for title, field, bound in fields:
             cells = []
             for method in methods:
                 own = [
@@ -137,16 +156,16 @@ def markdown(results, clocks):
                     if cell.method == method and images(cell, results) == n
                 ]
                 cells.append(_times_text(own))
-            lines.append(f"| {n:,} | {title} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_factor_lines(results, clocks), *_fit_lines(results, clocks)])
+            rows.append([f"{n:,}", title, *cells])
+    return ["images", "", *methods], rows
 
 
-def _times_text(times):
+def _times_text(seen):
     """[(step or None, step that it is later than)] of the seeds as text."""
-    if not times or any(bound is None for _, bound in times):
+    if not seen or any(bound is None for _, bound in seen):
         return ""
-    some_late = any(step is None for step, _ in times)
-    values = [bound if step is None else step for step, bound in times]
+    some_late = any(step is None for step, _ in seen)
+    values = [bound if step is None else step for step, bound in seen]
     text = f"{'> ' * some_late}{np.mean(values):,.0f}"
     return (
         text if min(values) == max(values) else f"{text} [{min(values):,.0f}, {max(values):,.0f}]"

@@ -8,7 +8,7 @@ import sys
 import jinja2
 
 from tada_jax.metrics.measures import MEASURES, printed
-from tada_jax.study import tables
+from tada_jax.study import clock_report, tables
 from tada_jax.system.logs import duration
 from tada_jax.system.paths import to_json
 from tada_jax.training import workdir as workdirs
@@ -67,6 +67,7 @@ def page(path, config, results, failures, figures):
             for size in sizes
         ],
         differences=_differences(results, methods, sizes),
+        clock=_clock(results),
         folder=path,
         figures=figures,
         embedded=_embedded,
@@ -139,6 +140,15 @@ def _differences(results, methods, sizes):
     ]
     head = ["", "", *(f"{base} - {other}" for other in others)]
     return {"head": head, "rows": rows if others else []}
+
+
+def _clock(results):
+    """{"caption", "head", "rows"} of when the runs began to copy; empty if nobody looked."""
+    clocks = clock_report.read(results)
+    if not clocks:
+        return {}
+    head, rows = clock_report.times(results, clocks)
+    return {"caption": clock_report.caption(clocks), "head": head, "rows": rows}
 
 
 def _grids(results, methods, size):

@@ -262,7 +262,7 @@ def _mark(points):
     return "x" if len(points) == 1 else ""
 
 
-def quality_figure(path, lines, *, title, count):
+def quality_figure(path, lines, *, title, count, marks=None):
     """Draws the quick metrics of samples against the step, if there are any.
 
     Args:
@@ -270,13 +270,14 @@ def quality_figure(path, lines, *, title, count):
       lines: dicts of metrics.jsonl.
       title: of the figure, with the number of images and the seed.
       count: samples behind every point.
+      marks: {what it is: step}, a vertical line each.
     """
-    figure = _quality(lines, title, count)
+    figure = _quality(lines, title, count, marks or {})
     if figure is not None:
         figure.savefig(path, dpi=110)
 
 
-def _quality(lines, title, count):
+def _quality(lines, title, count, marks):
     from matplotlib.figure import Figure
 
     panels = (
@@ -306,8 +307,11 @@ def _quality(lines, title, count):
         axes.set(xlabel="step", ylabel=label)
         if "Frechet" in label:
             axes.set_yscale("log")
+        for (name, step), style in zip(marks.items(), itertools.cycle(("-", "--", ":"))):
+            when = f"{name}: step {step:,.0f}" if label == panels[0][0] else None
+            axes.axvline(step, color="grey", linestyle=style, linewidth=1, label=when)
         if axes.lines:
-            axes.legend()
+            axes.legend(fontsize="small")
     return finish(figure, f"{title}, {count:,} samples")
 
 

@@ -60,6 +60,15 @@ class Clock:
         """Whether the run is past the window: it has begun to copy."""
         return self.tau_mem is not None
 
+    def marks(self):
+        """{what it is: step} of the times that were seen, for figures."""
+        times = {
+            "held-out loss lowest": self.turn,
+            "samples good": self.tau_gen,
+            "copies begin": self.tau_mem,
+        }
+        return {name: step for name, step in times.items() if step is not None}
+
 
 def read(lines, *, samples, held_out):
     """The `Clock` of a run, or None without two looks.

@@ -171,11 +171,14 @@ def draw_curves(session):
         session.progress.say(enters)
     for warning in filter(None, (copying(lines, **counts), tinted(lines))):
         session.progress.say(f"warning: {warning}")
+    now = clock.read(lines, **counts)
     counts = [len(split.images) for split in (planned.dataset.train, planned.dataset.test)]
     title = f"{planned.title}: {counts[0]:,} training images, seed {seed}"
     figures.training_figure(workdir / "training.png", lines, title=title)
     count = planned.config.log.metrics_count
-    figures.quality_figure(workdir / "quality.png", lines, title=title, count=count)
+    figures.quality_figure(
+        workdir / "quality.png", lines, title=title, count=count, marks=now.marks() if now else {}
+    )
     figures.noise_level_figure(
         workdir / "noise_levels.png", lines, title=planned.title, images=counts, seed=seed
     )

@@ -6,10 +6,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tada_jax.study import clock_report, comparison, evaluation, tables
+from tada_jax.study import clock_report, comparison, comparison_page, evaluation, tables
 from tests import tiny
 
 BEGIN = {"none": 3.0, "tada": 9.0}  # steps an image after which copies begin
+
+PROTOCOL = {
+    "data": "made up",
+    "extractor": "none",
+    "held_out_images": 300,
+    "method": "none",
+    "seed": 0,
+    "sample_seed": 0,
+    "sampler": "none",
+    "samples": 0,
+    "step": 1150,
+    "weights": "none",
+}
 
 
 @pytest.fixture
@@ -35,7 +48,7 @@ def results(tmp_path):
                 ]
                 text = "".join(json.dumps(line) + "\n" for line in lines)
                 (workdir / "metrics.jsonl").write_text(text)
-                protocol = {"train_images": n, "held_out_images": 300, "step": 1150}
+                protocol = PROTOCOL | {"train_images": n}
                 cell = tables.Cell(method, n, seed, config, workdir)
                 made[cell] = evaluation.Result(workdir, protocol, {}, {})
     return made
@@ -67,6 +80,17 @@ def test_runs_that_were_not_looked_at_have_no_clock(results, tmp_path):
     assert not (tmp_path / "clock.json").exists()
 
 
+def test_the_page_of_a_grid_tells_the_times(results, tmp_path):
+    config = next(iter(results)).config
+    text = comparison_page.page(tmp_path, config, results, {}, [])
+    assert "when it began to copy</h2>" in text and "<p>In training steps of 16 images" in text
+    row = text[text.index("<td>400</td><td>tau_mem") :]
+    assert row.startswith("<td>400</td><td>tau_mem, copies begin</td><td>&gt; 1,150</td>")
+    for cell in results:
+        (cell.workdir / "metrics.jsonl").write_text("")
+    assert "copy</h2>" not in comparison_page.page(tmp_path, config, results, {}, [])
+
+
 def test_a_bound_is_one(results, tmp_path):
     """A method whose runs have not begun to copy: at least so many times as late."""
     late = {c: r for c, r in results.items() if (c.method, c.size) != ("tada", 100)}
@@ -84,7 +108,7 @@ def test_a_bound_is_one(results, tmp_path):
 
 def test_a_run_of_a_grid_that_ended_when_it_began_to_copy_has_done_its_steps(results):
     cell = next(iter(results))
-    digests = {"held_out_images": 300}
+    digests = {"held_out_images": 300, "train_images": cell.size}
     assert comparison.last_step(cell, digests) == cell.config.train.total_steps
     cell.config.train.stop = "window"
     assert comparison.last_step(cell, digests) == 1150

@@ -46,6 +46,13 @@ def test_copies_begin_where_the_line_between_two_looks_passes_the_threshold():
     assert read([0.5, 0.6]).tau_mem == 100  # no earlier look
 
 
+def test_what_was_seen_can_be_marked():
+    own = read([0.0, 0.0, 0.5, 0.5, 0.5], losses=[3, 2, 4, 5, 6])
+    assert own.marks()["copies begin"] == own.tau_mem
+    assert own.marks()["held-out loss lowest"] == own.turn == 200
+    assert set(read([0.0, 0.0]).marks()) <= {"samples good"}
+
+
 def test_once_is_no_beginning():
     assert read([0.0, 0.5, 0.0, 0.0]).tau_mem is None
     alone = read([0.0, 0.0, 0.5])
