@@ -100,7 +100,7 @@ def feature_distance(extractor, mesh):
     return lambda a, b: np.linalg.norm(features(a) - features(b), axis=-1)
 
 
-def _denoiser(parts, batch=64):
+def denoiser(parts, batch=64):
     """`x0_hat(params, images, noise, labels, t)`: float [N,H,W,C] on the host, of the timestep t.
 
     Clipped to [-1, 1], as the samplers do.
@@ -152,7 +152,7 @@ def gap(pair, images, labels, logsnr, variance, *, distances=None, seed=0):
     """
     distances = distances or {"pixel": pixel_distance}
     steps, levels = pair.parts.schedule.nearest(logsnr)
-    x, x0_hat = to_float(np.asarray(images)), _denoiser(pair.parts)
+    x, x0_hat = to_float(np.asarray(images)), denoiser(pair.parts)
     noise = np.asarray(jax.random.normal(jax.random.key(seed), x.shape))
     labels = labels if pair.parts.network.num_classes else None
     apart, far = [], {name: ([], []) for name in distances}

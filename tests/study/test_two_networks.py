@@ -55,7 +55,7 @@ def test_more_images_than_a_batch_change_nothing(runs, images):
     many = np.resize(images, (100, *images.shape[1:]))
     noise = np.random.default_rng(0).normal(size=many.shape).astype(np.float32)
     args = (runs[0].ema_params, many / 127.5 - 1.0, noise, None, 3)
-    whole, parts = (two_networks._denoiser(pair.parts, b)(*args) for b in (100, 32))
+    whole, parts = (two_networks.denoiser(pair.parts, b)(*args) for b in (100, 32))
     np.testing.assert_allclose(whole, parts, atol=1e-5)
     assert two_networks.gap(pair, many, None, r, 1.0).images == 100
 
