@@ -162,6 +162,15 @@ def whole_networks(small_networks):
         yield
 
 
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """`forked(*arguments)`: main.py, see `tests.forked`."""
+    from tests.forked import Forked
+
+    with contextlib.closing(Forked(tmp_path_factory.mktemp("forked"))) as call:
+        yield call
+
+
 @pytest.fixture(autouse=True)
 def no_figures():
     """Runs inside tests draw none, for they take seconds; those of shared fixtures do."""

@@ -50,7 +50,7 @@ def test_trains_and_samples(tmp_path):
     assert "train.batch_size = 8" in out and "GiB a device" in out
 
 
-def test_a_folder_of_grey_pictures_that_are_not_square(tmp_path):
+def test_a_folder_of_grey_pictures_that_are_not_square(forked, tmp_path):
     rng = np.random.default_rng(0)
     for i in range(24):
         folder = tmp_path / "pictures" / ("tall" if i % 2 else "dotted")
@@ -67,16 +67,18 @@ def test_a_folder_of_grey_pictures_that_are_not_square(tmp_path):
         *tiny.FLAGS,
     )
     cache = {"TADA_JAX_CACHE": str(tmp_path / "cache")}
-    code, _, err = main(*args, **cache)
-    assert code == 0, err
-    assert "22 training, 2 held out, 24x16x1" in err and "0: 'dotted' (11), 1: 'tall' (11)" in err
-    code, out, err = main("--mode=sample", *args, **cache)
-    assert code == 0, err
-    with Image.open(pathlib.Path(out.split()[0]) / "000003.png") as picture:
+    code, said = forked(*args, small=True, **cache)
+    assert code == 0, said
+    assert "22 training, 2 held out, 24x16x1" in said
+    assert "0: 'dotted' (11), 1: 'tall' (11)" in said
+    code, said = forked("--mode=sample", *args, small=True, **cache)
+    assert code == 0, said
+    (path,) = (tmp_path / "run" / "samples").glob("*/000003.png")
+    with Image.open(path) as picture:
         assert picture.size == (16, 24) and picture.mode == "L"
 
 
-def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
+def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(forked, tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -84,15 +86,16 @@ def test_trains_on_a_cifar10_archive_in_the_published_binary_layout(tmp_path):
         records = rng.integers(0, 256, (4, 3073), np.uint8)
         records[:, 0] %= 10
         (folder / name).write_bytes(records.tobytes())
-    code, _, err = main(
+    code, said = forked(
         "--config=configs/cifar10_tada.py",
         f"--config.data.path={tmp_path}",
         f"--workdir={tmp_path / 'run'}",
         "--config.model.num_res_blocks=1",
         *tiny.FLAGS,
+        small=True,
     )
-    assert code == 0, err
-    assert "20 training, 4 held out, 32x32x3" in err
+    assert code == 0, said
+    assert "20 training, 4 held out, 32x32x3" in said
 
 
 def test_cifar10_without_network_or_archive_fails_soon_and_says_what_to_do(tmp_path):
@@ -134,11 +137,11 @@ DIGITS = "--config=configs/digits_tada.py"
         ((DIGITS, "--config.data.path=/tmp"), "data.path"),
     ],
 )
-def test_a_users_mistake_is_one_line(args, message):
-    code, out, err = main(*args)
+def test_a_users_mistake_is_one_line(args, message, forked):
+    code, said = forked(*args)
     assert code != 0
-    lines = [line for line in err.splitlines() if not re.match(r"[WI]\d{4}", line)]
-    assert len(lines) == 1, err
+    lines = [line for line in said.splitlines() if not re.match(r"[WI]\d{4}", line)]
+    assert len(lines) == 1, said
     assert lines[0].startswith("error: ") and message in lines[0]
 
 

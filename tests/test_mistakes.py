@@ -1,19 +1,14 @@
 """A zoo of bad inputs: each ends in one line that names culprit and remedy, and spoils nothing.
 
-Every case is `main.py` in a process of its own, exactly as a user types it. To be quick, the
-processes are forked from one that has imported everything and started nothing.
+Every case is `main.py` in a process of its own, of the fixture `forked`.
 """
 
 import hashlib
 import io
-import json
-import os
 import pathlib
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 
@@ -23,83 +18,23 @@ from PIL import Image
 
 from tests import tiny
 
-HARNESS = """
-import json, os, runpy, sys, warnings
-warnings.filterwarnings("ignore", message=".*fork.*")
-import tada_jax.training.loop, tada_jax.study.samples, tada_jax.data.folder, tada_jax.data.arrays
-import tada_jax.study.evaluation, tada_jax.study.comparison
-for line in sys.stdin:
-    case = json.loads(line)
-    child = os.fork()
-    if not child:
-        out = os.open(case["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(out, 1), os.dup2(out, 2)
-        os.environ.update(case["environment"])
-        for limit, value in case["limits"].items():
-            import resource
-            resource.setrlimit(getattr(resource, limit), (value, value))
-        if case.get("small"):  # as of the fixture `small_networks`
-            from tada_jax.setup import build
-            from tests import tiny
-            build.unet.UNet = tiny.SmallNet
-        sys.argv = ["main.py", *case["arguments"]]
-        code = 0
-        try:
-            runpy.run_path("main.py", run_name="__main__")
-        except SystemExit as e:
-            code = e.code if isinstance(e.code, int) else 1 if e.code else 0
-            if isinstance(e.code, str):
-                print(e.code, file=sys.stderr)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            code = 70
-        sys.stderr.flush()
-        os._exit(code)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def harness():
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    process = subprocess.Popen(
-        [sys.executable, "-c", HARNESS],
-        cwd=tiny.ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    process.stdin.close()
-    process.wait()
-
 
 @pytest.fixture
-def refuse(harness, tmp_path):
+def refuse(forked, tmp_path):
     """refuse(message, *arguments): main.py fails with one line that matches; returns the line."""
 
-    def refuse(message, *arguments, limits=(), **environment):
+    def refuse(message, *arguments, limits=(), small=False, **environment):
         workdir = next(
             (a.partition("=")[2] for a in arguments if a.startswith("--workdir=")),
             str(tmp_path / "no_run"),
         )
         before = contents(workdir)
-        case = {
-            "arguments": [*map(str, arguments)],
-            "environment": {"TADA_JAX_CACHE": str(tmp_path / "cache")} | environment,
-            # What is not refused as it should be would train for hours.
-            "limits": {"RLIMIT_CPU": 400} | dict(limits),
-            "output": str(tmp_path / "output"),
-        }
-        if not any(a.startswith("--workdir=") for a in case["arguments"]):
-            case["arguments"].append(f"--workdir={workdir}")
-        harness.stdin.write(json.dumps(case) + "\n")
-        harness.stdin.flush()
-        code = int(harness.stdout.readline())
-        output = (tmp_path / "output").read_text()
+        # What is not refused as it should be would train for hours.
+        limits = {"RLIMIT_CPU": 400} | dict(limits)
+        if not any(str(a).startswith("--workdir=") for a in arguments):
+            arguments = (*arguments, f"--workdir={workdir}")
+        environment = {"TADA_JAX_CACHE": str(tmp_path / "cache")} | environment
+        code, output = forked(*arguments, limits=limits, small=small, **environment)
         assert code not in (0, 70), output
         assert "Traceback" not in output
         (line,) = (line for line in output.splitlines() if line.startswith("error: "))
@@ -404,19 +339,13 @@ def test_quarter_turns_need_square_images(refuse, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(harness, tmp_path_factory):
+def trained(forked, tmp_path_factory):
     """A run of three steps by main.py."""
-    folder = tmp_path_factory.mktemp("trained")
-    case = {
-        "arguments": [DIGITS, *tiny.FLAGS, f"--workdir={folder / 'run'}", "--config.log.every=1"],
-        "environment": {},
-        "limits": {},
-        "output": str(folder / "output"),
-    }
-    harness.stdin.write(json.dumps(case) + "\n")
-    harness.stdin.flush()
-    assert harness.stdout.readline() == "0\n", (folder / "output").read_text()
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = (DIGITS, *tiny.FLAGS, f"--workdir={folder}", "--config.log.every=1")
+    code, output = forked(*arguments, small=True)
+    assert not code, output
+    return folder
 
 
 def every_checkpoint_damaged(run):
@@ -442,7 +371,8 @@ def test_a_damaged_run(kind, mode, refuse, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     change, message = RUNS[kind]
     change(tmp_path / "run")
-    refuse(message, DIGITS, *tiny.FLAGS, f"--workdir={tmp_path / 'run'}", f"--mode={mode}")
+    arguments = (DIGITS, *tiny.FLAGS, f"--workdir={tmp_path / 'run'}", f"--mode={mode}")
+    refuse(message, *arguments, small=True)
 
 
 @pytest.mark.parametrize(
@@ -476,36 +406,23 @@ def test_a_damaged_run(kind, mode, refuse, trained, tmp_path):
     ],
 )
 def test_a_configuration_that_does_not_fit_the_run(arguments, message, refuse, trained):
-    refuse(message, DIGITS, *tiny.FLAGS, f"--workdir={trained}", *arguments)
+    refuse(message, DIGITS, *tiny.FLAGS, f"--workdir={trained}", *arguments, small=True)
 
 
 def test_fine_tuning_from_another_network(refuse, trained):
     line = refuse(
         "another network", DIGITS, *tiny.FLAGS, f"--config.init.workdir={trained}",
-        "--config.model.channels=16",
+        "--config.model.channels=16", small=True,
     )  # fmt: skip
     assert "config.model" in line
 
 
 @pytest.mark.parametrize("size", [60_000, 100_000], ids=["picture", "checkpoint"])
-def test_a_disk_on_which_files_cannot_grow(size, harness, tmp_path):
+def test_a_disk_on_which_files_cannot_grow(size, forked, tmp_path):
     """RLIMIT_FSIZE is the full disk that a test can have: writing fails in the middle."""
-    case = {
-        "arguments": [
-            DIGITS,
-            *tiny.FLAGS,
-            f"--workdir={tmp_path / 'run'}",
-            "--config.model.channels=32",
-        ],  # fmt: skip
-        "environment": {"JAX_ENABLE_COMPILATION_CACHE": "false"},
-        "limits": {"RLIMIT_FSIZE": size},
-        "small": True,
-        "output": str(tmp_path / "output"),
-    }
-    harness.stdin.write(json.dumps(case) + "\n")
-    harness.stdin.flush()
-    code = int(harness.stdout.readline())
-    output = (tmp_path / "output").read_text()
+    arguments = (f"--workdir={tmp_path / 'run'}", "--config.model.channels=32")
+    limits, cache = {"RLIMIT_FSIZE": size}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    code, output = forked(DIGITS, *tiny.FLAGS, *arguments, limits=limits, small=True, **cache)
     assert code not in (0, 70) and "Traceback" not in output, output
     assert len(output.splitlines()) < 60  # the report, progress, and one line
     (line,) = (line for line in output.splitlines() if line.startswith("error: "))
