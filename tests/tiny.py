@@ -9,7 +9,10 @@ import numpy as np
 
 from configs import digits_tada
 from tada_jax.model import unet
-from tada_jax.training.step import init_state
+from tada_jax.setup import build
+from tada_jax.setup.plan import load_data
+from tada_jax.system import backend
+from tada_jax.training import step
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = pathlib.Path(__file__).parent / "files"
@@ -94,7 +97,7 @@ def state(parts):
     return _init_state(parts, 0)
 
 
-_init_state = jax.jit(init_state, static_argnums=(0, 1))
+_init_state = jax.jit(step.init_state, static_argnums=(0, 1))
 
 
 def assert_trees_equal(a, b):
@@ -108,3 +111,24 @@ def damage(folder, how=lambda content: content[:-20]):
     assert files
     for file in files:
         file.write_bytes(how(file.read_bytes()))
+
+
+def run_steps(config, count, devices, steps_per_call=1):
+    """Trains `count` steps on some devices; returns (state, losses, number of compilations)."""
+    dataset = load_data(config)
+    parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
+    mesh = backend.data_mesh(config.train.batch_size, devices)
+    whole = backend.replicated(mesh)
+    state = step.fresh_state(parts, config, mesh)
+    labels = dataset.train.labels if parts.network.num_classes else None
+    images, labels = jax.device_put((dataset.train.images, labels), whole)
+    order = build.order(config, dataset.train.labels, len(images))
+    fetch = step.resident_batches(config, order, backend.over_batch(mesh))
+    advance = step.make_steps(parts, config, mesh, fetch)
+    empty = jax.jit(lambda: step.empty_tally(parts), out_shardings=whole)
+    losses = []
+    for _ in range(0, count, steps_per_call):
+        data = (np.uint32(config.seed), images, labels)
+        state, tally = advance(state, empty(), *data, steps_per_call)
+        losses.append(float(tally.means.compute()["loss"]))
+    return state, losses, advance._cache_size()

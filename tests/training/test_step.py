@@ -15,26 +15,6 @@ from tada_jax.training.heldout import make_evaluation
 from tests import tiny
 
 
-def run_steps(config, count, devices, steps_per_call=1):
-    """Trains `count` steps on some devices; returns (state, losses, number of compilations)."""
-    dataset = load_data(config)
-    parts = build.parts(config, dataset.train.images.shape[1:], dataset.num_classes)
-    mesh = backend.data_mesh(config.train.batch_size, devices)
-    whole = backend.replicated(mesh)
-    state = training_step.fresh_state(parts, config, mesh)
-    labels = dataset.train.labels if parts.network.num_classes else None
-    images, labels = jax.device_put((dataset.train.images, labels), whole)
-    order = build.order(config, dataset.train.labels, len(images))
-    fetch = training_step.resident_batches(config, order, backend.over_batch(mesh))
-    steps = training_step.make_steps(parts, config, mesh, fetch)
-    empty = jax.jit(lambda: training_step.empty_tally(parts), out_shardings=whole)
-    losses = []
-    for _ in range(0, count, steps_per_call):
-        state, tally = steps(state, empty(), np.uint32(config.seed), images, labels, steps_per_call)
-        losses.append(float(tally.means.compute()["loss"]))
-    return state, losses, steps._cache_size()
-
-
 @pytest.mark.parametrize(
     ("method", "fields"),
     [  # of TADA alone: test_scaling.py
@@ -44,8 +24,8 @@ def run_steps(config, count, devices, steps_per_call=1):
 )
 def test_one_and_eight_devices_give_the_same_losses(method, fields):
     config = tiny.config(method, **fields)
-    one, losses_1, _ = run_steps(config, 5, jax.devices()[:1])
-    eight, losses_8, _ = run_steps(config, 5, jax.devices()[:8])
+    one, losses_1, _ = tiny.run_steps(config, 5, jax.devices()[:1])
+    eight, losses_8, _ = tiny.run_steps(config, 5, jax.devices()[:8])
     assert len(jax.devices()) >= 8
     np.testing.assert_allclose(losses_1, losses_8, rtol=1e-4)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params)):
@@ -54,12 +34,12 @@ def test_one_and_eight_devices_give_the_same_losses(method, fields):
 
 def test_one_compilation_and_the_same_numbers_every_time():
     config = tiny.config(model__class_conditional=True, model__dropout=0.3)
-    first, losses, compilations = run_steps(config, 4, jax.devices()[:1])
-    again, losses_again, of_both = run_steps(config, 4, jax.devices()[:1])
+    first, losses, compilations = tiny.run_steps(config, 4, jax.devices()[:1])
+    again, losses_again, of_both = tiny.run_steps(config, 4, jax.devices()[:1])
     assert compilations == of_both == 1  # equal runs in a process share the program
     assert losses == losses_again
     tiny.assert_trees_equal(first, again)
-    scanned, _, _ = run_steps(config, 4, jax.devices()[:1], steps_per_call=2)
+    scanned, _, _ = tiny.run_steps(config, 4, jax.devices()[:1], steps_per_call=2)
     for a, b in zip(jax.tree.leaves(scanned.params), jax.tree.leaves(first.params)):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -84,7 +64,7 @@ def test_every_method_and_formulation_lowers_its_loss_in_one_compilation(
         diffusion__variance=variance,
         optimizer__learning_rate=3e-3,
     )
-    _, losses, compilations = run_steps(config, 40, jax.devices()[:1])
+    _, losses, compilations = tiny.run_steps(config, 40, jax.devices()[:1])
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:3])
     assert compilations == 1
 
