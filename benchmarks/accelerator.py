@@ -75,6 +75,7 @@ def parts(runs, small, images):
         ("train_68m", bench("train_step", *network("68m"), *few, *peer), 150),
         ("train_17m", bench("train_step", *network("17m"), *few, *peer), 120),
         ("augment_68m", bench("augment", *network("68m"), *few), 90),
+        ("attention", bench("attention", *few), 60),
         ("sample_17m", bench("sample", *network("17m"), "--count=64", *few), 90),
         ("once", (*run, f"--workdir={runs / 'once'}"), 60),
         ("again", (*run, f"--workdir={runs / 'again'}"), 60),

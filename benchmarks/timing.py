@@ -109,6 +109,13 @@ def program_memory(compiled):
     return (inside + of.temp_size_in_bytes) / 2**30
 
 
+def device_peak():
+    """GiB that the first device has ever held; None where it does not say, as on a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return None if peak is None else peak / 2**30
+
+
 def process_memory():
     """GiB that the process has ever had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

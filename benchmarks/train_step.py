@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from benchmarks import ours, timing
 from tada_jax.model import unet
 from tada_jax.system import backend
+from tada_jax.training.memory import estimate
 
 CONFIG = config_flags.DEFINE_config_file("config", "benchmarks/unet32.py")
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")
@@ -60,6 +61,7 @@ def main(_):
     steps = CALLS.value * own.steps
     seconds = {name: [s / steps for s in of] for name, of in seconds.items()}
     work = timing.flops(own.compiled) / batch  # a loop's body is counted once
+    peak_memory = timing.device_peak()
     peak = timing.matmul_peak(dtype=config.model.dtype)
     print(timing.machine())
     for name, of in seconds.items():
@@ -75,10 +77,12 @@ def main(_):
             share = work * figures["images_per_s"] / peak
             memory = timing.program_memory(own.compiled)
             figures |= {"flop_per_image": work, "matmul_peak": peak, "share_of_peak": share}
-            figures |= {"device_GiB": memory}
+            image_bytes = IMAGES.value * int(np.prod(shape))
+            guess = estimate(own.parts, config, jax.device_count(), image_bytes).total / 2**30
+            figures |= {"device_GiB": memory, "estimate_GiB": guess, "peak_GiB": peak_memory}
             text += (
                 f", {work / 1e9:.3g} GFLOP an image, {share:.0%} of the {peak / 1e9:,.0f} GFLOP/s "
-                f"of matrix products, {memory:.2f} GiB a device"
+                f"of matrix products, {memory:.2f} GiB a device (--dry_run says {guess:.2f})"
             )
         else:
             figures["times_ours"] = timing.ratio(seconds, "tada_jax", name)
