@@ -54,7 +54,7 @@ def _closed_form(logsnr, p):
 @pytest.mark.parametrize("p", [0.8, 1.0])
 def test_the_curves_of_gaussian_images_are_those_of_the_closed_form(p):
     found = s.profile(
-        _gaussian_images(), _brightness(p), strengths=(1.0,), operations=False, queries=1500
+        _gaussian_images(), _brightness(p), strengths=(1.0,), operations=False, queries=800
     )
     curve, low = found.curves[profiles.ALL, 1.0], found.logsnr <= 4.0  # a finite set differs above
     exact = _closed_form(found.logsnr[low], p)
@@ -140,7 +140,7 @@ def test_training_images_can_be_told_apart_without_noise_only(profile):
 @pytest.mark.parametrize("proxy", ["held_out", "local", "wiener"])
 def test_all_proxies_agree_where_the_noise_hides_everything(digits, profile, proxy):
     found = s.profile(
-        digits.train.images, POLICY, proxy=proxy, strengths=(1.0,), operations=False, queries=100
+        digits.train.images, POLICY, proxy=proxy, strengths=(1.0,), operations=False, queries=40
     )
     mine, theirs = (p.curves[profiles.ALL, 1.0].visible[:3] for p in (found, profile))
     np.testing.assert_allclose(mine, theirs, rtol=0.35)
