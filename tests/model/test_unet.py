@@ -145,7 +145,7 @@ def test_classes_and_remat_and_dropout():
     dropped = jax.jit(dropping)(params, z, t, y, rngs={"dropout": jax.random.key(0)})
     assert np.abs(dropped - out).max() > 1e-3
     with pytest.raises(ValueError, match="labels"):
-        network.apply(params, z, t)
+        jax.eval_shape(network.apply, params, z, t)
 
 
 def test_bfloat16_computes_near_float32_with_float32_parameters():
