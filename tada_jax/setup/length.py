@@ -52,8 +52,8 @@ def settled(config, n):
 
     Another than "auto" stays as it is. Else `train.stop` is "window"; `train.total_steps` the last
     step at which copies may begin, with TADA's delay for every method but none;
-    `log.metrics_every`, if it is 0, and `log.checkpoint_every`, if it is more, are such that there
-    are `LOOKS` before the first copies, or what a third of the time is enough for; and
+    `log.metrics_every` and `log.checkpoint_every`, if they are 0 or more, are such that there are
+    `LOOKS` before the first copies, or what a third of the time is enough for; and
     `log.best_metric` is "window", if it was the default.
     """
     if config.train.total_steps != AUTO:
@@ -67,7 +67,7 @@ def settled(config, n):
     with own.train.ignore_type():
         own.train.total_steps = max(math.ceil(high), 2 * every)
     own.train.stop = "window"
-    own.log.metrics_every = own.log.metrics_every or every
+    own.log.metrics_every = min(own.log.metrics_every or every, every)
     own.log.checkpoint_every = min(own.log.checkpoint_every, own.log.metrics_every)
     own.log.best_metric = best_metric(config)
     return own.lock()

@@ -84,8 +84,9 @@ def _networks(config, folder, say):
         paths = []
         for name, method in (("base", "hflip" if flips else "none"), ("augmented", "constant")):
             own = config.copy_and_resolve_references().unlock()
-            own.method, own.train.total_steps = method, c.train_steps
-            own.log.metrics_every = 0
+            own.method, own.train.stop, own.log.metrics_every = method, "steps", 0
+            with own.train.ignore_type():  # it may be "auto"
+                own.train.total_steps = c.train_steps
             say(f"training the {name} network: {method}, {c.train_steps:,} steps")
             state = loop.train(own.lock(), folder / name)
             if int(state.step) < c.train_steps:

@@ -274,13 +274,13 @@ def finished(cell, digests, extractor=None, say=print):
 
 def last_step(cell, digests):
     """The step at which a cell ends, or has ended if it does so when it begins to copy."""
-    c = cell.config
+    c = length.settled(cell.config, digests["train_images"])
     if c.train.stop == "window":
         counts = {"samples": c.log.metrics_count, "held_out": digests["held_out_images"]}
         own = clock.read(logs.read(cell.workdir), **counts)
         if own is not None and own.left:
             return max(workdirs.saved_steps(cell.workdir), default=own.last)
-    return length.settled(c, digests["train_images"]).train.total_steps
+    return c.train.total_steps
 
 
 def _run(cell, digests, extractor, say):

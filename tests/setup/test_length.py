@@ -57,6 +57,8 @@ def test_what_is_set_stays():
     default = length.settled(auto(log__checkpoint_every=10_000), 100)
     assert default.log.checkpoint_every == default.log.metrics_every
     assert default.log.best_metric == "window"
+    rare = length.settled(auto(log__metrics_every=5000), 100)  # as in configs/folder_tada.py
+    assert rare.log.metrics_every == default.log.metrics_every < 5000
     number = tiny.config(train__total_steps=9)
     assert length.settled(number, 100) is number
 

@@ -112,5 +112,11 @@ def test_a_run_of_a_grid_that_ended_when_it_began_to_copy_has_done_its_steps(res
     assert comparison.last_step(cell, digests) == cell.config.train.total_steps
     cell.config.train.stop = "window"
     assert comparison.last_step(cell, digests) == 1150
+    cell.config.train.stop = "steps"
+    with cell.config.train.ignore_type():
+        cell.config.train.total_steps = "auto"
+    assert comparison.last_step(cell, digests) == 1150
+    with cell.config.train.ignore_type():
+        cell.config.train.total_steps = 6
     (cell.workdir / "metrics.jsonl").write_text("")
     assert comparison.last_step(cell, digests) == cell.config.train.total_steps
