@@ -151,8 +151,9 @@ def check(config):
             f"config.train.microbatch={piece} does not divide config.train.batch_size={whole}: "
             "choose a divisor, or 0 for the whole batch at once"
         )
-    measured = config.log.metrics_every or config.log.best_metric not in _OF_LOSSES
-    by_window = config.train.stop == "window" and config.train.total_steps != length.AUTO
+    auto = config.train.total_steps == length.AUTO
+    measured = auto or config.log.metrics_every or config.log.best_metric not in _OF_LOSSES
+    by_window = config.train.stop == "window" and not auto
     if by_window and not config.log.metrics_every:
         raise UserError(
             "config.train.stop='window' needs looks at samples: set config.log.metrics_every, to "
