@@ -9,7 +9,7 @@ images in particular (after arXiv 2603.03469, that compares networks of disjoint
 measured at every checkpoint on held-out images, on which neither was trained:
 
 - of denoisers: mean square of the difference of x0_hat, over the noise levels `LEVELS`, as a share
-  of the mean square error of both;
+  of the mean square error of the four networks of a method;
 - of samples of the same noise: root mean square difference, as a share of that of samples of
   different noise.
 

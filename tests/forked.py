@@ -7,6 +7,8 @@ import sys
 
 from tests import tiny
 
+SECONDS = 400  # what should be refused and is not would train for hours
+
 _PROGRAM = """
 import json, os, runpy, sys, warnings
 warnings.filterwarnings("ignore", message=".*fork.*")
@@ -70,14 +72,15 @@ class Forked:
 
         Args:
           *arguments: of the command line.
-          limits: {name of the module `resource`: bound}.
+          limits: {name of the module `resource`: bound}; `SECONDS` of the processor's time, if
+            nothing else is said.
           small: whether networks are `tiny.SmallNet`.
           **environment: variables that differ.
         """
         case = {
             "arguments": [*map(str, arguments)],
             "environment": environment,
-            "limits": dict(limits),
+            "limits": {"RLIMIT_CPU": SECONDS} | dict(limits),
             "output": str(self._output),
             "small": small,
         }

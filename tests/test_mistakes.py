@@ -29,8 +29,6 @@ def refuse(forked, tmp_path):
             str(tmp_path / "no_run"),
         )
         before = contents(workdir)
-        # What is not refused as it should be would train for hours.
-        limits = {"RLIMIT_CPU": 400} | dict(limits)
         if not any(str(a).startswith("--workdir=") for a in arguments):
             arguments = (*arguments, f"--workdir={workdir}")
         environment = {"TADA_JAX_CACHE": str(tmp_path / "cache")} | environment
