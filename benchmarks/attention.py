@@ -68,8 +68,8 @@ def main():
             except Exception as e:  # of the library, which says why it does not take a shape
                 print(f"{name} does not take {shape}: {' '.join(str(e).split())[:200]}")
         seconds = timing.interleaved(actions, args.repetitions, warm_up=2)
-        # Two products forward and four backward, of 2 T^2 d operations a head each; what is computed
-        # a second time does not count.
+        # Two products forward and four backward, of 2 T^2 d operations a head each; what is
+        # computed a second time does not count.
         work = 6 * 2 * int(np.prod(shape)) * side * side
         for name, of in seconds.items():
             figures = timing.figures("attention", name, of, args.batch, shape=shape)
