@@ -43,6 +43,42 @@ def test_elsewhere_it_is_the_processor(tmp_path):
     assert "-r requirements.lock" in dry_run("train", path=path).stdout
 
 
+FAKE_PYTHON = """#!/bin/sh
+[ "$1 $2" = "-m venv" ] || exit 0
+for name in pip uv; do
+    printf '#!/bin/sh\\necho "%s $@"; [ "$REFUSED" != %s ]\\n' $name $name > "$4/bin/$name"
+    chmod +x "$4/bin/$name"
+done
+"""
+
+
+@pytest.mark.parametrize(
+    ("refused", "programs", "installed"),
+    [("", "pip uv", True), ("uv", "pip uv pip", True), ("pip", "pip pip", False)],
+)
+def test_pip_installs_where_uv_does_not_get_through(refused, programs, installed, tmp_path):
+    """By programs that only say how they were called."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "python").write_text(FAKE_PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    target = f"{tmp_path}/venv/installed-cpu"
+    names = [f"VENV={tmp_path}/venv", f"PYTHON={tmp_path}/python", "DEVICE=cpu"]
+    done = subprocess.run(
+        ["make", *names, target],
+        cwd=tiny.ROOT,
+        env=os.environ | {"REFUSED": refused},
+        capture_output=True,
+        text=True,
+    )
+    calls = [line.split() for line in done.stdout.splitlines() if " --quiet " in line]
+    calls = [call for call in calls if call[0] in ("pip", "uv")]
+    assert " ".join(call[0] for call in calls) == programs
+    assert all("--require-hashes" in call for call in calls)
+    assert calls[0][-1] == f"{tmp_path}/venv/uv.lock" and calls[-1][-1] == "requirements.lock"
+    assert (done.returncode == 0) == os.path.exists(target) == installed
+    assert "\nuv==" in "\n" + (tmp_path / "venv" / "uv.lock").read_text()
+
+
 def test_another_word_is_a_line(tmp_path):
     done = dry_run("train", "DEVICE=gpu")
     assert done.returncode and "DEVICE=gpu is unknown: cpu, cuda or tpu" in done.stderr
