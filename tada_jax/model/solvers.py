@@ -284,6 +284,8 @@ SAMPLERS = {
     "edm_heun": edm_heun,
 }
 
+EVALUATIONS = {"heun": 2, "edm_heun": 2}  # of the network in a step, where it is not one
+
 
 # The best stride of each sampler (`docs/sampling.md`); that of EDM's Heun is EDM's grid.
 BEST_STRIDES = {

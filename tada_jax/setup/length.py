@@ -6,11 +6,17 @@ arXiv 2505.17638), which depends on the network and the data more than anybody c
 what is settled here is how often it looks, and when it ends if it never copies.
 """
 
+import copy
 import math
 
 from tada_jax.methods.table import METHODS
+from tada_jax.model import solvers
 
 AUTO = "auto"
+
+# What checkpoints can be ranked by: what needs no samples, and what does.
+BY_LOSS = ("test_mse", "train_mse")
+BY_SAMPLES = ("fd", "leak", "copies", "copy_margin", "window")
 
 # How often each image has been seen when copies begin without augmentation, and by how much TADA
 # puts that off: the range of all that was measured, in docs/when_to_stop.md.
@@ -52,25 +58,35 @@ def settled(config, n):
 
     Another than "auto" stays as it is. Else `train.stop` is "window"; `train.total_steps` the last
     step at which copies may begin, with TADA's delay for every method but none;
-    `log.metrics_every` and `log.checkpoint_every`, if they are 0 or more, are such that there are
-    `LOOKS` before the first copies, or what a third of the time is enough for; and
-    `log.best_metric` is "window", if it was the default.
+    `log.metrics_every`, if it is 0 or more, is such that there are `LOOKS` before the first copies,
+    or what a third of the time is enough for, but two; `log.best_metric` is "window", if it was the
+    default; and `log.checkpoint_every` is at most as long, and no shorter if a checkpoint is ranked
+    by samples, for it would be a look.
     """
     if config.train.total_steps != AUTO:
         return config
-    own = config.copy_and_resolve_references().unlock()
+    own = copy.deepcopy(config).unlock()
     low, high = range_of_copies(config, n)
     if METHODS[config.method].strength != "tada" and config.method != "none":
         high *= LATER[1]
-    images = own.log.metrics_count * own.sample.steps / 3  # of training, that a look is worth
-    every = math.ceil(max(low / LOOKS, APART * images / own.train.batch_size))
-    with own.train.ignore_type():
-        own.train.total_steps = max(math.ceil(high), 2 * every)
+    images = own.log.metrics_count * _passes(own) / 3  # of training, that a look is worth
+    affordable = APART * images / own.train.batch_size
+    every = math.ceil(min(max(low / LOOKS, affordable), low / 2))
+    own.train.total_steps = max(math.ceil(high), 2 * every)
     own.train.stop = "window"
     own.log.metrics_every = min(own.log.metrics_every or every, every)
-    own.log.checkpoint_every = min(own.log.checkpoint_every, own.log.metrics_every)
     own.log.best_metric = best_metric(config)
+    own.log.checkpoint_every = min(own.log.checkpoint_every, own.log.metrics_every)
+    if own.log.best_metric in BY_SAMPLES:
+        own.log.checkpoint_every = own.log.metrics_every
     return own.lock()
+
+
+def _passes(config):
+    """How often the network is evaluated for a sample."""
+    s = config.sample
+    guided = config.model.class_conditional and s.guidance not in (0, 1)
+    return s.steps * solvers.EVALUATIONS.get(s.sampler, 1) * (2 if guided else 1)
 
 
 def best_metric(config):

@@ -21,7 +21,6 @@ FEWEST_SAMPLES = 50  # below which no metric is worth printing
 
 FOLLOWING = ("fitted", "freeform", "weighted", "per_operation")  # schedules that follow the profile
 
-_OF_LOSSES = ("", "test_mse", "train_mse")  # ways to rank checkpoints that need no samples
 
 CHOICES = {
     "method": METHODS,
@@ -47,7 +46,7 @@ CHOICES = {
     "train.nonfinite": ("stop", "skip"),
     "train.stop": ("steps", "window"),
     "train.sharding": backend.SHARDINGS,
-    "log.best_metric": (*_OF_LOSSES, "fd", "leak", "copies", "copy_margin", "window"),
+    "log.best_metric": ("", *length.BY_LOSS, *length.BY_SAMPLES),
     "export.format": ("diffusers", "adm"),
     "export.scheduler": ("ddim", "ddpm"),
     "evaluate.convention": ("clean-fid", "pytorch-fid"),
@@ -152,7 +151,7 @@ def check(config):
             "choose a divisor, or 0 for the whole batch at once"
         )
     auto = config.train.total_steps == length.AUTO
-    measured = auto or config.log.metrics_every or config.log.best_metric not in _OF_LOSSES
+    measured = auto or config.log.metrics_every or config.log.best_metric in length.BY_SAMPLES
     by_window = config.train.stop == "window" and not auto
     if by_window and not config.log.metrics_every:
         raise UserError(

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from tada_jax.setup import length
 from tada_jax.system import figures, logs
 from tada_jax.system.paths import to_json, write_whole
 from tada_jax.training import clock
@@ -112,7 +113,7 @@ def markdown(results, clocks):
     head, rows = times(results, clocks)
     return "\n".join(
         [
-            f"**The clock**, {caption(clocks)}",
+            f"**The clock**, {caption(results, clocks)}",
             "",
             f"| {' | '.join(head)} |",
             "|---" * len(head) + "|",
@@ -124,15 +125,18 @@ def markdown(results, clocks):
     )
 
 
-def caption(clocks):
+def caption(results, clocks):
     """What the table of `times` holds, in words."""
     first = next(iter(clocks))
     seeds = ", ".join(map(str, sorted({cell.seed for cell in clocks})))
+    own = (length.settled(cell.config, images(cell, results)) for cell in clocks)
+    apart = sorted({config.log.metrics_every for config in own})
+    every = f"{apart[0]:,}" + (f" to {apart[-1]:,}" if apart[1:] else "")
     return (
         f"in training steps of {first.config.train.batch_size} images, by looks at "
-        f"{first.config.log.metrics_count:,} samples every {first.config.log.metrics_every:,} "
-        f"steps; means over the seeds {seeds}, from the first to the last of them in brackets; > "
-        "where some run had not come so far when it ended"
+        f"{first.config.log.metrics_count:,} samples every {every} steps; means over the seeds "
+        f"{seeds}, from the first to the last of them in brackets; > where some run had not come "
+        "so far when it ended"
     )
 
 

@@ -8,6 +8,7 @@ or a device each, it shares the grid: each takes the cells that no other is at. 
 """
 
 import contextlib
+import copy
 import errno
 import itertools
 import time
@@ -60,7 +61,7 @@ def grid(config, workdir):
 
 def _of_method(config, method):
     """The configuration of the runs that `config.compare.methods` calls so, unlocked."""
-    own = config.copy_and_resolve_references()
+    own = copy.deepcopy(config).unlock()
     if method in config.compare.variants:
         own.lock()  # so that a mistyped field is an error, and not a new one
         try:

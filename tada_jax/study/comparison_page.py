@@ -148,7 +148,7 @@ def _clock(results):
     if not clocks:
         return {}
     head, rows = clock_report.times(results, clocks)
-    return {"caption": clock_report.caption(clocks), "head": head, "rows": rows}
+    return {"caption": clock_report.caption(results, clocks), "head": head, "rows": rows}
 
 
 def _grids(results, methods, size):

@@ -44,17 +44,18 @@ def _names(tree):
 class Checkpoints:
     """Saves and restores train states under `<workdir>/<folder>`, asynchronously.
 
-    The newest `keep` of them are kept (None: all), and the best. The state is any pytree of arrays;
+    The newest `keep` of them are kept (None: all), and the best by each metric, of which a run that
+    goes on under another `config.log.best_metric` has two. The state is any pytree of arrays;
     `meta` is a small dict that goes with it as JSON. A save that was interrupted leaves no
     checkpoint; one that was damaged later is found out when it is read.
     """
 
     def __init__(self, workdir, *, keep=2, metric="", read_only=False, folder="checkpoints"):
         self.path = pathlib.Path(workdir).resolve() / folder
-        self._metric, self._open_for = metric, contextlib.ExitStack()
+        self.metric, self._open_for = metric, contextlib.ExitStack()
         # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Preserved(keep, self._best_of),
+            preservation_policy=_Preserved(keep, self._bests_of),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
@@ -100,13 +101,20 @@ class Checkpoints:
 
     def best_step(self):
         """Step of the checkpoint with the smallest metric, the newest of equals; None without."""
-        return self._best_of(self._manager.all_steps())
+        return self._bests_of(self._manager.all_steps()).get(self.metric)
 
-    def _best_of(self, steps):
-        """The same of some of the steps."""
-        ranks = {step: self._ranks.get(step, {}).get(self._metric) for step in steps}
-        ranks = {step: number for step, number in ranks.items() if number is not None}
-        return min(ranks, key=lambda step: (ranks[step], -step)) if ranks else None
+    def metrics(self):
+        """The names of all metrics by which a checkpoint was ranked, sorted."""
+        return sorted(self._bests_of(self._manager.all_steps()))
+
+    def _bests_of(self, steps):
+        """{metric: the best of some of the steps}; those ranked by another are no rivals."""
+        bests = {}
+        for step in sorted(steps, reverse=True):
+            for metric, number in self._ranks.get(step, {}).items():
+                if number is not None and (metric not in bests or number < bests[metric][0]):
+                    bests[metric] = number, step
+        return {metric: step for metric, (_, step) in bests.items()}
 
     def save(self, step, state, meta, metric=None):
         """Starts saving in the background; the arrays may be donated right away.
@@ -129,7 +137,7 @@ class Checkpoints:
             for name, leaf, number in zip(_names(state), leaves, sums)
         }
         usable = metric is not None and math.isfinite(metric)
-        rank = {self._metric: float(metric)} if usable else {}
+        rank = {self.metric: float(metric)} if usable else {}
         whole = {"meta": meta, "leaves": table, "rank": rank}
         self._ranks[step] = rank
         with _disk_errors():
@@ -252,16 +260,16 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class _Preserved:
-    """Orbax's policy of what is kept: the newest `keep` (None: all), and the best."""
+    """Orbax's policy: what is kept are the newest `keep` (None: all), and each metric's best."""
 
     keep: int | None
-    best_of: Callable[[list[int]], int | None]
+    bests_of: Callable[[list[int]], dict[str, int]]
 
     def should_preserve(self, checkpoints, *, context):
         """Which of the checkpoints, the oldest first, are kept; a list of bool."""
         oldest = 0 if self.keep is None else len(checkpoints) - self.keep
-        best = self.best_of([each.step for each in checkpoints])
-        return [i >= oldest or each.step == best for i, each in enumerate(checkpoints)]
+        bests = self.bests_of([each.step for each in checkpoints]).values()
+        return [i >= oldest or each.step in bests for i, each in enumerate(checkpoints)]
 
 
 # Orbax looks for the parts of a save with the folder's path as a pattern of the shell.
@@ -418,7 +426,13 @@ def _candidates(checkpoints, which):
     if which == "best":
         best = checkpoints.best_step()
         if best is None:
-            raise UserError(f"{checkpoints.path} holds no checkpoint with a metric: take latest")
+            others = checkpoints.metrics()
+            names = " or ".join(map(repr, others))
+            remedy = f"only by {names}: give that as config.log.best_metric, or" if others else ""
+            raise UserError(
+                f"{checkpoints.path} holds no checkpoint that was ranked by "
+                f"{checkpoints.metric!r}{', ' if others else ': '}{remedy} take latest"
+            )
         return [best]
     candidates = [s for s in steps if str(s) == which]
     if not candidates:

@@ -5,15 +5,13 @@ import operator
 import numpy as np
 
 from tada_jax.metrics import judge as judges
-from tada_jax.metrics.measures import GLANCES
 from tada_jax.model.sampler import NotFinite, make_sampler
+from tada_jax.setup import length
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import clock
 from tada_jax.training.alarm import copying, entering, tinted
 from tada_jax.training.heldout import make_evaluation, put_splits
-
-_BY_SAMPLES = (*GLANCES, "window")  # ways to rank checkpoints that need samples
 
 
 class Observer:
@@ -32,7 +30,7 @@ class Observer:
         planned, c = session.plan, session.plan.config
         self._config, self._best = c, c.log.best_metric
         self._evaluate = make_evaluation(planned.parts, c, planned.mesh)
-        self._glances = bool(c.log.metrics_every) or self._best in _BY_SAMPLES
+        self._glances = bool(c.log.metrics_every) or self._best in length.BY_SAMPLES
         most = max(c.sample.count, c.log.metrics_count if self._glances else 0)
         batch_size = min(c.sample.batch_size, most)
         self._draw = make_sampler(planned.parts, planned.mesh, batch_size=batch_size)
@@ -50,8 +48,8 @@ class Observer:
           saving: whether it is about to be saved, and ranked.
         """
         log = self._config.log
-        by_loss = self._best in ("test_mse", "train_mse")
-        by_samples = self._best in _BY_SAMPLES
+        by_loss = self._best in length.BY_LOSS
+        by_samples = self._best in length.BY_SAMPLES
         scalars = {}
         if self._is_due(log.eval_every, step) or (saving and by_loss):
             scalars |= self.losses(state)

@@ -1,7 +1,10 @@
 """How long a run shall be."""
 
+import importlib
+
 import pytest
 
+from tada_jax.metrics.measures import GLANCES
 from tada_jax.setup import length, limits
 from tada_jax.setup.plan import plan
 from tada_jax.system.errors import UserError
@@ -42,18 +45,41 @@ def test_auto_ends_where_copies_begin_at_the_latest(method, n, batch, most):
 def test_looks_are_as_frequent_as_their_time_allows():
     brief = length.settled(auto(train__batch_size=100, log__metrics_count=30, sample__steps=1), 100)
     assert brief.log.metrics_every == 300 / length.LOOKS
-    slow = length.settled(
-        auto(train__batch_size=100, log__metrics_count=300, sample__steps=50), 100
-    )
+    fields = {"train__batch_size": 100, "log__metrics_count": 300, "sample__steps": 50}
     images = 300 * 50 / 3  # of training, which takes three times as long as drawing
-    assert slow.log.metrics_every == length.APART * images / 100
+    for times, options in (
+        (1, {}),
+        (2, {"sample__sampler": "heun"}),
+        (2, {"sample__guidance": 2.0, "model__class_conditional": True}),
+    ):
+        slow = length.settled(auto(**fields, **options), 1000)
+        assert slow.log.metrics_every == max(times * length.APART * images / 100, 150)
+
+
+def test_there_are_two_looks_before_the_first_copies_at_least():
+    own = length.settled(auto(log__metrics_count=5000, train__batch_size=100), 100)
+    assert own.log.metrics_every == 300 / 2
+
+
+@pytest.mark.parametrize("name", [p.stem for p in (tiny.ROOT / "configs").glob("*_*.py")])
+def test_every_configuration_can_be_left_to_the_run(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.train.total_steps = "auto"
+    for n in (50, 1000, 50_000):
+        low, high = length.range_of_copies(config, n)
+        own = length.settled(config, n)
+        assert 0 < own.log.metrics_every <= low / 2 + 1 and own.train.total_steps >= high
+        assert own.log.checkpoint_every == own.log.metrics_every
 
 
 def test_what_is_set_stays():
-    kept = auto(log__metrics_every=7, log__checkpoint_every=3, log__best_metric="fd")
+    kept = auto(log__metrics_every=7, log__checkpoint_every=3, log__best_metric="train_mse")
     own = length.settled(kept, 100)
     assert own.log.metrics_every == 7 and own.log.checkpoint_every == 3
-    assert own.log.best_metric == "fd" and kept.train.total_steps == "auto"
+    assert own.log.best_metric == "train_mse" and kept.train.total_steps == "auto"
+    kept.log.best_metric = "fd"  # so that each checkpoint takes a look, which has its price
+    own = length.settled(kept, 100)
+    assert own.log.best_metric == "fd" and own.log.checkpoint_every == 7
     default = length.settled(auto(log__checkpoint_every=10_000), 100)
     assert default.log.checkpoint_every == default.log.metrics_every
     assert default.log.best_metric == "window"
@@ -61,6 +87,10 @@ def test_what_is_set_stays():
     assert rare.log.metrics_every == default.log.metrics_every < 5000
     number = tiny.config(train__total_steps=9)
     assert length.settled(number, 100) is number
+
+
+def test_the_ways_to_rank_by_samples_are_what_a_glance_finds():
+    assert {*length.BY_SAMPLES} == {*GLANCES, "window"}
 
 
 def test_a_plan_knows_the_number():

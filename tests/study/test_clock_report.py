@@ -1,6 +1,7 @@
 """The clock of a grid in files: tables, JSON and a figure."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -52,6 +53,14 @@ def results(tmp_path):
                 cell = tables.Cell(method, n, seed, config, workdir)
                 made[cell] = evaluation.Result(workdir, protocol, {}, {})
     return made
+
+
+def test_how_far_looks_are_apart_is_said_also_where_the_run_settles_it(results):
+    clocks = clock_report.read(results)
+    assert "at 200 samples every 50 steps" in clock_report.caption(results, clocks)
+    for cell in results:
+        cell.config.train.total_steps, cell.config.log.metrics_every = "auto", 0
+    assert re.search(r"samples every \d+ to \d+ steps", clock_report.caption(results, clocks))
 
 
 def test_everything_is_written(results, tmp_path):

@@ -39,6 +39,14 @@ def _variant(**fields):
     return {"compare__variants": ConfigDict({"mine": fields})}
 
 
+def test_some_runs_may_be_left_to_themselves_and_others_not(tmp_path):
+    for total, other in ((6, "auto"), ("auto", 6)):
+        fields = _variant(train={"total_steps": other})
+        grid = config(compare__methods=("none", "mine"), train__total_steps=total, **fields)
+        lengths = [cell.config.train.total_steps for cell in comparison.grid(grid, tmp_path)]
+        assert lengths == [total, other]
+
+
 def test_a_variant_differs_in_its_fields_alone(tmp_path):
     mine = config(compare__methods=("tada", "mine"), **_variant(tada={"delta": 0.3}, seed=5))
     plain, other = (cell.config for cell in comparison.grid(mine, tmp_path))

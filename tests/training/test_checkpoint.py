@@ -43,10 +43,12 @@ def test_another_metric_does_not_compare_with_the_one_before(tmp_path):
     saved(tmp_path, [0.03, 0.02, 0.04], metric="test_mse").close()
     again = saved(tmp_path, [50.0, 20.0, 40.0, 45.0], metric="fd", first=4)
     assert again.best_step() == 5
-    assert again.steps() == [7, 6, 5]
+    assert again.steps() == [7, 6, 5, 2]  # the best of before is not lost
     again.close()
     other = Checkpoints(tmp_path, metric="leak", read_only=True)
     assert other.best_step() is None
+    with pytest.raises(UserError, match="by 'leak', only by 'fd' or 'test_mse': give that as conf"):
+        restore_one(other, "best", STATE, WHOLE)
     other.close()
 
 
