@@ -87,6 +87,16 @@ class SmallNet(unet.UNet):
         return out(h.astype(jnp.float32)) + noise
 
 
+def at_once(function, *arguments):
+    """`function(*arguments)`, by one program, where each operation would have its own."""
+    return jax.jit(function)(*arguments)
+
+
+def loss_terms(parts, rng, x0, labels=None, params=None):
+    """What `step.loss_fn` gives, by one program."""
+    return at_once(lambda: step.loss_fn(params, rng, x0, labels, parts))
+
+
 def params(parts):
     """Fresh parameters of a network: by one program, where each operation would have its own."""
     return jax.jit(parts.init_params)(jax.random.key(0))

@@ -125,14 +125,15 @@ def check(config):
             raise UserError(f"config.{field}={value!r} is unknown: latest, best, or a step as 5000")
     for field, (low, high) in RANGES.items():
         value = _value(config, field)
-        if value == length.AUTO and field == "train.total_steps":
+        word = f", or {length.AUTO!r}" if field == "train.total_steps" else ""
+        if word and value == length.AUTO:
             continue
         if not isinstance(value, int | float):
-            raise UserError(f"config.{field}={value!r} cannot be: it must be a number")
+            raise UserError(f"config.{field}={value!r} cannot be: it must be a number{word}")
         if not low <= value <= high:
             bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             bounds = "positive" if low == math.ulp(0) else bounds
-            raise UserError(f"config.{field}={value} cannot be: it must be {bounds}")
+            raise UserError(f"config.{field}={value} cannot be: it must be {bounds}{word}")
     _check_lists(config)
     kind = METHODS[config.method].kind
     if kind.own_operations:

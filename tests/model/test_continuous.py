@@ -141,20 +141,28 @@ def test_parameterisations_convert_into_each_other(source):
     x0, eps = jax.random.normal(jax.random.key(0), (2, 40, 3, 2, 1))
     r = jnp.linspace(-6, 6, 40)
     alpha, sigma = jnp.sqrt(jax.nn.sigmoid(r)), jnp.sqrt(jax.nn.sigmoid(-r))
-    for gain in (1.0, 1 / alpha):  # the second is EDM's own x_0 + sigma n
-        a, s = gain * alpha, gain * sigma
+
+    @jax.jit
+    def computed(a, s):
         z = diffusion.diffuse(x0, eps, a, s)
         given = diffusion.target(source, x0, eps, a, s)
-        np.testing.assert_allclose(
-            diffusion.predicted_x0(source, given, z, a, s), x0, atol=5e-5, rtol=1e-3
+        both = [
+            f(source, given, z, a, s) for f in (diffusion.predicted_x0, diffusion.predicted_eps)
+        ]
+        names = diffusion.PARAMETERISATIONS
+        wanted = [diffusion.target(to, x0, eps, a, s) for to in names]
+        return (
+            both,
+            wanted,
+            [diffusion.convert(given, z, a, s, source=source, to=to) for to in names],
         )
-        np.testing.assert_allclose(
-            diffusion.predicted_eps(source, given, z, a, s), eps, atol=5e-5, rtol=1e-3
-        )
-        for to in diffusion.PARAMETERISATIONS:
-            wanted = diffusion.target(to, x0, eps, a, s)
-            found = diffusion.convert(given, z, a, s, source=source, to=to)
-            np.testing.assert_allclose(found, wanted, atol=1e-3, rtol=1e-3)
+
+    for gain in (1.0, 1 / alpha):  # the second is EDM's own x_0 + sigma n
+        both, wanted, found = computed(gain * alpha, gain * sigma)
+        for one, other in zip(both, (x0, eps), strict=True):
+            np.testing.assert_allclose(one, other, atol=5e-5, rtol=1e-3)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)
 
 
 def test_edms_target_and_weight():
@@ -307,13 +315,18 @@ def test_the_network_of_a_run_sees_what_its_paper_says(name, monkeypatch):
         return z
 
     monkeypatch.setattr(unet.UNet, "apply", network)
-    rng, x0 = jax.random.key(3), jnp.full((64, 8, 8, 1), 0.3)
-    terms = loss_fn(None, rng, x0, None, parts)
-    rng_t, _, rng_noise, *_ = jax.random.split(rng, 5)
-    t, n = parts.schedule.draw(rng_t, 64), jax.random.normal(rng_noise, x0.shape)
+    rng, x0 = jax.random.key(3), np.full((64, 8, 8, 1), 0.3, np.float32)
+
+    def computed():
+        terms = loss_fn(None, rng, x0, None, parts)
+        rng_t, _, rng_noise, *_ = jax.random.split(rng, 5)
+        drawn = parts.schedule.draw(rng_t, 64), jax.random.normal(rng_noise, x0.shape)
+        return terms, seen, *drawn
+
+    terms, seen, t, n = jax.tree.map(np.asarray, tiny.at_once(computed))
     time = t[:, None, None, None]
     if name == "edm":
-        expected, told = (x0 + time * n) / jnp.sqrt(0.25 + time**2), jnp.log(t) / 4
+        expected, told = (x0 + time * n) / np.sqrt(0.25 + time**2), np.log(t) / 4
         logsnr = -2 * np.log(t)
     else:
         expected, told, logsnr = (1 - time) * x0 + time * n, 1000 * t, 2 * np.log((1 - t) / t)

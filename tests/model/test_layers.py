@@ -1,5 +1,7 @@
 """The layers that are written for speed, against plain ones."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,14 @@ import pytest
 
 from tada_jax.model import layers, winograd
 from tada_jax.system import backend
+from tests import tiny
 
 PLATFORMS = ("cpu", "gpu", "tpu")  # whose forms are all computed on this one
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    numbers = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return jnp.asarray(numbers)
 
 
 def plain_norm(x, scale, shift, groups, silu):
@@ -25,18 +29,26 @@ def plain_norm(x, scale, shift, groups, silu):
 
 def assert_close(found, wanted, tolerance=1e-5):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        scale = max(1e-6, float(jnp.abs(b).max()))
+        scale = max(1e-6, float(np.abs(b).max()))
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-def assert_same_with_gradients(platform, fast, plain, arguments, cotangent, tolerance=1e-5):
+def with_gradients(function, arguments, cotangent):
+    """(output, gradients), by one program."""
+
+    def both(arguments, cotangent):
+        output, back = jax.vjp(function, *arguments)
+        return output, back(cotangent)
+
+    return tiny.at_once(both, arguments, cotangent)
+
+
+def assert_same_with_gradients(fast, plain, arguments, tolerance=1e-5, platform="cpu"):
     """Of the form for a platform, and of the plain one."""
+    cotangent = normal(9, *jax.eval_shape(plain, *arguments).shape)
     with backend.traced_for(platform):
-        found, back = jax.vjp(fast, *arguments)
-        gradients = back(cotangent)
-    wanted, plain_back = jax.vjp(plain, *arguments)
-    assert_close(found, wanted, tolerance)
-    assert_close(gradients, plain_back(cotangent), tolerance)
+        found = with_gradients(fast, arguments, cotangent)
+    assert_close(found, with_gradients(plain, arguments, cotangent), tolerance)
 
 
 @pytest.mark.parametrize("silu", [True, False])
@@ -45,7 +57,7 @@ def assert_same_with_gradients(platform, fast, plain, arguments, cotangent, tole
 def test_group_norm_and_its_gradients(silu, per_image, platform):
     x = 3.0 * normal(0, 4, 6, 5, 8) + 1.5
     shape = (4, 8) if per_image else (8,)
-    scale, shift, cotangent = 1 + normal(1, *shape), normal(2, *shape), normal(3, *x.shape)
+    scale, shift = 1 + normal(1, *shape), normal(2, *shape)
 
     def fast(*a):
         return layers.group_norm(*a, groups=4, silu=silu)
@@ -53,16 +65,17 @@ def test_group_norm_and_its_gradients(silu, per_image, platform):
     def plain(*a):
         return plain_norm(*a, groups=4, silu=silu)
 
-    assert_same_with_gradients(platform, fast, plain, (x, scale, shift), cotangent)
+    assert_same_with_gradients(fast, plain, (x, scale, shift), platform=platform)
 
 
 def test_group_norm_in_short_types_is_float32_inside():
     x = (normal(0, 2, 8, 8, 8) + 20.0).astype(jnp.bfloat16)
     scale, shift = 1 + normal(1, 8), normal(2, 8)
-    found = layers.group_norm(x, scale, shift, groups=2, silu=True)
+    found = tiny.at_once(lambda: layers.group_norm(x, scale, shift, groups=2, silu=True))
     assert found.dtype == jnp.bfloat16
-    wanted = plain_norm(x.astype(jnp.float32), scale, shift, 2, True)
-    np.testing.assert_allclose(found.astype(jnp.float32), wanted, atol=0.02, rtol=0.01)
+    wide = np.asarray(x, np.float32)
+    wanted = tiny.at_once(lambda: plain_norm(wide, scale, shift, 2, True))
+    np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=0.02, rtol=0.01)
 
 
 def test_dropout_drops_as_often_as_it_should_and_keeps_the_mean():
@@ -94,11 +107,7 @@ def test_dropout_rates_at_the_ends():
 @pytest.mark.parametrize("shape", [(2, 5, 3, 4), (2, 7, 4), (6, 4)])
 def test_linear_and_its_gradients(shape):
     x, kernel = normal(0, *shape), normal(1, shape[-1], 3)
-    found, back = jax.vjp(layers.linear, x, kernel)
-    wanted, plain_back = jax.vjp(lambda x, k: x @ k, x, kernel)
-    cotangent = normal(2, *wanted.shape)
-    assert_close(found, wanted)
-    assert_close(back(cotangent), plain_back(cotangent))
+    assert_same_with_gradients(layers.linear, jnp.matmul, (x, kernel))
 
 
 def direct(x, kernel, strides=1):
@@ -115,11 +124,7 @@ def test_large_convolutions_and_their_gradients(shape):
     h, w, c, d = shape
     x, kernel = normal(0, 2, h, w, c), normal(1, 3, 3, c, d)
     assert winograd.pays(x, kernel)
-    found, back = jax.vjp(layers.convolution, x, kernel)
-    wanted, plain_back = jax.vjp(direct, x, kernel)
-    cotangent = normal(2, *wanted.shape)
-    assert_close(found, wanted, 3e-5)
-    assert_close(back(cotangent), plain_back(cotangent), 3e-5)
+    assert_same_with_gradients(layers.convolution, direct, (x, kernel), 3e-5)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +139,11 @@ def test_large_convolutions_and_their_gradients(shape):
 )
 def test_other_convolutions(shape, kernel, strides):
     x, kernel = normal(0, 2, *shape), normal(1, *kernel)
-    found = layers.convolution(x, kernel, strides=strides)
-    assert_close(found, direct(x, kernel, strides))
-    short = layers.convolution(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), strides=strides)
-    assert short.dtype == jnp.bfloat16
+    stock = functools.partial(direct, strides=strides)
+    ours = functools.partial(layers.convolution, strides=strides)
+    assert_close(tiny.at_once(ours, x, kernel), tiny.at_once(stock, x, kernel))
+    short = [jax.ShapeDtypeStruct(a.shape, jnp.bfloat16) for a in (x, kernel)]
+    assert jax.eval_shape(ours, *short).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
@@ -148,9 +154,8 @@ def test_upsampled_convolution_and_its_gradients(shape, platform):
     def plain(x, kernel):
         return direct(x.repeat(2, 1).repeat(2, 2), kernel)
 
-    cotangent = normal(2, 2, 2 * shape[0], 2 * shape[1], 5)
     fast = layers.upsampled_convolution
-    assert_same_with_gradients(platform, fast, plain, (x, kernel), cotangent)
+    assert_same_with_gradients(fast, plain, (x, kernel), platform=platform)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -164,22 +169,24 @@ def test_changes_of_size_and_their_gradients(platform):
         return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
 
     for fast, plain in ((layers.upsample, enlarged), (layers.downsample, averaged)):
-        cotangent = normal(1, *plain(x).shape)
-        assert_same_with_gradients(platform, fast, plain, (x,), cotangent)
+        assert_same_with_gradients(fast, plain, (x,), platform=platform)
+
+    def both(short):
+        wide = averaged(short.astype(jnp.float32))
+        return (layers.upsample(short), enlarged(short)), (layers.downsample(short), wide)
+
     with backend.traced_for(platform):
-        short = x.astype(jnp.bfloat16)
-        np.testing.assert_array_equal(layers.upsample(short), enlarged(short))
-        wanted = averaged(short.astype(jnp.float32)).astype(jnp.bfloat16)
-        found = np.asarray(layers.downsample(short), np.float32)
-        np.testing.assert_allclose(found, np.asarray(wanted, np.float32), rtol=2**-7)
+        larger, smaller = tiny.at_once(both, x.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(*larger)
+    assert smaller[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(smaller[0], np.float32), smaller[1], rtol=2**-7)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", [(2, 5, 3, 4), (6, 4)])
 def test_a_bias_and_its_gradients(shape, platform):
-    x, bias, cotangent = normal(0, *shape), normal(1, 4), normal(2, *shape)
-    plain = jnp.add
-    assert_same_with_gradients(platform, layers.add_bias, plain, (x, bias), cotangent)
+    x, bias = normal(0, *shape), normal(1, 4)
+    assert_same_with_gradients(layers.add_bias, jnp.add, (x, bias), platform=platform)
 
 
 def test_the_gradient_of_a_bias_is_summed_in_float32_on_tpus():
@@ -211,5 +218,4 @@ def test_self_attention_and_its_gradients(order, platform):
     def fast(*a):
         return layers.self_attention(*a, head_channels=d, order=order)
 
-    cotangent = normal(3, b, t, c)
-    assert_same_with_gradients(platform, fast, plain, (x, kernel, bias), cotangent, 3e-5)
+    assert_same_with_gradients(fast, plain, (x, kernel, bias), 3e-5, platform)
