@@ -30,9 +30,9 @@ CONDITIONED = [name for name, method in METHODS.items() if method.kind.told(base
 
 def examples(count=256, side=SIDE, channels=1):
     """Images, noise and keys."""
-    key_x, key_eps, key = jax.random.split(jax.random.key(3), 3)
-    x0 = jax.random.uniform(key_x, (count, side, side, channels), minval=-1.0)
-    return key, x0, jax.random.normal(key_eps, x0.shape)
+    draw, shape = np.random.default_rng(3), (count, side, side, channels)
+    x0, eps = draw.uniform(-1.0, 1.0, shape), draw.standard_normal(shape)
+    return jax.random.key(3), *(jnp.asarray(a, jnp.float32) for a in (x0, eps))
 
 
 def built(method, **fields):
@@ -142,11 +142,17 @@ def test_a_condition_of_another_length_is_refused():
 # ScoreAug
 
 
-def draws_of(op, count=300, side=SIDE, w=1.0):
+def draws_of(op, count=300, side=SIDE):
+    """(operations, draws at strength 1)."""
     operations = linear.Operations(ops=(op,))
+    return operations, draws_at(np.ones(1), count, side, operations)[0]
+
+
+def draws_at(strengths, count, side, operations):
+    """A list of draws by strength."""
     keys = jax.random.split(jax.random.key(1), count)
-    draw = jax.vmap(lambda k: linear.draw(k, w, (side, side), operations))
-    return operations, jax.jit(draw)(keys)
+    draw = jax.jit(jax.vmap(lambda k, w: linear.draw(k, w, (side, side), operations), (0, None)))
+    return [jax.tree.map(np.asarray, draw(keys, float(w))) for w in strengths]
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -169,11 +175,12 @@ def test_scoreaug_draws_every_operation_and_the_identity_equally_often():
 
 
 def test_scoreaug_operations_are_what_they_say():
-    image = jax.random.normal(jax.random.key(0), (SIDE, SIDE, 3)) + 5.0  # nothing is 0
+    image = np.random.default_rng(0).standard_normal((SIDE, SIDE, 3), np.float32)
+    image += 5.0  # nothing is 0
 
     operations, draws = draws_of("brightness")
-    moved = applied(image, draws, operations)
-    factor = np.asarray(moved / image)
+    moved = np.asarray(applied(image, draws, operations))
+    factor = moved / image
     np.testing.assert_allclose(factor, factor[:, :1, :1, :1] * np.ones_like(factor), rtol=1e-5)
     changed = np.log2(factor[:, 0, 0, 0])[np.asarray(draws["factor"]) != 1]
     assert -1 <= changed.min() < -0.9 and 0.9 < changed.max() <= 1 and 100 < len(changed) < 200
@@ -215,15 +222,14 @@ def shifted_with_zeros(image, y, x):
 
 def test_strength_scales_what_scoreaug_does():
     magnitude = {
-        "brightness": lambda d: jnp.abs(jnp.log2(d["factor"])),
-        "translation": lambda d: jnp.abs(d["shift"]).max(-1),
+        "brightness": lambda d: np.abs(np.log2(d["factor"])),
+        "translation": lambda d: np.abs(d["shift"]).max(-1),
         "cutout": lambda d: d["box"][:, 2],
         "rotation": lambda d: d["turns"] != 0,
     }
     for op, size in magnitude.items():
-        whole, half, none = (
-            float(size(draws_of(op, 1000, side=64, w=w)[1]).mean()) for w in (1.0, 0.5, 0.0)
-        )
+        drawn = draws_at((1.0, 0.5, 0.0), 1000, 64, linear.Operations(ops=(op,)))
+        whole, half, none = (float(size(draws).mean()) for draws in drawn)
         assert none == 0 and half / whole == pytest.approx(0.5, abs=0.08), op
 
 
@@ -251,23 +257,31 @@ def test_scoreaugs_loss_of_an_equivariant_oracle_is_the_plain_loss(parameterisat
 
     monkeypatch.setattr(build.Parts, "apply", oracle)
     x0 = template + jax.random.normal(jax.random.key(8), (200, 8, 8, 1))
-    theirs, plain = (
-        loss_fn(None, jax.random.key(9), x0, None, built(name, **fields))
-        for name in ("scoreaug", "none")
-    )
-    assert 0.5 < float(jnp.any(told[0] > 0, 1).mean()) < 0.9  # quarter turns: nothing is lost
+
+    def loss(name):
+        terms = loss_fn(None, jax.random.key(9), x0, None, built(name, **fields))
+        return terms, told.pop()
+
+    theirs, told_theirs = tiny.at_once(lambda: loss("scoreaug"))
+    plain, told_plain = tiny.at_once(lambda: loss("none"))
+    assert 0.5 < np.any(told_theirs > 0, 1).mean() < 0.9  # quarter turns: nothing is lost
+    assert told_plain is None
     np.testing.assert_allclose(theirs["loss"], plain["loss"], rtol=1e-4, atol=1e-5)
 
 
 def test_transforming_z_is_transforming_image_and_noise():
     operations = linear.Operations()
     _, x0, eps = examples(50)
-    for i, key in enumerate(jax.random.split(jax.random.key(2), 50)):
+
+    @jax.jit
+    @jax.vmap
+    def both(key, x0, eps):
         draws = linear.draw(key, 1.0, (SIDE, SIDE), operations)
         move = functools.partial(linear.apply, draws=draws, operations=operations)
-        np.testing.assert_allclose(
-            move(0.6 * x0[i] + 0.8 * eps[i]), 0.6 * move(x0[i]) + 0.8 * move(eps[i]), atol=1e-5
-        )
+        return move(0.6 * x0 + 0.8 * eps), 0.6 * move(x0) + 0.8 * move(eps)
+
+    found, wanted = both(jax.random.split(jax.random.key(2), 50), x0, eps)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_scoreaug_refuses_what_it_cannot_do():
@@ -327,7 +341,8 @@ def test_sdas_shift_is_in_z_and_not_in_the_target(monkeypatch):
         return z / self.schedule.sigma(t)[:, None, None, None]
 
     monkeypatch.setattr(build.Parts, "apply", output)
-    terms = loss_fn(None, jax.random.key(0), jnp.zeros((500, 8, 8, 1)), None, parts)
+    x0 = jnp.zeros((500, 8, 8, 1))
+    terms, seen = tiny.at_once(lambda: (loss_fn(None, jax.random.key(0), x0, None, parts), seen))
     assert float(seen["mean"]) == pytest.approx(0.5, abs=0.03)
     np.testing.assert_allclose(terms["mse"], 0.25, rtol=1e-4)
 
@@ -348,7 +363,7 @@ def test_sdas_shift_leaves_the_bound_of_a_perfect_network_alone(monkeypatch):
 
         monkeypatch.setattr(build.Parts, "apply", perfect)
         x0 = jnp.full((400, 8, 8, 1), 0.2)
-        terms = loss_fn(None, jax.random.key(0), x0, None, parts)
+        terms = tiny.loss_terms(parts, jax.random.key(0), x0)
         t = parts.schedule.draw(jax.random.split(jax.random.key(0), 5)[0], 400)
         bounds.append(np.asarray(terms["vlb"])[np.asarray(t) > 0])
     np.testing.assert_allclose(bounds[1], bounds[0], atol=2e-3)
@@ -363,7 +378,7 @@ def test_the_figure_shows_what_the_method_does(name, tmp_path):
     with Image.open(tmp_path / "w.png") as picture:
         assert picture.width > 1000
     always, x0 = parts.method.always(), to_float(jnp.asarray(images[:40]))
-    moved = augmented(always, jax.random.key(0), x0, jnp.ones(40))
+    moved = tiny.at_once(lambda: augmented(always, jax.random.key(0), x0, jnp.ones(40)))
     assert np.any(moved != x0, (1, 2, 3)).mean() > 0.75
 
 
