@@ -55,26 +55,30 @@ def permuted(seed, place, count, which=None):
         count, height, width = count[which], height[which], width[which]
 
     def hashed(number, turn):
-        return _mix(
-            _mix(number + seed[..., 0] + jnp.uint32(0x9E3779B9 * turn % 2**32)) ^ seed[..., 1]
-        )
+        named = number + seed[..., 0] + jnp.uint32(0x9E3779B9) * turn
+        return _mix(_mix(named) ^ seed[..., 1])
+
+    def shifted(i, cell):
+        row, column = cell
+        row = (row + hashed(column, jnp.uint32(2) * i) % height) % height
+        return row, (column + hashed(row, jnp.uint32(2) * i + jnp.uint32(1)) % width) % width
 
     def once(x):
-        row, column = x // width, x % width
-        for turn in range(0, 2 * _ROUNDS, 2):
-            row = (row + hashed(column, turn) % height) % height
-            column = (column + hashed(row, turn + 1) % width) % width
+        rounds = jnp.uint32(0), jnp.uint32(_ROUNDS)
+        row, column = jax.lax.fori_loop(*rounds, shifted, (x // width, x % width))
         return row * width + column
 
-    def inside(x):
-        return x < count
+    # Loops, which take less time to compile and to run than the same unrolled. The first turn is for
+    # all, whether inside or not.
+    def unfinished(state):
+        x, begun = state
+        return (x >= count) | ~begun
 
-    first = once(jnp.asarray(place, jnp.uint32))
+    def on(state):
+        return jnp.where(unfinished(state), once(state[0]), state[0]), jnp.bool(True)
 
-    def more(x):
-        return jnp.where(inside(x), x, once(x))
-
-    last = jax.lax.while_loop(lambda x: ~inside(x).all(), more, first)
+    start = jnp.asarray(place, jnp.uint32), jnp.bool(False)
+    last, _ = jax.lax.while_loop(lambda state: unfinished(state).any(), on, start)
     return last.astype(jnp.int32)
 
 
