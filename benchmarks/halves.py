@@ -13,7 +13,8 @@ measured at every checkpoint on held-out images, on which neither was trained:
 - of samples of the same noise: root mean square difference, as a share of that of samples of
   different noise.
 
-Prints a table, and writes docs/halves.png. Runs that are there are not repeated.
+Prints a table, and writes docs/halves.png. Runs that are there are not repeated, those that were
+interrupted go on.
 """
 
 import argparse
@@ -72,28 +73,37 @@ class Leaning:
 
     Attributes:
       steps: of the checkpoints.
-      same, other: difference of denoisers of the same set, of different sets.
-      interval: 95% of other - same, over held-out images, [S,2].
-      same_samples, other_samples: of samples.
+      same, other: difference of denoisers of the same set, of different sets; of each of two pairs
+        of networks, [S,2].
+      same_samples, other_samples: of samples, likewise.
       clocks: the `clock.Clock` of each network.
     """
 
     steps: np.ndarray
     same: np.ndarray
     other: np.ndarray
-    interval: np.ndarray
     same_samples: np.ndarray
     other_samples: np.ndarray
     clocks: tuple
 
+    @property
+    def excess(self):
+        """By how much networks of other images differ more than those of the same, [S]."""
+        return self.other.mean(1) - self.same.mean(1)
+
+    @property
+    def least(self):
+        """The smallest excess of any two pairs, [S]: above 0, no pair contradicts."""
+        return self.other.min(1) - self.same.max(1)
+
     def begins(self):
-        """The first step from which on the excess is at least `ENOUGH`, or None."""
-        late = self.other - self.same >= ENOUGH
-        steps = [s for i, s in enumerate(self.steps) if late[i:].all()]
+        """The first step from which on, three checkpoints at least, it is `ENOUGH`, or None."""
+        late = self.excess >= ENOUGH
+        steps = [s for i, s in enumerate(self.steps[:-2]) if late[i:].all()]
         return min(steps, default=None)
 
 
-def measured(runs, held_out, n):
+def measured(runs, held_out):
     """The `Leaning` of the four networks of a method, {(set, seed): folder}."""
     x = to_float(held_out)
     noise = np.asarray(jax.random.normal(jax.random.key(0), x.shape))
@@ -102,7 +112,7 @@ def measured(runs, held_out, n):
         "other": [(("a", 0), ("b", 1)), (("a", 1), ("b", 0))],
     }
     steps = workdir.saved_steps(next(iter(runs.values())))
-    found = {"same": [], "other": [], "interval": [], "same_samples": [], "other_samples": []}
+    found = {"same": [], "other": [], "same_samples": [], "other_samples": []}
     x0_hat = draw = None
     for step in steps:
         loaded = {key: load_run(path, checkpoint=str(step)) for key, path in runs.items()}
@@ -119,17 +129,11 @@ def measured(runs, held_out, n):
             for key, run in loaded.items()
         }
         error = np.mean([np.square(hat - x).mean() for hat in hats.values()])
-        by_image = {}
         for kind, some in pairs.items():
-            apart = [np.square(hats[p] - hats[q]).mean((0, 2, 3, 4)) / error for p, q in some]
-            by_image[kind] = np.mean(apart, 0)
-            found[kind].append(by_image[kind].mean())
+            found[kind].append([np.square(hats[p] - hats[q]).mean() / error for p, q in some])
             close = [_rms(samples[p], samples[q]) for p, q in some]
             far = [_rms(samples[p], np.roll(samples[q], 1, axis=0)) for p, q in some]
-            found[f"{kind}_samples"].append(np.mean(close) / np.mean(far))
-        excess = by_image["other"] - by_image["same"]
-        wide = 1.96 * excess.std(ddof=1) / np.sqrt(len(excess))
-        found["interval"].append((excess.mean() - wide, excess.mean() + wide))
+            found[f"{kind}_samples"].append(np.divide(close, far))
     clocks = tuple(
         clock.read(logs.read(path), samples=SAMPLES, held_out=len(held_out))
         for path in runs.values()
@@ -157,7 +161,8 @@ def figure(leanings, n):
                 color, marker, style = figures.look(i)
                 every = max(1, len(values) // 8)
                 look = {"color": color, "marker": marker, "linestyle": style, "markevery": every}
-                ax.plot(own.steps, values, **look, label=name)
+                ax.plot(own.steps, values.mean(1), **look, label=name)
+                ax.fill_between(own.steps, *values.T, color=color, alpha=0.25, linewidth=0)
             for (name, step), style in zip(times(own).items(), ("-", "--", ":")):
                 if step is not None:
                     when = f"{name}: {step:,.0f}"
@@ -168,8 +173,8 @@ def figure(leanings, n):
         panels[0, column].legend(fontsize="small")
     return figures.finish(
         drawn,
-        f"Two networks of {n:,} digits each, of the same or of other images: 719 held-out images, "
-        f"{SAMPLES} samples, seeds 0, 1",
+        f"Two networks of {n:,} digits each, of the same or of other images: means of two pairs, "
+        f"and the pairs;\n719 held-out images, {SAMPLES} samples, seeds 0, 1",
     )
 
 
@@ -184,17 +189,20 @@ def times(own):
 
 def table(leanings):
     """The excess at the times of each method, in Markdown."""
-    lines = ["| method | time | step | same images | other images | more [95%] |", "|---" * 6 + "|"]
+    head = ("method", "time", "step", "same images", "other images", "more", "at least")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method, own in leanings.items():
         for name, step in times(own).items():
             if step is None:
-                lines.append(f"| {method} | {name} | not by {own.steps[-1]:,} | | | |")
+                lines.append(f"| {method} | {name} | not by {own.steps[-1]:,} | | | | |")
                 continue
             i = int(np.argmin(np.abs(own.steps - step)))
-            low, high = own.interval[i]
+            same, other = (
+                " and ".join(f"{v:.0%}" for v in pair[i]) for pair in (own.same, own.other)
+            )
             lines.append(
-                f"| {method} | {name} | {step:,.0f} | {own.same[i]:.0%} | {own.other[i]:.0%} | "
-                f"{own.other[i] - own.same[i]:.0%} [{low:.0%}, {high:.0%}] |"
+                f"| {method} | {name} | {step:,.0f} | {same} | {other} | {own.excess[i]:.1%} | "
+                f"{own.least[i]:.1%} |"
             )
     return "\n".join(lines)
 
@@ -207,15 +215,17 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/halves"))
     args = parser.parse_args()
     backend.enable_compilation_cache()
-    held_out = write_sets(args.folder, args.images)
+    folder = args.folder / f"n{args.images}-steps{args.steps}"
+    held_out = write_sets(folder, args.images)
     leanings = {}
     for method in METHODS:
         runs = {}
         for name, seed in itertools.product(SETS, SEEDS):
-            config = configuration(method, args.folder, name, seed, args.steps)
-            runs[name, seed] = args.folder.absolute() / f"{method}-{name}-seed{seed}"
-            loop.train(config, runs[name, seed])
-        leanings[method] = measured(runs, held_out, args.images)
+            config = configuration(method, folder, name, seed, args.steps)
+            runs[name, seed] = folder.absolute() / f"{method}-{name}-seed{seed}"
+            if int(loop.train(config, runs[name, seed]).step) < args.steps:
+                raise SystemExit("interrupted: the same command goes on")
+        leanings[method] = measured(runs, held_out)
     figure(leanings, args.images).savefig("docs/halves.png", dpi=110)
     print(table(leanings))
 

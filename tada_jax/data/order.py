@@ -68,8 +68,8 @@ def permuted(seed, place, count, which=None):
         row, column = jax.lax.fori_loop(*rounds, shifted, (x // width, x % width))
         return row * width + column
 
-    # Loops, which take less time to compile and to run than the same unrolled. The first turn is for
-    # all, whether inside or not.
+    # Loops take less time to compile, and to run, than the same unrolled. All are moved once,
+    # whether inside or not.
     def unfinished(state):
         x, begun = state
         return (x >= count) | ~begun
