@@ -13,7 +13,7 @@ from tests import tiny
 
 METHODS = ("tada", "constant")
 _MEAN_LUMAS = """
-import json, sys
+import json, sys, types
 import jax, numpy as np
 from tada_jax.methods.plain import Plain
 from tada_jax import methods
@@ -24,6 +24,8 @@ from tada_jax.setup.plan import plan
 from tada_jax.system import backend
 from tada_jax.training import step as training
 from tests import tiny
+
+build.unet = types.SimpleNamespace(UNet=tiny.SmallNet)  # as of the fixture `small_networks`
 
 def mean_lumas(images):
     return (images / 127.5 - 1.0).mean((1, 2, 3)).tolist()
