@@ -16,7 +16,7 @@ class Quiet:
     """
 
     def __init__(self):
-        self._users, self._hook = 0, None
+        self._users, self._hook, self._has_failed = 0, None, False
 
     def enter(self):
         """To be called by everyone who opens; the first one changes the process."""
@@ -27,13 +27,19 @@ class Quiet:
             logging.getLogger("asyncio").addFilter(self._is_heard)
         self._users += 1
 
+    def failed(self):
+        """To be called where orbax could not read or write: it may have abandoned something."""
+        self._has_failed = True
+
     def leave(self):
         """The last one leaves everything as it was."""
         self._users -= 1
         if self._users == 0:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
-                gc.collect()  # what was abandoned reports now
+            if self._has_failed:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
+                    gc.collect()  # what was abandoned reports now
+            self._has_failed = False
             sys.unraisablehook = self._hook
             logging.getLogger("absl").removeFilter(self._shorten)
             logging.getLogger("asyncio").removeFilter(self._is_heard)

@@ -252,8 +252,8 @@ class Checkpoints:
 
     def close(self):
         """Frees the manager; waits for the last save, and keeps quiet if it fails."""
-        with contextlib.suppress(Exception):
-            self._manager.wait_until_finished()
+        with contextlib.suppress(OSError):
+            self.wait()
         self._manager.close()
         self._open_for.close()
 
@@ -383,6 +383,7 @@ def _damage():
     try:
         yield
     except Exception as e:
+        quiet.orbax.failed()
         reason = _in_a_line(e)
         if _may_pass(e):
             raise UserError(
@@ -397,9 +398,10 @@ def _disk_errors():
     """Turns whatever tensorstore raises about a full or failing disk into an OSError."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as e:
+        quiet.orbax.failed()
+        if isinstance(e, OSError):
+            raise
         reason = " ".join(str(e).split())
         raise OSError(None, reason[:300]) from e
 
