@@ -92,9 +92,9 @@ def at_once(function, *arguments):
     return jax.jit(function)(*arguments)
 
 
-def loss_terms(parts, rng, x0, labels=None, params=None):
+def loss_terms(parts, rng, x0, *, numbers=None, params=None):
     """What `step.loss_fn` gives, by one program."""
-    return at_once(lambda: step.loss_fn(params, rng, x0, labels, parts))
+    return at_once(lambda: step.loss_fn(params, rng, x0, None, parts, numbers))
 
 
 def params(parts):

@@ -29,7 +29,8 @@ def parts(method, **fields):
 def noised(of, count=64, seed=0):
     x0 = jax.random.normal(jax.random.key(9), (count, *SHAPE))
     numbers = jnp.arange(count, dtype=jnp.int32)
-    return step.noised(jax.random.key(seed), x0, None, of, numbers)[0], x0
+    made = tiny.at_once(lambda: step.noised(jax.random.key(seed), x0, None, of, numbers)[0])
+    return made, x0
 
 
 def level(logsnr, number=None):
@@ -110,7 +111,8 @@ def test_a_learned_variance_is_trained_where_images_are_known():
     known = np.asarray(made.known)
     np.testing.assert_array_equal(known, np.asarray(of.schedule.logsnr(made.t)) >= -2 * np.log(0.3))
     assert 0 < known.sum() < len(known)
-    terms = step.loss_terms(tiny.params(of), made, jax.random.key(0), of)
+    params = tiny.params(of)
+    terms = tiny.at_once(lambda: step.loss_terms(params, made, jax.random.key(0), of))
     np.testing.assert_array_equal(np.asarray(terms["vlb"]) != 0, known)
 
 
@@ -189,8 +191,8 @@ def test_the_band_counts_less():
     assert made.weight.min() < 0.4 and made.weight.max() == 1.0
     params = tiny.params(half)
     numbers = jnp.arange(64, dtype=jnp.int32)
-    ours = step.loss_fn(params, jax.random.key(0), x0, None, half, numbers)
-    plain = step.loss_fn(params, jax.random.key(0), x0, None, PLAIN)
+    ours = tiny.loss_terms(half, jax.random.key(0), x0, numbers=numbers, params=params)
+    plain = tiny.loss_terms(PLAIN, jax.random.key(0), x0, params=params)
     np.testing.assert_allclose(ours["loss"], plain["loss"] * made.weight, rtol=1e-5)
     np.testing.assert_allclose(ours["mse"], plain["mse"], rtol=1e-6)
 
@@ -199,7 +201,7 @@ def test_a_learned_variance_is_trained_less_too():
     half, plain = (build.parts(tiny.config(name), SHAPE) for name in ("undertrain", "none"))
     made, x0 = noised(half)
     params, key = tiny.params(half), jax.random.key(0)
-    ours, theirs = (step.loss_fn(params, key, x0, None, each) for each in (half, plain))
+    ours, theirs = (tiny.loss_terms(each, key, x0, params=params) for each in (half, plain))
     np.testing.assert_allclose(ours["loss"], theirs["loss"] * made.weight, rtol=1e-4)
 
 

@@ -223,10 +223,10 @@ def test_a_class_becomes_part_of_the_network():
     made, shape, params = network("one level, classes")
     z = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     t = np.array([7])
-    wanted = np.asarray(made.apply(params, z, t, np.array([3])))
+    wanted = np.asarray(tiny.at_once(made.apply, params, z, t, np.array([3])))
     alone, own = write.of_one_class(made, params, 3)
     assert not alone.num_classes
-    got = np.asarray(alone.apply(own, z, t))
+    got = np.asarray(tiny.at_once(alone.apply, own, z, t))
     np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
