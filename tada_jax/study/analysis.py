@@ -152,7 +152,7 @@ def _exchanges(config, pair, dataset, profiles, say):
         windows = [(m - c.window / 2, m + c.window / 2) for m in middles.tolist()]
     batch_size = min(config.sample.batch_size, config.analyze.count)
     draw = two_networks.make_exchange(pair, pair.base.mesh, batch_size=batch_size)
-    of_run = pair.augmented.copy.deepcopy(config).unlock()  # what may leak is its
+    of_run = copy.deepcopy(pair.augmented.config).unlock()  # what may leak is its
     of_run.evaluate = config.evaluate
     judge = Judge(of_run.lock(), dataset, dataset, say=say)
     return two_networks.exchange(draw, judge, named + windows, c.count, config.sample.seed, say)
