@@ -137,9 +137,10 @@ DIGITS = "--config=configs/digits_tada.py"
         ((DIGITS, "--config.data.path=/tmp"), "data.path"),
     ],
 )
-def test_a_users_mistake_is_one_line(args, message, forked):
-    code, said = forked(*args)
-    assert code != 0
+def test_a_users_mistake_is_one_line(args, message, forked, tmp_path):
+    elsewhere = (f"--workdir={tmp_path / 'run'}",) if args else ()
+    code, said = forked(*elsewhere, *args)
+    assert code != 0 and not (tmp_path / "run").exists()
     lines = [line for line in said.splitlines() if not re.match(r"[WI]\d{4}", line)]
     assert len(lines) == 1, said
     assert lines[0].startswith("error: ") and message in lines[0]
