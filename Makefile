@@ -37,7 +37,8 @@ $(VENV)/installed-$(DEVICE): $(LOCK)
 	@echo "installing for DEVICE=$(DEVICE) (make DEVICE=cpu, cuda or tpu chooses)"
 	$(PYTHON) -m venv --clear $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' $(LOCK) > $(VENV)/uv.lock
-	$(PIP) -r $(VENV)/uv.lock && $(UV) -r $(LOCK) || { echo "uv did not get through: pip installs"; $(PIP) -r $(LOCK); }
+	@sed '/^uv==/,/[^\\]$$/d' $(LOCK) > $(VENV)/rest.lock
+	$(PIP) -r $(VENV)/uv.lock && $(UV) -r $(LOCK) || { echo "uv did not get through: pip installs"; $(PIP) -r $(VENV)/rest.lock; }
 	@touch $@
 
 # With the newest version of everything, apart from the pins; says which those are.
@@ -65,8 +66,8 @@ wheels:
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary :all: --python-version 3.12 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --dest wheels -r wheels.txt
 	rm wheels.txt
 
-COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
-lock: $(VENV)/installed-$(DEVICE)
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+lock:
 	$(COMPILE) requirements-dev.txt --output-file requirements.lock
 	$(COMPILE) requirements-dev.txt requirements-cuda.txt --output-file requirements-cuda.lock
 	$(COMPILE) requirements-dev.txt requirements-tpu.txt --output-file requirements-tpu.lock

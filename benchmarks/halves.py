@@ -69,7 +69,7 @@ def write_sets(folder, n):
 
 @dataclasses.dataclass(frozen=True)
 class Leaning:
-    """Of one method, [S] each; shares of what is said above.
+    """Of one method, by checkpoint; shares of what is said above.
 
     Attributes:
       steps: of the checkpoints.

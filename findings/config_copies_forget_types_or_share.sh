@@ -8,12 +8,15 @@
 # narrowed to that of its present value. A copy by ConfigDict(config) keeps the types, and is no copy of those
 # fields: what is set in it is set in the original too. copy.deepcopy keeps the types and the values apart.
 #
-# Output seen:
-#   original:  width='wide' refused, steps='auto' taken
-#   resolved:  width='wide' TAKEN,   steps='auto' refused   (is_type_safe=True, is_locked=True)
-#   ConfigDict(c): width='wide' refused; width=5 there makes it 5 in the original
-#   deepcopy:  width='wide' refused, steps='auto' taken; the original keeps its values
-# What follows: copy configurations by copy.deepcopy.
+# Output seen (whether width="wide" and steps="auto" are taken; is_type_safe and is_locked of the resolved copy;
+# whether the second copy refuses width="wide", and the original's width once 5 is set in the copy):
+#   original: (False, True)
+#   resolved: (True, False)
+#   flags: (True, True)
+#   shared: (True, 5)
+#   deep: (False, True, 100)
+# What follows: where types matter, copy.deepcopy (fields that refer to one another stay tied in it); else resolve,
+# and check what is set by other means.
 set -euo pipefail
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

@@ -46,7 +46,8 @@ def test_elsewhere_it_is_the_processor(tmp_path):
 FAKE_PYTHON = """#!/bin/sh
 [ "$1 $2" = "-m venv" ] || exit 0
 for name in pip uv; do
-    printf '#!/bin/sh\\necho "%s $@"; [ "$REFUSED" != %s ]\\n' $name $name > "$4/bin/$name"
+    printf '#!/bin/sh\\necho "%s $@"; case "%s $@" in $REFUSED) exit 1;; esac\\n' $name $name \\
+        > "$4/bin/$name"
     chmod +x "$4/bin/$name"
 done
 """
@@ -54,7 +55,12 @@ done
 
 @pytest.mark.parametrize(
     ("refused", "programs", "installed"),
-    [("", "pip uv", True), ("uv", "pip uv pip", True), ("pip", "pip pip", False)],
+    [
+        ("", "pip uv", True),
+        ("uv*", "pip uv pip", True),
+        ("*uv.lock", "pip pip", True),  # there is no uv for this machine
+        ("pip*", "pip pip", False),
+    ],
 )
 def test_pip_installs_where_uv_does_not_get_through(refused, programs, installed, tmp_path):
     """By programs that only say how they were called."""
@@ -66,7 +72,7 @@ def test_pip_installs_where_uv_does_not_get_through(refused, programs, installed
     done = subprocess.run(
         ["make", *names, target],
         cwd=tiny.ROOT,
-        env=os.environ | {"REFUSED": refused},
+        env={k: v for k, v in os.environ.items() if k != "MAKEFLAGS"} | {"REFUSED": refused},
         capture_output=True,
         text=True,
     )
@@ -74,9 +80,14 @@ def test_pip_installs_where_uv_does_not_get_through(refused, programs, installed
     calls = [call for call in calls if call[0] in ("pip", "uv")]
     assert " ".join(call[0] for call in calls) == programs
     assert all("--require-hashes" in call for call in calls)
-    assert calls[0][-1] == f"{tmp_path}/venv/uv.lock" and calls[-1][-1] == "requirements.lock"
+    rest = "requirements.lock" if calls[-1][0] == "uv" else f"{tmp_path}/venv/rest.lock"
+    assert calls[0][-1] == f"{tmp_path}/venv/uv.lock" and calls[-1][-1] == rest
     assert (done.returncode == 0) == os.path.exists(target) == installed
-    assert "\nuv==" in "\n" + (tmp_path / "venv" / "uv.lock").read_text()
+    own, others = ((tmp_path / "venv" / f"{name}.lock").read_text() for name in ("uv", "rest"))
+    assert own.startswith("uv==") and "\nuv==" not in others and own.count("==") == 1
+    assert len((own + others).splitlines()) == len(
+        (tiny.ROOT / "requirements.lock").open().readlines()
+    )
 
 
 def test_another_word_is_a_line(tmp_path):

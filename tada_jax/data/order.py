@@ -77,7 +77,8 @@ def permuted(seed, place, count, which=None):
     def on(state):
         return jnp.where(unfinished(state), once(state[0]), state[0]), jnp.bool(True)
 
-    start = jnp.asarray(place, jnp.uint32), jnp.bool(False)
+    place = jnp.asarray(place, jnp.uint32)
+    start = place + jnp.zeros_like(seed[..., 0]), jnp.bool(False)  # which may be of more
     last, _ = jax.lax.while_loop(lambda state: unfinished(state).any(), on, start)
     return last.astype(jnp.int32)
 

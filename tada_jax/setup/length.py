@@ -6,7 +6,6 @@ arXiv 2505.17638), which depends on the network and the data more than anybody c
 what is settled here is how often it looks, and when it ends if it never copies.
 """
 
-import copy
 import math
 
 from tada_jax.methods.table import METHODS
@@ -23,8 +22,9 @@ BY_SAMPLES = ("fd", "leak", "copies", "copy_margin", "window")
 PASSES, LATER = (300, 2300), (1.1, 2.5)
 
 LOOKS = 20  # before the first copies
-# Training an image takes as long as three passes of the network, a sample one for each of its
-# steps: with looks this many times as far apart as one takes, they are a third of the time.
+# Training an image takes as long as three passes of the network, a sample one for each time that
+# it is evaluated: with looks this many times as far apart as one takes, they are a third of the
+# time.
 APART = 2.0
 
 
@@ -65,14 +65,14 @@ def settled(config, n):
     """
     if config.train.total_steps != AUTO:
         return config
-    own = copy.deepcopy(config).unlock()
+    own = config.copy_and_resolve_references().unlock()
     low, high = range_of_copies(config, n)
     if METHODS[config.method].strength != "tada" and config.method != "none":
         high *= LATER[1]
     images = own.log.metrics_count * _passes(own) / 3  # of training, that a look is worth
     affordable = APART * images / own.train.batch_size
     every = math.ceil(min(max(low / LOOKS, affordable), low / 2))
-    own.train.total_steps = max(math.ceil(high), 2 * every)
+    put(own, max(math.ceil(high), 2 * every))
     own.train.stop = "window"
     own.log.metrics_every = min(own.log.metrics_every or every, every)
     own.log.best_metric = best_metric(config)
@@ -87,6 +87,18 @@ def _passes(config):
     s = config.sample
     guided = config.model.class_conditional and s.guidance not in (0, 1)
     return s.steps * solvers.EVALUATIONS.get(s.sampler, 1) * (2 if guided else 1)
+
+
+def put(config, total):
+    """Sets `train.total_steps`, to which a copy allows but the type that it has.
+
+    Raises:
+      TypeError: unless it is a whole number or "auto".
+    """
+    if total != AUTO and (not isinstance(total, int) or isinstance(total, bool)):
+        raise TypeError(f"train.total_steps={total!r} is neither a whole number nor {AUTO!r}")
+    with config.train.ignore_type():
+        config.train.total_steps = total
 
 
 def best_metric(config):

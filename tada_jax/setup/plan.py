@@ -3,7 +3,6 @@
 Training begins here, and so does evaluation, which needs no training loop.
 """
 
-import copy
 import dataclasses
 import functools
 from typing import Any
@@ -53,7 +52,7 @@ def pool_of(config, dataset):
     """The data set of a run with all of its training images."""
     if config.data.train_size is None:
         return dataset
-    whole = copy.deepcopy(config).unlock()
+    whole = config.copy_and_resolve_references().unlock()
     whole.data.train_size = None
     return load_data(whole)
 

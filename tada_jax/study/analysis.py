@@ -7,14 +7,12 @@ paper's two experiments, and how well each proxy foretold the first. Everything 
 `<workdir>/analysis/`.
 """
 
-import copy
-
 import numpy as np
 
 from tada_jax.band import estimate, evidence
 from tada_jax.metrics import features, lpips
 from tada_jax.metrics.judge import Judge
-from tada_jax.setup import limits
+from tada_jax.setup import length, limits
 from tada_jax.setup import strength as strengths
 from tada_jax.setup.plan import load_data
 from tada_jax.study import analysis_report, analysis_text, two_networks
@@ -85,9 +83,9 @@ def _networks(config, folder, say):
         flips = config.augment.xflip_p > 0
         paths = []
         for name, method in (("base", "hflip" if flips else "none"), ("augmented", "constant")):
-            own = copy.deepcopy(config).unlock()
+            own = config.copy_and_resolve_references().unlock()
             own.method, own.train.stop, own.log.metrics_every = method, "steps", 0
-            own.train.total_steps = c.train_steps
+            length.put(own, c.train_steps)  # it may be "auto"
             say(f"training the {name} network: {method}, {c.train_steps:,} steps")
             state = loop.train(own.lock(), folder / name)
             if int(state.step) < c.train_steps:
@@ -152,7 +150,7 @@ def _exchanges(config, pair, dataset, profiles, say):
         windows = [(m - c.window / 2, m + c.window / 2) for m in middles.tolist()]
     batch_size = min(config.sample.batch_size, config.analyze.count)
     draw = two_networks.make_exchange(pair, pair.base.mesh, batch_size=batch_size)
-    of_run = copy.deepcopy(pair.augmented.config).unlock()  # what may leak is its
+    of_run = pair.augmented.config.copy_and_resolve_references().unlock()  # what may leak is its
     of_run.evaluate = config.evaluate
     judge = Judge(of_run.lock(), dataset, dataset, say=say)
     return two_networks.exchange(draw, judge, named + windows, c.count, config.sample.seed, say)

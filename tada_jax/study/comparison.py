@@ -8,7 +8,6 @@ or a device each, it shares the grid: each takes the cells that no other is at. 
 """
 
 import contextlib
-import copy
 import errno
 import itertools
 import time
@@ -61,11 +60,14 @@ def grid(config, workdir):
 
 def _of_method(config, method):
     """The configuration of the runs that `config.compare.methods` calls so, unlocked."""
-    own = copy.deepcopy(config).unlock()
+    own = config.copy_and_resolve_references()
     if method in config.compare.variants:
         own.lock()  # so that a mistyped field is an error, and not a new one
+        fields = config.compare.variants[method].to_dict()
         try:
-            own.update(config.compare.variants[method].to_dict())
+            if "total_steps" in fields.get("train", {}):
+                length.put(own, fields["train"].pop("total_steps"))
+            own.update(fields)
         except (KeyError, TypeError, AttributeError, ValueError) as e:
             reason = " ".join(str(e.args[0] if e.args else e).split())
             raise UserError(f"config.compare.variants.{method}: {reason}") from e

@@ -382,8 +382,10 @@ def _damage():
     """
     try:
         yield
-    except Exception as e:
+    except BaseException as e:
         quiet.orbax.failed()
+        if not isinstance(e, Exception):
+            raise
         reason = _in_a_line(e)
         if _may_pass(e):
             raise UserError(
@@ -398,9 +400,9 @@ def _disk_errors():
     """Turns whatever tensorstore raises about a full or failing disk into an OSError."""
     try:
         yield
-    except Exception as e:
+    except BaseException as e:
         quiet.orbax.failed()
-        if isinstance(e, OSError):
+        if isinstance(e, OSError) or not isinstance(e, Exception):
             raise
         reason = " ".join(str(e).split())
         raise OSError(None, reason[:300]) from e
@@ -430,7 +432,11 @@ def _candidates(checkpoints, which):
         if best is None:
             others = checkpoints.metrics()
             names = " or ".join(map(repr, others))
-            remedy = f"only by {names}: give that as config.log.best_metric, or" if others else ""
+            number = ", with config.train.total_steps as a number" * (
+                checkpoints.metric == "window"
+            )
+            remedy = f"only by {names}: give that as config.log.best_metric{number}, or"
+            remedy = remedy if others else ""
             raise UserError(
                 f"{checkpoints.path} holds no checkpoint that was ranked by "
                 f"{checkpoints.metric!r}{', ' if others else ': '}{remedy} take latest"

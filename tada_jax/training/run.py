@@ -1,6 +1,5 @@
 """A run that was trained, loaded from its folder in one call."""
 
-import copy
 import dataclasses
 import functools
 import pathlib
@@ -64,7 +63,7 @@ class Run:
         """
         if count < 1 or not 0 <= seed < 2**32:
             raise UserError(f"sample: count={count} must be positive, seed={seed} in 0 .. 2^32-1")
-        config = copy.deepcopy(self.config).unlock()
+        config = self.config.copy_and_resolve_references().unlock()
         unknown = options.keys() - config.sample.keys()
         if unknown:
             raise UserError(f"sample: {sorted(unknown)[0]!r} is no option of sampling")
@@ -77,7 +76,8 @@ class Run:
             options = {"use_ema": use_ema, "ema_width": None, **options}
         if "label" in options:  # apart, since a name may stand for a number that is there
             label = options.pop("label")
-            config.sample.label = label if label is None else str(label)
+            with config.ignore_type():
+                config.sample.label = label if label is None else str(label)
         try:
             config.sample.update(options)
         except TypeError as e:

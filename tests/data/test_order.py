@@ -61,6 +61,14 @@ def test_every_pair_of_places_goes_everywhere(count):
         assert scipy.stats.chisquare(apart).pvalue > 1e-4
 
 
+def test_one_place_goes_elsewhere_in_every_epoch():
+    seeds = epoch_seeds(KEY, jnp.arange(9, dtype=jnp.uint32))
+    found = np.asarray(permuted(seeds, jnp.int32(2), 50))
+    each = [int(permuted(seed, jnp.int32(2), 50)) for seed in seeds]
+    np.testing.assert_array_equal(found, each)
+    assert len({*each}) > 5
+
+
 def test_permutations_of_several_sizes_at_once():
     which = jnp.array([0, 0, 0, 1, 1, 1, 1, 1])
     places = jnp.array([0, 1, 2, 0, 1, 2, 3, 4])

@@ -1,8 +1,10 @@
 """How long a run shall be."""
 
 import importlib
+import json
 
 import pytest
+from ml_collections import ConfigDict
 
 from tada_jax.metrics.measures import GLANCES
 from tada_jax.setup import length, limits
@@ -91,6 +93,19 @@ def test_what_is_set_stays():
 
 def test_the_ways_to_rank_by_samples_are_what_a_glance_finds():
     assert {*length.BY_SAMPLES} == {*GLANCES, "window"}
+
+
+def test_a_configuration_that_was_saved_with_a_run_is_settled_too():
+    """Its fields have the types of their values, and no others."""
+    saved = ConfigDict(json.loads(auto().to_json()))
+    own, again = length.settled(saved, 100), length.settled(auto(), 100)
+    assert own.train.total_steps == again.train.total_steps
+
+
+@pytest.mark.parametrize("total", [2.5, "long", True])
+def test_nothing_else_can_be_put(total):
+    with pytest.raises(TypeError, match="neither a whole number nor 'auto'"):
+        length.put(auto(), total)
 
 
 def test_a_plan_knows_the_number():

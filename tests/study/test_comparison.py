@@ -43,8 +43,9 @@ def test_some_runs_may_be_left_to_themselves_and_others_not(tmp_path):
     for total, other in ((6, "auto"), ("auto", 6)):
         fields = _variant(train={"total_steps": other})
         grid = config(compare__methods=("none", "mine"), train__total_steps=total, **fields)
-        lengths = [cell.config.train.total_steps for cell in comparison.grid(grid, tmp_path)]
-        assert lengths == [total, other]
+        for own in (grid, ConfigDict(json.loads(grid.to_json()))):  # as it was saved
+            cells = comparison.grid(own, tmp_path)
+            assert [cell.config.train.total_steps for cell in cells] == [total, other]
 
 
 def test_a_variant_differs_in_its_fields_alone(tmp_path):
@@ -214,6 +215,10 @@ def test_a_cell_that_fails_is_reported_after_the_others(compared, tmp_path, monk
         ({"compare__methods": ("constant:2",)}, "constant_strength"),
         ({"compare__methods": ("mine",), **_variant(tada={"r_roughly": 1})}, "variants.mine"),
         ({"compare__methods": ("mine",), **_variant(tada={"delta": "x"})}, "variants.mine"),
+        (
+            {"compare__methods": ("mine",), **_variant(train={"total_steps": 2.5})},
+            "variants.mine: train.total_steps=2.5 is neither",
+        ),
         ({"compare__methods": ("mine",), **_variant(tada={"delta": 7.0})}, "config.tada.*delta"),
         ({"compare__methods": ()}, "at least one"),
         ({"compare__seeds": ()}, "at least one"),

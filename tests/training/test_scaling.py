@@ -226,7 +226,7 @@ def test_a_step_is_lowered_for_devices_that_are_not_here():
 @pytest.mark.usefixtures("whole_network")
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_forms_for_other_devices_compute_the_same_with_one_message_a_step(platform):
-    fields = {"model__attention_resolutions": (8,)}
+    fields = {"model__channel_mult": (1, 1), "model__attention_resolutions": (4,)}
     wanted = trained(1, **fields)
     memo.forget()
     with backend.traced_for(platform):
