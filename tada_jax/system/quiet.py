@@ -16,7 +16,7 @@ class Quiet:
     """
 
     def __init__(self):
-        self._users, self._hook, self._has_failed = 0, None, False
+        self._users, self._hook, self._ends = 0, None, 0
 
     def enter(self):
         """To be called by everyone who opens; the first one changes the process."""
@@ -29,17 +29,17 @@ class Quiet:
 
     def failed(self):
         """To be called where orbax could not read or write: it may have abandoned something."""
-        self._has_failed = True
+        self._ends = 2  # at which to collect: the exception itself may hold it at the first
 
     def leave(self):
         """The last one leaves everything as it was."""
         self._users -= 1
         if self._users == 0:
-            if self._has_failed:
+            if self._ends:
+                self._ends -= 1
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
                     gc.collect()  # what was abandoned reports now
-            self._has_failed = False
             sys.unraisablehook = self._hook
             logging.getLogger("absl").removeFilter(self._shorten)
             logging.getLogger("asyncio").removeFilter(self._is_heard)
