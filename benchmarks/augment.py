@@ -12,7 +12,6 @@ The share of the training step is what the step takes longer than with `method=n
 time; both are repeated by turns.
 """
 
-import copy
 import functools
 import statistics
 
@@ -102,7 +101,7 @@ def show_augmentations(config, shape, batch):
 
 def show_share(config, shape):
     """Times training steps with and without augmentation and prints."""
-    plain = copy.deepcopy(config)
+    plain = config.copy_and_resolve_references()
     plain.method = "none"
     made = {name: ours.train_step(c, shape) for name, c in (("with", config), ("without", plain))}
     calls = {

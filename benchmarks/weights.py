@@ -11,7 +11,6 @@ same noise as our samplers: by DDIM in 50 steps, and by DDPM step by step.
 """
 
 import argparse
-import copy
 import pathlib
 import shutil
 import subprocess
@@ -217,7 +216,7 @@ def reading(rounds=3):
 def samples(folder):
     """Prints how far images of diffusers are from ours, from the same noise."""
     run = tada_jax.load_run(folder)
-    config, parts = copy.deepcopy(run.config), run.parts
+    config, parts = run.config.copy_and_resolve_references(), run.parts
     reading_options = {
         "parameterisation": config.diffusion.parameterisation,
         "variance": config.diffusion.variance,
@@ -230,11 +229,11 @@ def samples(folder):
         return parts.apply(run.sampled_params, z, t)
 
     with tempfile.TemporaryDirectory() as temporary:
-        copied = pathlib.Path(temporary, "run")
-        shutil.copytree(folder, copied)
+        copy = pathlib.Path(temporary, "run")
+        shutil.copytree(folder, copy)
         for kind, steps in (("ddim", 50), ("ddpm", len(parts.schedule))):
             config.export.scheduler = kind
-            exported = tada_jax.export(config, copied)
+            exported = tada_jax.export(config, copy)
             pipeline = DiffusionPipeline.from_pretrained(exported, low_cpu_mem_usage=False)
             short = parts.schedule if kind == "ddpm" else parts.schedule.walk(steps, stride="ddim")
             sampler = solvers.SAMPLERS[kind]
