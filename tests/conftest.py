@@ -188,16 +188,26 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def finished_moves(tmp_path_factory):
+    """The same, of digits that move."""
+    from tests import tiny
+
+    return _finished(tmp_path_factory, augment__ops=tiny.MOVES)
+
+
+@pytest.fixture(scope="session")
 def finished_unet(tmp_path_factory, small_networks):
-    """The same, of a UNet: for tests of a `whole_network`."""
+    """The same, of a UNet and of digits that move: for tests of a `whole_network`."""
+    from tests import tiny
+
     with _whole():
-        return _finished(tmp_path_factory)
+        return _finished(tmp_path_factory, augment__ops=tiny.MOVES)
 
 
-def _finished(tmp_path_factory):
+def _finished(tmp_path_factory, **fields):
     from tada_jax.training import loop
     from tests import tiny
 
     workdir = tmp_path_factory.mktemp("run")
-    config = tiny.config()
+    config = tiny.config(**fields)
     return config, workdir, loop.train(config, workdir)

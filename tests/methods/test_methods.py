@@ -132,7 +132,7 @@ def test_a_network_that_is_told_zeros_is_the_unconditioned_one(name):
 
 @pytest.mark.usefixtures("whole_network")
 def test_a_condition_of_another_length_is_refused():
-    parts = built("ar")
+    parts = built("ar", augment__ops=tiny.MOVES)
     params = jax.eval_shape(lambda: parts.init_params(jax.random.key(0)))
     z = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     with pytest.raises(ValueError, match="condition has 2 entries"):

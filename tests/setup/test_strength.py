@@ -18,6 +18,7 @@ from tada_jax.training import loop
 from tests import tiny
 
 SMALL = {"sensitivity__proxy": "exact", "sensitivity__queries": 16, "sensitivity__copies": 1}
+SMALL["augment__ops"] = tiny.MOVES
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,8 @@ def test_a_table_is_taken_as_it_stands():
         _strength(planned, [-9, -4, -2.5, -1, 1, 3, 9]), [1, 1, 0.5, 0, 0.25, 0.5, 0.5], atol=1e-6
     )
     each = ((0.0, (1.0, 0.5, 0.0)),)
-    planned = plan(tiny.config(tada__schedule="table", tada__table=each))
+    apart = {"tada__schedule": "table", "tada__table": each, "augment__ops": tiny.MOVES}
+    planned = plan(tiny.config(**apart))
     np.testing.assert_allclose(_strength(planned, [3.0]), [[1.0, 0.5, 0.0]])
     constant = plan(tiny.config(tada__schedule="constant", constant_strength=0.3))
     np.testing.assert_allclose(_strength(constant, [-9, 9]), 0.3)

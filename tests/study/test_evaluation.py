@@ -28,14 +28,14 @@ from tests import tiny
 
 def config(**fields):
     small = {"evaluate__count": 50, "evaluate__fit_steps": 2, "sample__batch_size": 25}
-    return tiny.config(**small | fields)
+    return tiny.config(**{"augment__ops": tiny.MOVES} | small | fields)
 
 
 @pytest.fixture(scope="module")
-def measured(finished, tmp_path_factory):
+def measured(finished_moves, tmp_path_factory):
     """(config, workdir, result) of a small run."""
     workdir = tmp_path_factory.mktemp("measured") / "run"
-    shutil.copytree(finished[1], workdir)
+    shutil.copytree(finished_moves[1], workdir)
     return config(), workdir, tada_jax.evaluate(config(), workdir)
 
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(measured, fields, message):
     assert "\n" not in str(caught.value)
 
 
-def test_measuring_needs_a_run_and_held_out_images(tmp_path, finished):
+def test_measuring_needs_a_run_and_held_out_images(tmp_path, finished_moves):
     with pytest.raises(UserError, match="no run"):
         tada_jax.evaluate(config(), tmp_path)
     bare = config(data__test_fraction=0.0)
@@ -139,8 +139,8 @@ def test_measuring_needs_a_run_and_held_out_images(tmp_path, finished):
         judges.of_plan(plan(bare))
 
 
-def test_samples_that_are_not_finite_are_refused(finished):
-    settings, _, state = finished
+def test_samples_that_are_not_finite_are_refused(finished_moves):
+    settings, _, state = finished_moves
     parts = plan(settings).parts
     mesh = backend.data_mesh(8)
     draw = make_sampler(parts, mesh, batch_size=8)
@@ -283,7 +283,11 @@ def test_degenerate_images_give_numbers_or_none_and_no_exception(name, tmp_path,
 def watched(tmp_path_factory):
     """A run with quick metrics: (config, workdir)."""
     settings = tiny.config(
-        log__metrics_every=2, log__metrics_count=16, evaluate__fit_steps=2, log__best_metric="fd"
+        augment__ops=tiny.MOVES,
+        log__metrics_every=2,
+        log__metrics_count=16,
+        log__best_metric="fd",
+        evaluate__fit_steps=2,
     )
     workdir = tmp_path_factory.mktemp("watched")
     loop.train(settings, workdir)
@@ -300,15 +304,15 @@ def test_quick_metrics_are_logged_and_choose_the_best_checkpoint(watched):
     assert tada_jax.load_run(workdir, checkpoint="best").step == best[1]
 
 
-def test_quick_metrics_are_drawn(watched, finished):
+def test_quick_metrics_are_drawn(watched, finished_moves):
     with Image.open(watched[1] / "quality.png") as image:
         assert min(image.size) > 300
-    assert not (finished[1] / "quality.png").exists()  # that run took none
+    assert not (finished_moves[1] / "quality.png").exists()  # that run took none
 
 
-def test_quick_metrics_change_nothing_in_the_training(watched, finished):
+def test_quick_metrics_change_nothing_in_the_training(watched, finished_moves):
     run = tada_jax.load_run(watched[1])
-    tiny.assert_trees_equal(run.params, finished[2].params)
+    tiny.assert_trees_equal(run.params, finished_moves[2].params)
 
 
 @pytest.mark.parametrize(

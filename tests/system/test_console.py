@@ -150,7 +150,7 @@ def test_a_reader_that_has_seen_enough(tmp_path):
 @pytest.mark.usefixtures("whole_network")
 def test_a_run_without_any_stream(tmp_path):
     """No file of the run gets the number of a stream, so what is meant for one spoils none."""
-    arguments = command(f"--workdir={tmp_path / 'run'}")
+    arguments = command(f"--workdir={tmp_path / 'run'}", "--config.method=none")
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *arguments],
         cwd=tiny.ROOT,
@@ -163,7 +163,8 @@ def test_a_run_without_any_stream(tmp_path):
 @pytest.mark.usefixtures("whole_network")
 def test_a_terminal_that_is_closed_stops_a_run_that_can_go_on(tmp_path):
     path = tmp_path / "run"
-    arguments = command(f"--workdir={path}", "--config.train.total_steps=3000")
+    fields = "--config.method=none", "--config.train.total_steps=3000"
+    arguments = command(f"--workdir={path}", *fields)
     terminal, stream = pty.openpty()
     on_it = (
         "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # nohup ignores it

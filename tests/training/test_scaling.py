@@ -32,7 +32,7 @@ COLLECTIVES = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatte
 
 def make(devices, **fields):
     """(compiled step, arguments) of the tiny run on some of the devices."""
-    config = tiny.config(**fields)
+    config = tiny.config(**{"augment__ops": tiny.MOVES} | fields)
     mesh = backend.data_mesh(config.train.batch_size, jax.devices()[:devices])
     parts = build.parts(config, (8, 8, 1))
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
@@ -92,8 +92,8 @@ def test_a_batch_that_does_not_divide_uses_fewer_devices():
     )
     assert mesh(32, 3) == 2 and "a multiple of 3 uses all" in said[-1]
     # One message a step, as where all are used; and the same numbers as on one.
-    of_12 = trained(8, train__batch_size=12)
-    assert_same(of_12, trained(1, train__batch_size=12))
+    of_12 = trained(8, train__batch_size=12, augment__ops=tiny.OPS)
+    assert_same(of_12, trained(1, train__batch_size=12, augment__ops=tiny.OPS))
     _, _, step, state = of_12
     assert len(jax.tree.leaves(state)[0].sharding.device_set) == 6
     assert collectives(step) == {"all-reduce": 1}
@@ -201,7 +201,8 @@ def test_pieces_take_less_memory(platform):
 @pytest.mark.usefixtures("whole_network")
 def test_a_step_is_lowered_for_devices_that_are_not_here():
     """Each in its own forms: nothing in it asks which devices this machine has."""
-    config = tiny.config(model__channel_mult=(1, 1), model__attention_resolutions=(4,))
+    fields = {"model__channel_mult": (1, 1), "model__attention_resolutions": (4,)}
+    config = tiny.config(augment__ops=tiny.MOVES, **fields)
     parts, mesh = build.parts(config, (8, 8, 1)), backend.data_mesh(2, jax.devices()[:2])
     state, tally = (
         jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)

@@ -97,7 +97,8 @@ def as_logged(losses):
 
 @pytest.mark.usefixtures("whole_network")
 def test_bfloat16_trains_like_float32_with_a_state_of_float32(logged):
-    config, one = tiny.config(model__dtype="bfloat16"), jax.devices()[:1]
+    one = jax.devices()[:1]
+    config = tiny.config(model__dtype="bfloat16", augment__ops=tiny.MOVES)
     state, losses, _ = tiny.run_steps(config, 6, one)
     assert {a.dtype for a in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     np.testing.assert_allclose(as_logged(losses), logged, rtol=0.02)  # the draws are the same
@@ -108,7 +109,7 @@ _LOSSES = """
 import jax
 from tests import tiny
 
-print(tiny.run_steps(tiny.config(), 6, jax.devices()[:1])[1])
+print(tiny.run_steps(tiny.config(augment__ops=tiny.MOVES), 6, jax.devices()[:1])[1])
 """
 
 

@@ -26,6 +26,7 @@ def config_of(run):
     """What such a run was made from, by today's fields."""
     return tiny.config(
         train__total_steps=5,
+        augment__ops=tiny.MOVES,
         tada__band="auto",
         tada__schedule="fitted",
         sensitivity__queries=16,
