@@ -25,7 +25,7 @@ from tada_jax.system import backend
 from tada_jax.training import step as training
 from tests import tiny
 
-build.unet = types.SimpleNamespace(UNet=tiny.SmallNet)  # as of the fixture `small_networks`
+build.unet = types.SimpleNamespace(UNet=tiny.NormedNet)
 
 def mean_lumas(images):
     return (images / 127.5 - 1.0).mean((1, 2, 3)).tolist()

@@ -1,4 +1,4 @@
-"""The smallest run that exercises everything: seconds, on digits."""
+"""The smallest run that exercises all but moving pictures: seconds, on digits."""
 
 import pathlib
 
@@ -70,10 +70,12 @@ def config(method="tada", **fields):
 
 
 class SmallNet(unet.UNet):
-    """Two convolutions in place of a `UNet`, with its fields, its checks and its arguments.
+    """Two convolutions in place of a `UNet`, with its checks and its arguments.
 
     A step of it compiles in half the time: for tests whose subject is no network, which are most.
     """
+
+    normalises = False
 
     @nn.compact
     def __call__(self, z, t, labels=None, condition=None, *, deterministic=True):
@@ -83,14 +85,24 @@ class SmallNet(unet.UNet):
         dtype = jnp.dtype(self.dtype)
         emb = unet._embedding(self, t, labels, condition)
         h = unet.Conv(self.width(0), 3, dtype, name="conv_in")(z.astype(dtype))
-        told = unet.Dense(self.width(0), jnp.float32, name="emb")(emb)
-        h = nn.silu(h + told[:, None, None].astype(dtype))
+        if self.normalises:
+            told = unet.Dense(2 * self.width(0), jnp.float32, name="emb")(emb)
+            h = unet.Norm(self.norm_groups, name="norm_out")(h, told)
+        else:
+            told = unet.Dense(self.width(0), jnp.float32, name="emb")(emb)
+            h = nn.silu(h + told[:, None, None].astype(dtype))
         if self.dropout and not deterministic:
             h = unet.layers.dropout(self.make_rng("dropout"), h, self.dropout)
         out = unet.Conv(self.out_channels, 3, jnp.float32, zero=True, name="conv_out")
         # From the start z is mostly noise to it, so that its samples are grey and not all clipped.
         noise = jnp.pad(z, ((0, 0),) * 3 + ((0, self.out_channels - z.shape[-1]),))
         return out(h.astype(jnp.float32)) + noise
+
+
+class NormedNet(SmallNet):
+    """The same with a normalisation: for tests whose network is to learn."""
+
+    normalises = True
 
 
 def at_once(function, *arguments):

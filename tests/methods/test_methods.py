@@ -36,7 +36,7 @@ def examples(count=256, side=SIDE, channels=1):
 
 
 def built(method, **fields):
-    return build.parts(tiny.config(method, **fields), (8, 8, 1))
+    return build.parts(tiny.config(method, **{"augment__ops": tiny.MOVES} | fields), (8, 8, 1))
 
 
 def test_the_methods_are_those_of_the_configuration():
@@ -132,7 +132,7 @@ def test_a_network_that_is_told_zeros_is_the_unconditioned_one(name):
 
 @pytest.mark.usefixtures("whole_network")
 def test_a_condition_of_another_length_is_refused():
-    parts = built("ar", augment__ops=tiny.MOVES)
+    parts = built("ar")
     params = jax.eval_shape(lambda: parts.init_params(jax.random.key(0)))
     z = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     with pytest.raises(ValueError, match="condition has 2 entries"):
@@ -305,7 +305,7 @@ def test_scoreaug_refuses_what_it_cannot_do():
 def test_sda_without_its_second_path_is_none():
     """Of digits, which are never mirrored; elsewhere it is hflip."""
     none = tiny.config("none")
-    sda = tiny.config("sda", sda__mu=0.0, sda__weight=0.0)
+    sda = tiny.config("sda", sda__mu=0.0, sda__weight=0.0, augment__ops=tiny.MOVES)
     data = load_data(none).train.images[:16]
     x0 = to_float(data)
     losses = []

@@ -99,6 +99,7 @@ def test_networks_that_were_trained_otherwise_are_refused(runs):
 
 def _analysed(**fields):
     small = {
+        "augment__ops": tiny.MOVES,
         "sensitivity__queries": 16,
         "sensitivity__copies": 1,
         "analyze__proxies": ("exact",),

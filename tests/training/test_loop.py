@@ -64,11 +64,12 @@ def test_a_run_leaves_pictures_numbers_and_checkpoints(finished):
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["3", "6"]
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path):
-    config, folder, whole = finished
-    first = tiny.config(train__total_steps=4)  # stops between two checkpoints' steps
+def test_resumed_equals_uninterrupted_bit_for_bit(finished_moves, tmp_path):
+    config, folder, whole = finished_moves
+    first = config.copy_and_resolve_references()
+    first.train.total_steps = 4  # stops between two checkpoints' steps
     loop.train(first, tmp_path)
-    resumed = loop.train(tiny.config(), tmp_path)
+    resumed = loop.train(config.copy_and_resolve_references(), tmp_path)
     tiny.assert_trees_equal(resumed, whole)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
     assert steps == sorted(set(steps))

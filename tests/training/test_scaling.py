@@ -31,7 +31,7 @@ COLLECTIVES = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatte
 
 
 def make(devices, **fields):
-    """(compiled step, arguments) of the tiny run on some of the devices."""
+    """(compiled step, arguments) of the tiny run, of digits that move, on some of the devices."""
     config = tiny.config(**{"augment__ops": tiny.MOVES} | fields)
     mesh = backend.data_mesh(config.train.batch_size, jax.devices()[:devices])
     parts = build.parts(config, (8, 8, 1))
@@ -164,7 +164,8 @@ def test_a_batch_in_pieces_has_the_same_gradient():
     whole = trained(2)
     assert_same(trained(2, train__microbatch=8), whole)
     # Conditional on classes and on the augmentation, with terms of every kind.
-    config = tiny.config("ar", model__class_conditional=True, train__class_dropout=0.2)
+    classes = {"model__class_conditional": True, "train__class_dropout": 0.2}
+    config = tiny.config("ar", augment__ops=tiny.MOVES, **classes)
     parts = build.parts(config, (8, 8, 1), 10)
     params = tiny.params(parts)
     x0, labels = jax.random.uniform(jax.random.key(1), (8, 8, 8, 1)), np.arange(8)
@@ -182,7 +183,7 @@ def test_a_batch_in_pieces_has_the_same_gradient():
 @pytest.mark.usefixtures("whole_network")
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_pieces_take_less_memory(platform):
-    config = tiny.config()
+    config = tiny.config(augment__ops=tiny.MOVES)
     parts = build.parts(config, (8, 8, 1))
     params = jax.eval_shape(parts.init_params, jax.random.key(0))
     x0 = jax.ShapeDtypeStruct((64, 8, 8, 1), np.float32)
@@ -253,7 +254,7 @@ def test_a_state_that_is_spread_trains_alike_and_takes_less(monkeypatch):
 
 def test_a_spread_state_is_saved_and_continued(tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "FEWEST_TO_SPREAD", 64)
-    config = tiny.config(train__sharding="fsdp", train__total_steps=3)
+    config = tiny.config(train__sharding="fsdp", train__total_steps=3, augment__ops=tiny.MOVES)
     loop.train(config, tmp_path)
     config.train.total_steps = 6
     state = loop.train(config, tmp_path)

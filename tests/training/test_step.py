@@ -33,7 +33,8 @@ def test_one_and_eight_devices_give_the_same_losses(method, fields):
 
 
 def test_one_compilation_and_the_same_numbers_every_time():
-    config = tiny.config(model__class_conditional=True, model__dropout=0.3)
+    fields = {"model__class_conditional": True, "model__dropout": 0.3}
+    config = tiny.config(augment__ops=tiny.MOVES, **fields)
     first, losses, compilations = tiny.run_steps(config, 4, jax.devices()[:1])
     again, losses_again, of_both = tiny.run_steps(config, 4, jax.devices()[:1])
     assert compilations == of_both == 1  # equal runs in a process share the program
@@ -59,6 +60,7 @@ def test_every_method_and_formulation_lowers_its_loss_in_one_compilation(
 ):
     config = tiny.config(
         method,
+        augment__ops=tiny.MOVES if levels == "flow" else tiny.OPS,
         schedule__name=levels,
         diffusion__parameterisation=parameterisation,
         diffusion__variance=variance,
@@ -75,7 +77,7 @@ def test_every_method_and_formulation_lowers_its_loss_in_one_compilation(
 )
 def test_methods_are_what_they_say(method, strength, changed):
     """Share of images that augmentation changes at a noise level far from the band."""
-    config = tiny.config(method, constant_strength=0.7)
+    config = tiny.config(method, constant_strength=0.7, augment__ops=tiny.MOVES)
     parts = build.parts(config, (8, 8, 1))
     x = to_float(jnp.asarray(load_data(tiny.config(data__train_size=1000)).train.images))
     w = parts.strength(jnp.full(len(x), -15.0))
