@@ -15,7 +15,6 @@ def get_config(variant=""):
     c.compare.methods = ("none", "constant", "tada")
     c.compare.train_sizes = (200, 1000)
     c.compare.seeds = (0, 1, 2)
-    c.train.total_steps = 2000
     c.log.eval_every = 250
     c.log.metrics_every = 500
     return c
