@@ -5,7 +5,7 @@
     python main.py --config=configs/digits_tada.py:hflip       # flips only
     python main.py --config=configs/digits_tada.py:none        # no augmentation
 
-Cost: about 3 minutes on 2 CPU cores. Expect digits that a person can read.
+Cost: 3 to 4 minutes on 2 CPU cores. Expect digits that a person can read.
 
 The band is that of these digits, not the paper's: [-4.5, 3] in native log SNR is where rotation,
 scale and translation shift the posterior mean of this data set visibly; the paper's band for
