@@ -17,7 +17,7 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from tada_jax.system import interrupt, logs, quiet
+from tada_jax.system import garbage, interrupt, logs, quiet
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import expanded
 
@@ -138,6 +138,7 @@ def default_workdir():
 
 def main():
     """Does what the flags say."""
+    garbage.collect_seldom()
     open_streams()
     interrupt.end_by_exception()
     quiet.orbax.enter()  # for good, since what it abandons may report after all is closed

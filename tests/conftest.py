@@ -35,7 +35,7 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # nobody looks w
 
 import jax  # noqa: E402 (not before the environment is set)
 
-from tada_jax.system import figures, memo  # noqa: E402 (not before the environment is set)
+from tada_jax.system import figures, garbage, memo  # noqa: E402 (not before the environment is set)
 from tada_jax.training import heldout  # noqa: E402 (not before the environment is set)
 
 # What compiled programs are made of: whoever changes it shares none with other tests.
@@ -50,7 +50,7 @@ TRACED = (
 # often, and not through the former.
 gc.collect()
 gc.freeze()
-gc.set_threshold(20_000, 20, 20)
+garbage.collect_seldom()
 
 heldout.EXAMPLES = 128  # a quarter of a run's: a program that is compiled in haste takes its time
 

@@ -23,6 +23,7 @@ from tada_jax.data.base import (
     files_alone,
 )
 from tada_jax.data.labels import LABELS, of_folders_alone
+from tada_jax.system import garbage
 from tada_jax.system.errors import UserError
 
 __all__ = [
@@ -102,7 +103,8 @@ def load(name: str, *, train_size: int | None = None, **options) -> Dataset:
     if len(background) != 3 or any(v not in range(256) for v in background):
         raise UserError(f"data.background={background} cannot be: RGB of 0..255, as (255,255,255)")
     source = importlib.import_module(f"{__name__}.{_SOURCES[kind]}")
-    dataset = source.load(options)
+    with garbage.collecting_often():
+        dataset = source.load(options)
     available = len(dataset.train.images)
     if not available:
         raise UserError(
