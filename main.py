@@ -123,10 +123,20 @@ def parse():
         raise UserError(" ".join(str(reason).split())) from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: write --config.train.batch_size=64 in full")
-    if CONFIG.value is None:
+    if CONFIG.value is None and WORKDIR.value is None:
         raise UserError(
             "no configuration: pass --config=configs/digits_tada.py, or another file, or the "
             "folder of a run as --workdir"
+        )
+    if CONFIG.value is None and MODE.value not in OF_A_RUN:
+        raise UserError(
+            f"--mode={MODE.value} needs a configuration: pass --config=configs/digits_tada.py, or "
+            f"another file; --workdir alone is enough for {', '.join(OF_A_RUN)}"
+        )
+    if CONFIG.value is None:
+        raise UserError(
+            f"--workdir={WORKDIR.value} holds no run (no config.json): name the folder of one, or "
+            "pass --config=configs/digits_tada.py, or another file, to start one there"
         )
 
 

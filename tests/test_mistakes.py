@@ -284,6 +284,23 @@ def test_a_file_that_is_not_there_also_after_a_space(refuse):
     refuse("configs/nowhere.py: no such file", "--config", "configs/nowhere.py")
 
 
+@pytest.mark.parametrize("mode", ["train", "sample", "evaluate", "export"])
+def test_a_workdir_without_a_run(mode, refuse, tmp_path):
+    refuse(f"{tmp_path} holds no run.*--config", f"--workdir={tmp_path}", f"--mode={mode}")
+
+
+@pytest.mark.parametrize("mode", ["analyze", "compare"])
+def test_modes_that_are_of_no_run_want_a_configuration(mode, refuse, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    refuse(f"--mode={mode} needs a conf.*--config", f"--workdir={tmp_path}", f"--mode={mode}")
+
+
+def test_no_flag_at_all(forked):
+    code, output = forked()
+    assert code == 1 and output.startswith("error: no configuration: pass --config=configs/")
+    assert output.rstrip().endswith("the folder of a run as --workdir")
+
+
 def test_a_bad_variant(refuse):
     refuse("3k.*choose of.*1k", "--config=configs/ffhq64_tada.py:3k")
     refuse("ar-tada.*one too many of: tada.*ar.tada", "--config=configs/digits_tada.py:ar-tada")
