@@ -13,6 +13,7 @@ Cost: that of the network; learning rate and batch are those of published fine-t
 """
 
 from configs import base
+from tada_jax.system.errors import UserError
 from tada_jax.weights import load, read
 
 
@@ -22,12 +23,13 @@ def get_config(variant=""):
     if not at or not side.isdigit():
         path, side = variant, None
     if not path:
-        raise ValueError("name the weights: --config=configs/finetune.py:FILE")
+        raise UserError("name the weights: --config=configs/finetune.py:FILE")
     weights = read.read(path)
     side = int(side or weights.inferred.resolution or 0)
     if not side:
-        raise ValueError(
-            f"{path} does not tell its resolution: write configs/finetune.py:{path}@64"
+        raise UserError(
+            f"{path} does not tell its resolution: write it behind an @, for images of 64 pixels "
+            f"--config=configs/finetune.py:{path}@64"
         )
     c = base.get_config()
     c.init.weights = path

@@ -69,7 +69,7 @@ class Policy:
         fires w times as often, at full magnitude.
 
     Raises:
-      ValueError: for an unknown or repeated operation or mapping.
+      ValueError: for an unknown or repeated operation or mapping, or a number out of `RANGES`.
     """
 
     ops: tuple[str, ...] = (
@@ -106,6 +106,12 @@ class Policy:
             raise ValueError(f"an augmentation operation is listed twice: {self.ops}")
         if self.mapping not in MAPPINGS:
             raise ValueError(f"mapping must be one of {MAPPINGS}, got {self.mapping!r}")
+        magnitudes = {f"magnitude.{name}": value for name, value in self.magnitude.items()}
+        for name, (low, high) in self.RANGES.items():
+            value = magnitudes.get(name, getattr(self, name, None))
+            # Traced numbers, and what JAX puts in their place, have no value to look at.
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                raise ValueError(f"{name}={value} cannot be: it must be from {low} to {high}")
 
     @property
     def label_names(self):
@@ -329,7 +335,19 @@ def augment(rng, x, w, policy=Policy(), *, return_labels=False):
 
 
 def augment_batch(rng, x, w, policy=Policy(), *, return_labels=False):
-    """`augment` of every image [B,H,W,C] with a key of its own; w [B] or [B,len(policy.ops)]."""
+    """`augment` of every image [B,H,W,C] with a key of its own; w [B] or [B,len(policy.ops)].
+
+    Raises:
+      ValueError: for images that are not floats (they lie in [-1, 1]), or whose channels are no
+        colours where the policy changes those, or a w of another length.
+    """
+    k, given = len(policy.ops), f"{x.dtype}{list(x.shape)}"
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x must be floats [B,H,W,C] in [-1, 1], got {given}")
+    if x.shape[-1] not in (1, 3) and not COLOR.keys().isdisjoint(policy.ops):
+        raise ValueError(f"x must have 1 or 3 channels for operations on colours, got {given}")
+    if jnp.shape(w) not in ((len(x),), (len(x), k)):
+        raise ValueError(f"w must be [B] or [B,{k}] for B={len(x)} images, got {jnp.shape(w)}")
     keys = jax.random.split(rng, x.shape[0])
 
     def one(key, image, w):

@@ -318,11 +318,42 @@ def test_grey_images_take_the_mean_of_the_three_rows():
         ({"ops": ("scale", "scale")}, "twice"),
         ({"magnitude": {"zoom": 1.0}}, "zoom"),
         ({"mapping": "both"}, "both"),
+        ({"p": 3}, "p=3 .* from 0 to 1"),
+        ({"p": -1}, "p=-1"),
+        ({"p": float("nan")}, "p=nan"),
+        ({"xflip_p": 7.0}, "xflip_p=7.0"),
+        ({"max_ops": -1}, "max_ops=-1"),
+        ({"truncate": -1}, "truncate=-1"),
+        ({"magnitude": {"scale": -0.5}}, "magnitude.scale=-0.5"),
     ],
 )
 def test_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         Policy(**options)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), np.ones(2), r"floats .* got uint8\[2, 8, 8, 3\]"),
+        (np.zeros((8, 8, 3), np.float32), 1.0, r"\[B,H,W,C\]"),
+        (np.zeros((2, 8, 8, 2), np.float32), np.ones(2), "1 or 3 channels"),
+        (np.zeros((2, 8, 8, 3), np.float32), 1.0, r"w must be \[B\] .* B=2 .* got \(\)"),
+        (np.zeros((2, 8, 8, 3), np.float32), np.ones(3), r"B=2 .* got \(3,\)"),
+        (np.zeros((2, 8, 8, 3), np.float32), np.ones((2, 3)), r"\[B,8\] .* got \(2, 3\)"),
+    ],
+)
+def test_a_batch_is_refused_in_one_line(x, w, message):
+    with pytest.raises(ValueError, match=message) as e:
+        augment_batch(jax.random.key(0), x, w)
+    assert "\n" not in str(e.value)
+
+
+def test_latents_of_any_channels_may_move():
+    policy = Policy(ops=("translate_int",), p=1.0, max_ops=None, xflip_p=0.0)
+    x = images(4, (8, 8, 5))
+    y = np.asarray(jax.jit(augment_batch)(jax.random.key(0), x, jnp.ones(4), policy))
+    assert y.shape == x.shape and (y != x).any()
 
 
 def test_a_strength_for_each_operation_acts_on_it_alone():

@@ -236,6 +236,7 @@ DIGITS = "--config=configs/digits_tada.py"
         ("--config.augment.magnitude.rotate=2", "unknown field.*rotate"),
         ("--config.model.head_channels=3", "head_channels=3; change channels=8 or head_channels$"),
         ("--config.ema.widths=('a',)", "ema.widths: 'a'"),
+        ("--config.ema.widths=(0.05,0.1,0.05)", "ema.widths=.0.05, 0.1, 0.05. names a width twice"),
         ("--config=configs/cifar10_tada.py", "name one configuration file"),
         ("--config.data.background=(0,0)", "background"),
         ("--config.data.background=(0,0,300)", "background"),

@@ -69,7 +69,10 @@ def file_of(options: Options) -> pathlib.Path:
     """
     path = expanded(options.path)
     if not path.is_file():
-        raise UserError(f"data.path={options.path} does not exist or is no file")
+        raise UserError(
+            f"data.path={options.path} does not exist or is no file; a run whose data have moved "
+            "goes on with --config.data.path of where they are"
+        )
     if options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
     files_alone(options, path)

@@ -37,9 +37,14 @@ def load(options: Options) -> Dataset:
     with contextlib.ExitStack() as stack:
         files = list_files(path, stack)
         if not files.names:
+            others = by_ending(files.others) if files.others else ""
+            found = (
+                f"holds no images, only other files ({others})"
+                if others
+                else "holds no images, and no other files"
+            )
             raise UserError(
-                f"data.path={path} holds no images, only other files"
-                f"{f' ({by_ending(files.others)})' if files.others else ''}; "
+                f"data.path={path} {found}; "
                 f"images are files that end in {', '.join(images.ENDINGS)}"
             )
         pixels, facts = decoding.decoded(files, options, path)

@@ -61,7 +61,10 @@ def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
             return _of_database(path.parent, stack)
         members = archives.of_zip(path, stack)
     except FileNotFoundError as error:
-        raise UserError(f"data.path={path} does not exist") from error
+        raise UserError(
+            f"data.path={path} does not exist; a run whose data have moved goes on with "
+            "--config.data.path of where they are"
+        ) from error
     except OSError as error:
         raise UserError(
             f"data.path={path}: {error.filename or path} cannot be read ({error.strerror})"

@@ -316,8 +316,9 @@ def check(dataset):
     train = np.asarray(train[spread(len(train), 1000)])
     if held_out < FEWEST_HELD_OUT:
         raise TooFewImages(
-            f"measuring needs held-out images, and there are {held_out}: raise "
-            "config.data.test_fraction, or give the data set a test split"
+            f"measuring needs at least {FEWEST_HELD_OUT} held-out images, and there are {held_out}"
+            ": raise config.data.test_fraction (for a new run: what is held out stays so), or give "
+            "the data set a test split"
         )
     if len({image.tobytes() for image in train}) < FEWEST_DIFFERENT:
         raise TooFewImages(

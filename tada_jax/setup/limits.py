@@ -198,6 +198,8 @@ def _check_lists(config):
             ema.exponent(width)
         except ValueError as e:
             raise UserError(f"config.ema.widths: {e}") from e
+    if len(set(config.ema.widths)) < len(config.ema.widths):
+        raise UserError(f"config.ema.widths={tuple(config.ema.widths)} names a width twice")
     mult = config.model.channel_mult
     widths = [m * config.model.channels for m in mult if isinstance(m, int | float)]
     if not mult or len(widths) < len(mult) or any(w < 1 or w != int(w) for w in widths):

@@ -2,8 +2,12 @@
 
 import gc
 import logging
+import re
 import sys
 import warnings
+
+_WAITED = re.compile(r"Waiting for previous save to complete took ([\d.]+) seconds")
+LONG_S = 10  # that a run may wait for a checkpoint before it is told
 
 
 class Quiet:
@@ -59,6 +63,13 @@ class Quiet:
 
     @staticmethod
     def _shorten(record):
+        waited = _WAITED.search(record.getMessage())
+        if waited and float(waited[1]) < LONG_S:
+            return False
+        if waited:
+            record.msg = f"{waited[1]} s lost in writing: raise config.log.checkpoint_every"
+            record.args = ()
+            return True
         if "orbax" in record.pathname:
             record.msg = " ".join(record.getMessage().split())[:300].replace("%", "%%")
             record.args, record.exc_info, record.exc_text = (), None, None

@@ -11,6 +11,7 @@ from tada_jax.system import backend, figures
 from tada_jax.system.paths import write_whole
 from tada_jax.training import memory
 from tada_jax.training import workdir as workdirs
+from tada_jax.training.resume import params_of_another_run
 from tada_jax.training.step import state_shapes
 from tada_jax.weights import load
 
@@ -46,8 +47,12 @@ def describe(config):
 
 
 def _weights(planned, shapes):
-    """Lines on the weights of others that a run begins with; none without."""
+    """Lines on the weights of others, or the other run, that a run begins with; none without."""
     config = planned.config
+    if config.init.weights is None and config.init.workdir is not None:
+        params_of_another_run(config, shapes)
+        c = config.init
+        return [f"weights: those of {c.workdir}, checkpoint {c.checkpoint}"]
     if config.init.weights is None:
         return []
     parts = planned.parts

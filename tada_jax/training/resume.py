@@ -39,7 +39,7 @@ def resume_or_init(checkpoints, planned, say):
             say(line)
         params = found.params
     elif config.init.workdir is not None:
-        params = _params_of_another_run(config, state.params)
+        params = params_of_another_run(config, state.params)
     else:
         return state
     params = jax.device_put(params, sharding.params)
@@ -67,8 +67,12 @@ def _check_data(checkpoints, step, planned):
         )
 
 
-def _params_of_another_run(config, like):
-    """The parameters to begin fine-tuning with.
+def params_of_another_run(config, like):
+    """The parameters to begin fine-tuning with, of `config.init.workdir`.
+
+    Args:
+      config: of the run that begins.
+      like: arrays or shapes as of its parameters.
 
     Raises:
       UserError: if the other run cannot be read, or its network has other shapes.

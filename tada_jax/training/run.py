@@ -184,11 +184,12 @@ class Run:
                 [s for s in steps for _ in widths], gammas * len(steps), step, gamma
             )
             if error > 0.1:
+                known = " or ".join(map(str, widths))
+                nearer = "" if width in widths else f"a width nearer to {known}, and "
                 raise UserError(
                     f"the snapshots in {snapshots.path} do not give an average of width {width:g} "
-                    f"at step {step:,}: they would miss it by {error:.0%}; choose a width nearer "
-                    f"to {' or '.join(map(str, widths))}, and a step with a snapshot, as "
-                    f"{max(steps)}"
+                    f"at step {step:,}: they would miss it by {error:.0%}; choose "
+                    f"{nearer}a step with a snapshot, as {max(steps)}"
                 )
             return ema.combine(stored, factors)
         except (ValueError, Damaged) as e:

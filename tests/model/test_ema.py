@@ -120,7 +120,7 @@ def test_a_run_keeps_snapshots_and_gives_any_average_back(tracked):
         ((0.5,), "width"),
         ((0.1, 7), "not covered"),
         ((0.1, 1), "not covered"),
-        ((0.01, 6), "miss it by"),
+        ((0.01, 6), "miss it by .*; choose a width nearer to .*, and a step with a snapshot"),
     ):
         with pytest.raises(UserError, match=message):
             run.posthoc_ema(*arguments)

@@ -23,6 +23,15 @@ def test_tasks_of_orbax_that_nobody_waits_for_are_not_shown(entered, caplog):
     assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["mine.py:1>"]
 
 
+def test_waiting_for_a_checkpoint_is_told_with_its_remedy_and_only_if_long(entered, caplog):
+    logger = logging.getLogger("absl")
+    for seconds in ("1.280582", "61.5"):
+        logger.warning("Waiting for previous save to complete took %s seconds. If ...", seconds)
+    assert [record.getMessage() for record in caplog.records] == [
+        "61.5 s lost in writing: raise config.log.checkpoint_every"
+    ]
+
+
 def test_any_other_task_is_shown(entered, caplog):
     async def fail():
         raise ValueError("mine")

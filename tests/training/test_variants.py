@@ -162,6 +162,18 @@ def test_fine_tuning_refuses_another_network(finished, tmp_path):
     with pytest.raises(UserError, match=r"another network: .*\(.*\) there and .*here") as e:
         loop.train(config, tmp_path)
     assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match="another network"):
+        describe(config)
+
+
+def test_describing_says_what_a_run_begins_with_or_refuses_it(finished):
+    _, folder, _ = finished
+    text = describe(tiny.config(init__workdir=str(folder)))
+    assert f"weights: those of {folder}, checkpoint latest" in text
+    with pytest.raises(UserError, match="holds no checkpoint '7'"):
+        describe(tiny.config(init__workdir=str(folder), init__checkpoint="7"))
+    with pytest.raises(UserError, match="/nowhere holds no run"):
+        describe(tiny.config(init__workdir="/nowhere"))
 
 
 def test_describing_a_run_writes_nothing(tmp_path, monkeypatch):
@@ -179,7 +191,7 @@ def test_fine_tuning_between_methods_and_formulations(finished):
     plain = tada_jax.load_run(folder).ema_params
     config = tiny.config("ar", init__workdir=str(folder))
     like = tiny.params(build.parts(config, (8, 8, 1)))
-    found = resume._params_of_another_run(config, like)
+    found = resume.params_of_another_run(config, like)
     assert not found["params"]["condition_in"]["kernel"].any()
     tiny.assert_trees_equal(unet.with_condition(found, None), plain)
     tiny.assert_trees_equal(unet.with_condition(found, plain), plain)
@@ -188,6 +200,6 @@ def test_fine_tuning_between_methods_and_formulations(finished):
         ({"diffusion__parameterisation": "v"}, "parameterisation='eps'.*'v'"),
     ):
         with pytest.raises(UserError, match=message):
-            resume._params_of_another_run(tiny.config(init__workdir=str(folder), **fields), like)
+            resume.params_of_another_run(tiny.config(init__workdir=str(folder), **fields), like)
     linear = tiny.config("ar", init__workdir=str(folder), schedule__name="linear")
-    tiny.assert_trees_equal(resume._params_of_another_run(linear, like), found)
+    tiny.assert_trees_equal(resume.params_of_another_run(linear, like), found)
