@@ -315,12 +315,26 @@ def _any(draws):
     return jnp.any(jnp.concatenate([jnp.ravel(d) for d in draws]) != 0)
 
 
+def _check(x, w, policy, *, images):
+    """Refuses what is no image and no strength of one, or of `images` (a tuple of their number)."""
+    k, given = len(policy.ops), f"{x.dtype}{list(x.shape)}"
+    if x.ndim != 3 + len(images) or not jnp.issubdtype(x.dtype, jnp.floating):
+        axes = "[B,H,W,C]" if images else "[H,W,C]"
+        raise ValueError(f"x must be floats {axes} in [-1, 1], got {given}")
+    if x.shape[-1] not in (1, 3) and not COLOR.keys().isdisjoint(policy.ops):
+        raise ValueError(f"x must have 1 or 3 channels for operations on colours, got {given}")
+    if jnp.shape(w) not in (images, (*images, k)):
+        wanted = f"[B] or [B,{k}] for B={images[0]} images" if images else f"a scalar or [{k}]"
+        raise ValueError(f"w must be {wanted}, got {list(jnp.shape(w))}")
+
+
 def augment(rng, x, w, policy=Policy(), *, return_labels=False):
     """Augments one image with strength w.
 
     Args:
       rng: a typed key.
-      x: float image [H,W,C] in [-1, 1], C = 1 or 3. The result is not clipped.
+      x: float image [H,W,C] in [-1, 1], of 1 or 3 channels; of any, where colours stay. The result
+        is not clipped.
       w: strength in [0, 1], a scalar; or [len(policy.ops)], one for each of them. With w = 0 and
         `xflip_p` = 0, x comes back bit for bit.
       policy: the `Policy`; its numbers may be traced.
@@ -328,7 +342,12 @@ def augment(rng, x, w, policy=Policy(), *, return_labels=False):
 
     Returns:
       The augmented image [H,W,C], or (image, labels [policy.label_size]).
+
+    Raises:
+      ValueError: for an image of integers, one whose channels are no colours where the policy
+        changes those, or a w of another shape.
     """
+    _check(x, w, policy, images=())
     draws = draw(rng, w, policy)
     y = apply(x, draws)
     return (y, labels(draws, policy, x.shape)) if return_labels else y
@@ -338,16 +357,9 @@ def augment_batch(rng, x, w, policy=Policy(), *, return_labels=False):
     """`augment` of every image [B,H,W,C] with a key of its own; w [B] or [B,len(policy.ops)].
 
     Raises:
-      ValueError: for images that are not floats (they lie in [-1, 1]), or whose channels are no
-        colours where the policy changes those, or a w of another length.
+      ValueError: as `augment`.
     """
-    k, given = len(policy.ops), f"{x.dtype}{list(x.shape)}"
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be floats [B,H,W,C] in [-1, 1], got {given}")
-    if x.shape[-1] not in (1, 3) and not COLOR.keys().isdisjoint(policy.ops):
-        raise ValueError(f"x must have 1 or 3 channels for operations on colours, got {given}")
-    if jnp.shape(w) not in ((len(x),), (len(x), k)):
-        raise ValueError(f"w must be [B] or [B,{k}] for B={len(x)} images, got {jnp.shape(w)}")
+    _check(x, w, policy, images=x.shape[:1])
     keys = jax.random.split(rng, x.shape[0])
 
     def one(key, image, w):

@@ -338,15 +338,29 @@ def test_refuses(options, message):
         (np.zeros((2, 8, 8, 3), np.uint8), np.ones(2), r"floats .* got uint8\[2, 8, 8, 3\]"),
         (np.zeros((8, 8, 3), np.float32), 1.0, r"\[B,H,W,C\]"),
         (np.zeros((2, 8, 8, 2), np.float32), np.ones(2), "1 or 3 channels"),
-        (np.zeros((2, 8, 8, 3), np.float32), 1.0, r"w must be \[B\] .* B=2 .* got \(\)"),
-        (np.zeros((2, 8, 8, 3), np.float32), np.ones(3), r"B=2 .* got \(3,\)"),
-        (np.zeros((2, 8, 8, 3), np.float32), np.ones((2, 3)), r"\[B,8\] .* got \(2, 3\)"),
+        (np.zeros((2, 8, 8, 3), np.float32), 1.0, r"w must be \[B\] .* B=2 .* got \[\]"),
+        (np.zeros((2, 8, 8, 3), np.float32), np.ones(3), r"B=2 .* got \[3\]"),
+        (np.zeros((2, 8, 8, 3), np.float32), np.ones((2, 3)), r"\[B,8\] .* got \[2, 3\]"),
     ],
 )
 def test_a_batch_is_refused_in_one_line(x, w, message):
     with pytest.raises(ValueError, match=message) as e:
         augment_batch(jax.random.key(0), x, w)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "message"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), 1.0, r"floats \[H,W,C\] .* got uint8"),
+        (np.zeros((1, 8, 8, 3), np.float32), 1.0, r"floats \[H,W,C\]"),
+        (np.zeros((8, 8, 2), np.float32), 1.0, "1 or 3 channels"),
+        (np.zeros((8, 8, 3), np.float32), np.ones(2), r"a scalar or \[8\], got \[2\]"),
+    ],
+)
+def test_an_image_is_refused_in_one_line(x, w, message):
+    with pytest.raises(ValueError, match=message):
+        augment(jax.random.key(0), x, w)
 
 
 def test_latents_of_any_channels_may_move():

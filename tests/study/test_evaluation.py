@@ -135,7 +135,7 @@ def test_measuring_needs_a_run_and_held_out_images(tmp_path, finished_moves):
     with pytest.raises(UserError, match="no run"):
         tada_jax.evaluate(config(), tmp_path)
     bare = config(data__test_fraction=0.0)
-    with pytest.raises(UserError, match="needs held-out images, and there are 0"):
+    with pytest.raises(UserError, match="needs at least 10 held-out images, and there are 0"):
         judges.of_plan(plan(bare))
 
 

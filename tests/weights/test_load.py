@@ -371,7 +371,7 @@ def test_a_configuration_for_the_weights(tmp_path):
     assert config.model.channels == 8 and not config.model.resblock_updown
     assert config.schedule.name == "cosine" and config.schedule.total_timesteps == 4000
     assert config.schedule.rescale_timesteps and config.diffusion.variance == "fixed_large"
-    with pytest.raises(ValueError, match="does not tell its resolution"):
+    with pytest.raises(UserError, match="does not tell its resolution"):
         finetune.get_config(str(path))
-    with pytest.raises(ValueError, match="name the weights"):
+    with pytest.raises(UserError, match="name the weights"):
         finetune.get_config()
