@@ -37,14 +37,13 @@ def load(options: Options) -> Dataset:
     with contextlib.ExitStack() as stack:
         files = list_files(path, stack)
         if not files.names:
-            others = by_ending(files.others) if files.others else ""
-            found = (
-                f"holds no images, only other files ({others})"
-                if others
-                else "holds no images, and no other files"
+            others = (
+                f"only other files ({by_ending(files.others)})"
+                if files.others
+                else "nothing at all"
             )
             raise UserError(
-                f"data.path={path} {found}; "
+                f"data.path={path} holds no images, {others}; "
                 f"images are files that end in {', '.join(images.ENDINGS)}"
             )
         pixels, facts = decoding.decoded(files, options, path)

@@ -242,9 +242,10 @@ def test_mistakes_in_options(tmp_path, field, value):
 
 
 def test_nothing_there(tmp_path):
-    assert "does not exist" in error(tmp_path / "nowhere")
+    missing = error(tmp_path / "nowhere")
+    assert "does not exist; a run whose data have moved goes on with --config.data.path" in missing
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in error(tmp_path / "empty")
+    assert "holds no images, nothing at all; " in error(tmp_path / "empty")
     assert "only other files (.txt 1)" in error(
         write(tmp_path / "text", {"a.txt": b"", ".b.png": b""})
     )
