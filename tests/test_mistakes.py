@@ -243,7 +243,7 @@ DIGITS = "--config=configs/digits_tada.py"
         ("--config.train.nonfinite=ignore", "nonfinite"),
         ("--config.log.best_metric=fid", "best_metric.*test_mse"),
         ("--config.sample.checkpoint=first", "sample.checkpoint"),
-        ("--config.init.workdir=/nowhere", "/nowhere holds no run"),
+        ("--config.init.workdir=/nowhere", "init.workdir=/nowhere: /nowhere holds no run"),
         ("--config.train.batch_size=0", "batch_size=0"),
         ("--config.train.total_steps=long", "total_steps=long.*nor auto"),
         ("--config.train.ema_decay=1.5", "ema_decay"),

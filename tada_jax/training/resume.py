@@ -78,7 +78,10 @@ def params_of_another_run(config, like):
       UserError: if the other run cannot be read, or its network has other shapes.
     """
     c = config.init
-    run = load_run(c.workdir, checkpoint=c.checkpoint)
+    try:
+        run = load_run(c.workdir, checkpoint=c.checkpoint)
+    except UserError as e:
+        raise UserError(f"config.init.workdir={c.workdir}: {e}") from e
     for field in ("schedule.name", "diffusion.parameterisation"):
         section, _, name = field.partition(".")
         mine, theirs = config[section][name], run.config[section][name]

@@ -172,7 +172,7 @@ def test_describing_says_what_a_run_begins_with_or_refuses_it(finished):
     assert f"weights: those of {folder}, checkpoint latest" in text
     with pytest.raises(UserError, match="holds no checkpoint '7'"):
         describe(tiny.config(init__workdir=str(folder), init__checkpoint="7"))
-    with pytest.raises(UserError, match="/nowhere holds no run"):
+    with pytest.raises(UserError, match="config.init.workdir=/nowhere: /nowhere holds no run"):
         describe(tiny.config(init__workdir="/nowhere"))
 
 
