@@ -138,6 +138,15 @@ def small_networks():
 
 
 @contextlib.contextmanager
+def _no_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tada_jax.training.describe", "tada_jax.training.observe"):
+            if name in sys.modules:
+                patch.setattr(sys.modules[name], "figures", NoFigures())
+        yield
+
+
+@contextlib.contextmanager
 def _whole():
     from tada_jax.model import unet
     from tada_jax.setup import build
@@ -174,11 +183,8 @@ def forked(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_figures():
-    """Runs inside tests draw none, for they take seconds; those of shared fixtures do."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("tada_jax.training.describe", "tada_jax.training.observe"):
-            if name in sys.modules:
-                patch.setattr(sys.modules[name], "figures", NoFigures())
+    """Runs inside tests draw none, for they take seconds; that of the fixture `finished` does."""
+    with _no_figures():
         yield
 
 
@@ -190,18 +196,22 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_moves(tmp_path_factory):
-    """The same, of digits that move."""
-    from tests import tiny
-
-    return _finished(tmp_path_factory, augment__ops=tiny.MOVES)
+    """The same, of digits that move; without figures."""
+    return _finished_moves(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def finished_unet(tmp_path_factory, small_networks):
     """The same, of a UNet and of digits that move: for tests of a `whole_network`."""
+    with _whole():
+        return _finished_moves(tmp_path_factory)
+
+
+def _finished_moves(tmp_path_factory):
+    from tada_jax.training import loop  # noqa: F401 (what draws must be there to be kept from it)
     from tests import tiny
 
-    with _whole():
+    with _no_figures():
         return _finished(tmp_path_factory, augment__ops=tiny.MOVES)
 
 

@@ -58,8 +58,9 @@ def finish(figure, title):
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             _limit_ticks(axis)
+    layout = figure.get_layout_engine()
     for _ in range(3):  # broken lines take room from the panels
-        figure.get_layout_engine().execute(figure)
+        layout.execute(figure)
         broken = [
             _break(text, 0.95 * limit, renderer)
             for axes in figure.axes
@@ -71,6 +72,9 @@ def finish(figure, title):
         ]
         if not any(broken):
             break
+    else:
+        layout.execute(figure)
+    figure.set_layout_engine("none")  # saving would lay it out anew, and draw it twice for that
     return figure
 
 

@@ -304,10 +304,10 @@ def test_quick_metrics_are_logged_and_choose_the_best_checkpoint(watched):
     assert tada_jax.load_run(workdir, checkpoint="best").step == best[1]
 
 
-def test_quick_metrics_are_drawn(watched, finished_moves):
+def test_quick_metrics_are_drawn(watched, finished):
     with Image.open(watched[1] / "quality.png") as image:
         assert min(image.size) > 300
-    assert not (finished_moves[1] / "quality.png").exists()  # that run took none
+    assert not (finished[1] / "quality.png").exists()  # that run took none
 
 
 def test_quick_metrics_change_nothing_in_the_training(watched, finished_moves):

@@ -73,7 +73,7 @@ def start(runs, logs, *, devices=4):
 
 
 MEASURED = {"log__metrics_every": 6, "log__metrics_count": 8, "evaluate__fit_steps": 1}
-MEASURED |= {"evaluate__extractor": "pixels", "train__stop": "window", "augment__ops": tiny.MOVES}
+MEASURED |= {"evaluate__extractor": "pixels", "train__stop": "window"}
 ENDLESS = {"train__total_steps": 100_000, "log__every": 10_000}
 ENDLESS |= {f"log__{what}_every": 100_000 for what in ("eval", "sample", "checkpoint")}
 RUNS = {"measured": MEASURED, "fed": {"data__device_gib": 0.0}, "endless": ENDLESS}
@@ -107,8 +107,8 @@ def together(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["measured", "fed"])
-def test_two_processes_equal_one(name, finished, finished_moves, together):
-    _, alone, state = finished_moves if name == "measured" else finished
+def test_two_processes_equal_one(name, finished, together):
+    _, alone, state = finished
     workdir, (first, second) = together[name]
     assert "8 x cpu" in first  # devices of both
     assert "step" not in second  # one writer
