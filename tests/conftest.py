@@ -35,7 +35,7 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # nobody looks w
 
 import jax  # noqa: E402 (not before the environment is set)
 
-from tada_jax.system import figures, garbage, memo  # noqa: E402 (not before the environment is set)
+from tada_jax.system import garbage, memo  # noqa: E402 (not before the environment is set)
 from tada_jax.training import heldout  # noqa: E402 (not before the environment is set)
 
 # What compiled programs are made of: whoever changes it shares none with other tests.
@@ -119,13 +119,6 @@ def no_process_grows(allowance):
         allowance["bytes"] = max(MOST_BYTES, resident_bytes() + MORE_BYTES)
 
 
-class NoFigures:
-    """`system.figures`, but that nothing is drawn."""
-
-    def __getattr__(self, name):
-        return (lambda *a, **k: None) if name.endswith("_figure") else getattr(figures, name)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def small_networks():
     """Runs inside tests train `tiny.SmallNet`; those by main.py, and of `whole_network`, a UNet."""
@@ -139,10 +132,12 @@ def small_networks():
 
 @contextlib.contextmanager
 def _no_figures():
+    from tests import tiny
+
     with pytest.MonkeyPatch.context() as patch:
         for name in ("tada_jax.training.describe", "tada_jax.training.observe"):
             if name in sys.modules:
-                patch.setattr(sys.modules[name], "figures", NoFigures())
+                patch.setattr(sys.modules[name], "figures", tiny.NoFigures())
         yield
 
 

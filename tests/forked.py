@@ -25,10 +25,13 @@ for line in sys.stdin:
         for limit, value in case["limits"].items():
             import resource
             resource.setrlimit(getattr(resource, limit), (value, value))
-        if case.get("small"):  # as of the fixture `small_networks`
+        if case["small"]:  # as of the fixtures `small_networks` and `no_figures`
             from tada_jax.setup import build
+            from tada_jax.training import describe, observe
             from tests import tiny
             build.unet.UNet = tiny.SmallNet
+            if not case["drawn"]:
+                describe.figures = observe.figures = tiny.NoFigures()
         sys.argv = ["main.py", *case["arguments"]]
         code = 0
         try:
@@ -67,14 +70,15 @@ class Forked:
             text=True,
         )
 
-    def __call__(self, *arguments, limits=(), small=False, **environment):
+    def __call__(self, *arguments, limits=(), small=False, drawn=False, **environment):
         """Runs main.py.
 
         Args:
           *arguments: of the command line.
           limits: {name of the module `resource`: bound}; `SECONDS` of the processor's time, if
             nothing else is said.
-          small: whether networks are `tiny.SmallNet`.
+          small: whether networks are `tiny.SmallNet`, and figures are left out.
+          drawn: whether there are figures all the same.
           **environment: variables that differ.
         """
         case = {
@@ -83,6 +87,7 @@ class Forked:
             "limits": {"RLIMIT_CPU": SECONDS} | dict(limits),
             "output": str(self._output),
             "small": small,
+            "drawn": drawn,
         }
         self._process.stdin.write(json.dumps(case) + "\n")
         self._process.stdin.flush()

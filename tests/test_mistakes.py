@@ -438,7 +438,8 @@ def test_a_disk_on_which_files_cannot_grow(size, forked, tmp_path):
     """RLIMIT_FSIZE is the full disk that a test can have: writing fails in the middle."""
     arguments = (f"--workdir={tmp_path / 'run'}", "--config.model.channels=32")
     limits, cache = {"RLIMIT_FSIZE": size}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    code, output = forked(DIGITS, *tiny.FLAGS, *arguments, limits=limits, small=True, **cache)
+    how = {"limits": limits, "small": True, "drawn": True}
+    code, output = forked(DIGITS, *tiny.FLAGS, *arguments, **how, **cache)
     assert code not in (0, 70) and "Traceback" not in output, output
     assert len(output.splitlines()) < 60  # the report, progress, and one line
     (line,) = (line for line in output.splitlines() if line.startswith("error: "))

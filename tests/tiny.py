@@ -11,7 +11,7 @@ from configs import digits_tada
 from tada_jax.model import unet
 from tada_jax.setup import build
 from tada_jax.setup.plan import load_data
-from tada_jax.system import backend
+from tada_jax.system import backend, figures
 from tada_jax.training import step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -103,6 +103,13 @@ class NormedNet(SmallNet):
     """The same with a normalisation: for tests whose network is to learn."""
 
     normalises = True
+
+
+class NoFigures:
+    """`system.figures`, but that nothing is drawn."""
+
+    def __getattr__(self, name):
+        return (lambda *a, **k: None) if name.endswith("_figure") else getattr(figures, name)
 
 
 def at_once(function, *arguments):

@@ -1,14 +1,15 @@
 """Every configuration file: it builds, and its figures are those of the paper."""
 
+import functools
 import importlib
-import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import base, ffhq64_tada
-from tada_jax.model import continuous, schedule
+from tada_jax.model import continuous, schedule, unet
 from tada_jax.setup import build
 from tada_jax.system import backend
 from tada_jax.training import memory
@@ -34,20 +35,32 @@ def test_every_configuration_builds(name):
     assert set(config.to_dict()) == set(base.get_config().to_dict())  # nothing invented
 
 
+@functools.cache
+def count(network, side):
+    """Parameters of a network for images of `side` pixels, all of which are float32."""
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    params = jax.eval_shape(network.init, jax.random.key(0), image, jax.ShapeDtypeStruct((1,), int))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    return unet.count_parameters(params)
+
+
+OF_256 = {"channels": 128, "channel_mult": (1, 1, 2, 2, 4, 4)}
+
+
 @pytest.mark.parametrize(
-    ("name", "variant", "side", "count"),
+    ("name", "variant", "side", "options", "wanted"),
     [
-        ("ffhq64_tada", "17m", 64, 17_060_934),
-        ("ffhq64_tada", "", 64, 68_159_622),
-        ("ffhq64_tada", "1k-95m-hflip", 64, 95_091_078),
-        ("ffhq256_tada", "tada", 256, 93_563_910),
-        ("afhq256_finetune", "tada", 256, 93_563_910),
+        ("ffhq64_tada", "17m", 64, {"channels": 64, "num_res_blocks": 1}, 17_060_934),
+        ("ffhq64_tada", "", 64, {"channels": 128, "num_res_blocks": 1}, 68_159_622),
+        ("ffhq64_tada", "1k-95m-hflip", 64, {"channels": 128, "num_res_blocks": 2}, 95_091_078),
+        ("ffhq256_tada", "tada", 256, OF_256, 93_563_910),
+        ("afhq256_finetune", "tada", 256, OF_256, 93_563_910),
     ],
 )
-def test_the_papers_networks(name, variant, side, count):
-    parts = build.parts(get_config(name, variant), (side, side, 3))
-    params = jax.eval_shape(lambda: parts.init_params(jax.random.key(0)))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
+def test_the_papers_networks(name, variant, side, options, wanted):
+    network = build.parts(get_config(name, variant), (side, side, 3)).network
+    assert network == unet.UNet(out_channels=6, **options)
+    assert count(network, side) == wanted
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "tada" in name])
