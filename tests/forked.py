@@ -19,8 +19,8 @@ for line in sys.stdin:
     case = json.loads(line)
     child = os.fork()
     if not child:
-        out = os.open(case["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(out, 1), os.dup2(out, 2)
+        for stream, path in enumerate(case["outputs"], 1):
+            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
         os.environ.update(case["environment"])
         for limit, value in case["limits"].items():
             import resource
@@ -60,7 +60,7 @@ class Forked:
 
     def __init__(self, folder):
         flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-        self._output = folder / "output"
+        self._outputs = folder / "output", folder / "error"
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
             cwd=tiny.ROOT,
@@ -70,7 +70,7 @@ class Forked:
             text=True,
         )
 
-    def __call__(self, *arguments, limits=(), small=False, drawn=False, **environment):
+    def __call__(self, *arguments, limits=(), small=False, drawn=False, apart=False, **environment):
         """Runs main.py.
 
         Args:
@@ -79,20 +79,24 @@ class Forked:
             nothing else is said.
           small: whether networks are `tiny.SmallNet`, and figures are left out.
           drawn: whether there are figures all the same.
+          apart: whether to return (exit code, standard output, standard error).
           **environment: variables that differ.
         """
         case = {
             "arguments": [*map(str, arguments)],
             "environment": environment,
             "limits": {"RLIMIT_CPU": SECONDS} | dict(limits),
-            "output": str(self._output),
+            "outputs": [str(self._outputs[0]), str(self._outputs[apart])],
             "small": small,
             "drawn": drawn,
         }
+        for path in self._outputs:
+            path.write_text("")
         self._process.stdin.write(json.dumps(case) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        return code, self._output.read_text()
+        said, error = (path.read_text() for path in self._outputs)
+        return (code, said, error) if apart else (code, said)
 
     def close(self):
         """Ends the process that the others are forked from."""

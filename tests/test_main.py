@@ -42,12 +42,12 @@ def test_trains_and_samples(forked, tmp_path):
     assert np.load(npz)["arr_0"].shape == (4, 8, 8, 1)
     assert len(list(pathlib.Path(folder).glob("00000?.png"))) == 4
     again = ("--config.sample.seed=5", "--mode=sample", "--workdir", tmp_path)  # and no --config
-    code, said = forked(*again)
-    assert code == 0, said
-    assert said.split()[-3:] == [folder, grid, npz] and "4 of 4 images are there already" in said
-    code, said = forked("--dry_run", *args)
-    assert code == 0, said
-    assert "train.batch_size = 8" in said and "GiB a device" in said
+    code, out, err = forked(*again, apart=True)
+    assert code == 0, err
+    assert out.split() == [folder, grid, npz] and "4 of 4 images are there already" in err
+    code, out, err = forked("--dry_run", *args, apart=True)
+    assert code == 0, err
+    assert "train.batch_size = 8" in out and "GiB a device" in out
 
 
 def test_a_folder_of_grey_pictures_that_are_not_square(forked, tmp_path):
