@@ -8,6 +8,8 @@ when it has begun to copy, which is read off those looks by the rules of tada_ja
 or after 8,000 steps. docs/when_to_stop.md has the result.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base, digits_tada
 
 
@@ -16,6 +18,7 @@ def get_config(variant="whole"):
     c = digits_tada.get_config()
     c.data.test_fraction = 0.4
     c.compare.methods = ("none", "constant", "tada")
+    c.compare.variants.weighted = ConfigDict(dict(tada=dict(schedule="weighted", budget=16.0)))
     c.compare.train_sizes = (50, 100, 200)
     c.compare.seeds = (0, 1, 2)
     c.train.total_steps = 8000

@@ -7,6 +7,8 @@ Google's emoji, of all kinds, at 32x32; 40% of 1,906 are held out. As configs/di
 the band from each training set (tada.band=auto).
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
@@ -40,6 +42,7 @@ def get_config():
     c.evaluate.count = 300
     c.evaluate.fit_steps = 400
     c.compare.methods = ("none", "constant", "tada", "weighted", "ambient")
+    c.compare.variants.weighted = ConfigDict(dict(tada=dict(schedule="weighted", budget=16.0)))
     c.compare.train_sizes = (100, 300)
     c.compare.seeds = (0, 1)
     return c

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from configs import base, ffhq64_tada
 from tada_jax.model import continuous, schedule, unet
 from tada_jax.setup import build
+from tada_jax.study import comparison
 from tada_jax.system import backend
 from tada_jax.training import memory
 from tada_jax.training.step import init_state
@@ -33,6 +35,16 @@ def test_every_configuration_builds(name):
     parts = build.parts(config, (side, side, channels), 10)
     assert parts.policy.p == 0.8
     assert set(config.to_dict()) == set(base.get_config().to_dict())  # nothing invented
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_grid_that_is_shipped_can_be(name, tmp_path):
+    """Also of the words that its own docstring names."""
+    module = importlib.import_module(f"configs.{name}")
+    words = re.findall(rf"configs/{name}\.py:(\S+) --mode=compare", module.__doc__)
+    for word in ("", *words):
+        config = module.get_config(word) if word else module.get_config()
+        assert len(comparison.grid(config, tmp_path)) > 1
 
 
 @functools.cache
