@@ -32,7 +32,11 @@ from tests import tiny
 def test_images_on_disk_are_trained_on_in_the_same_order(finished, tmp_path):
     _, _, whole = finished
     fed = loop.train(tiny.config(data__device_gib=0.0), tmp_path / "fed")
-    tiny.assert_trees_equal(fed, whole)
+    if jax.__version__.startswith("0.10."):
+        tiny.assert_trees_equal(fed, whole)
+    else:  # these are two programs; newer compilers end in another last bit of two of 72 weights
+        for a, b in zip(*map(jax.tree.leaves, (fed, whole))):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     first = tiny.config(data__device_gib=0.0, train__total_steps=4)
     loop.train(first, tmp_path / "resumed")
     resumed = loop.train(tiny.config(data__device_gib=0.0), tmp_path / "resumed")
