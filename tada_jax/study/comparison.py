@@ -137,10 +137,11 @@ def compare(config, workdir, *, extractor=None, say=print):
             results = {each: results[each] for each in cells if each in results}
             if cells[number:] and cells[number].seed != cell.seed and backend.is_first():
                 comparison_report.write(path, config, results, failures)
-        if elsewhere and not waits:
+        idle = len(elsewhere) == len(left)  # nothing was run, which would have taken its time
+        if idle and not waits:
             say(f"waiting for other processes, that are at {len(elsewhere)} of the cells")
-        waits, left = bool(elsewhere), elsewhere
-        if waits:
+        waits, left = idle, elsewhere
+        if idle:
             time.sleep(WAIT)
     if backend.is_first():
         comparison_report.write(path, config, results, failures)

@@ -155,6 +155,23 @@ def test_a_grid_is_shared_with_other_processes(tmp_path, monkeypatch):
         tada_jax.compare(settings, tmp_path, say=said.append)
     assert mine == [] and [cell.method for cell in written[-1]] == ["none", "constant", "tada"]
 
+    # What is done while this one was at its own is not waited for.
+    done.clear(), said.clear()
+    second = filelock.FileLock(tmp_path / ".cells" / cells[1].workdir.name)
+
+    def run_meanwhile(cell, digests, extractor, say):
+        done.update(constant=made["constant"])
+        second.release()
+        return run(cell, digests, extractor, say)
+
+    monkeypatch.setattr(comparison, "_run", run_meanwhile)
+    with other, second:
+        tada_jax.compare(settings, tmp_path, say=said.append)
+    assert mine == ["tada"]
+    assert [text for text in said if "waiting" in text] == [
+        "waiting for other processes, that are at 1 of the cells"
+    ]
+
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / ".cells").write_text("a file")
