@@ -61,6 +61,9 @@ class Run:
         Raises:
           UserError: for an option that cannot be.
         """
+        for name, value in {"count": count, "seed": seed}.items():
+            if not hasattr(value, "__index__"):
+                raise UserError(f"sample: {name}={value!r} must be a whole number")
         if count < 1 or not 0 <= seed < 2**32:
             raise UserError(f"sample: count={count} must be positive, seed={seed} in 0 .. 2^32-1")
         config = self.config.copy_and_resolve_references().unlock()

@@ -34,11 +34,14 @@ def test_samples_of_a_run_with_other_options(finished):
         ({"sampler": "euler"}, "sample.sampler"),
         ({"steps": "many"}, "steps"),
         ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"count": 2.5}, "count=2.5 must be a whole number"),
+        ({"count": 0}, "count=0 must be positive"),
         ({"checkpoint": "best"}, r"load_run\(.*checkpoint='best'\) takes another"),
         ({"ema_width": 0.1}, "has no snapshots for a post-hoc EMA"),  # asked for, and not ignored
     ):
         with pytest.raises(tada_jax.UserError, match=message):
-            run.sample(3, **wrong)
+            run.sample(**{"count": 3} | wrong)
 
 
 def test_damaged_checkpoints_are_passed_over_or_refused(finished, tmp_path):
