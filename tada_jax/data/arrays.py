@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tada_jax.data import levels, named_arrays
-from tada_jax.data.base import Dataset, Options, Split, files_alone, hold_out
+from tada_jax.data.base import Dataset, Options, Split, files_alone, hold_out, not_there
 from tada_jax.data.cache import cached, digest, load_cached
 from tada_jax.data.classes import natural
 from tada_jax.data.labels import of_folders_alone
@@ -69,10 +69,7 @@ def file_of(options: Options) -> pathlib.Path:
     """
     path = expanded(options.path)
     if not path.is_file():
-        raise UserError(
-            f"data.path={options.path} does not exist or is no file; a run whose data have moved "
-            "goes on with --config.data.path of where they are"
-        )
+        raise not_there(options.path, "does not exist or is no file")
     if options.labels not in ("auto", "none"):
         raise of_folders_alone(options.labels)
     files_alone(options, path)

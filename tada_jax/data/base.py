@@ -57,6 +57,14 @@ class Options:
     name: str = ""
 
 
+def not_there(path, what: str = "does not exist") -> UserError:
+    """The refusal of a `data.path` at which there is nothing, or nothing that was meant."""
+    return UserError(
+        f"data.path={path} {what}; a run whose data have moved goes on with --config.data.path of "
+        "where they are"
+    )
+
+
 def files_alone(options: Options, source) -> None:
     """Refuses options that are of image files, where a source has none.
 

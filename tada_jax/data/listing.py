@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 
 from tada_jax.data import images, labels, rasters
+from tada_jax.data.base import not_there
 from tada_jax.data.formats import archives, databases, huggingface
 from tada_jax.data.names import Place, head_of_file, is_hidden, may_be_dicom, read_file
 from tada_jax.system.errors import UserError
@@ -61,10 +62,7 @@ def list_files(path: pathlib.Path, stack: contextlib.ExitStack) -> Files:
             return _of_database(path.parent, stack)
         members = archives.of_zip(path, stack)
     except FileNotFoundError as error:
-        raise UserError(
-            f"data.path={path} does not exist; a run whose data have moved goes on with "
-            "--config.data.path of where they are"
-        ) from error
+        raise not_there(path) from error
     except OSError as error:
         raise UserError(
             f"data.path={path}: {error.filename or path} cannot be read ({error.strerror})"
