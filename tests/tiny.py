@@ -61,6 +61,7 @@ def config(method="tada", **fields):
     c.log.metrics_every = 0
     c.sample.steps = 5
     c.sample.count = 8
+    c.sample.batch_size = 8  # one program, for whatever is drawn
     for name, value in fields.items():
         section, _, field = name.partition("__")
         if field:

@@ -23,7 +23,6 @@ def config(**fields):
         "evaluate__count": 50,
         "evaluate__fit_steps": 2,
         "evaluate__extractor": "pixels",
-        "sample__batch_size": 25,
         "train__total_steps": 3,
         "log__metrics_every": 3,
         "log__metrics_count": 8,

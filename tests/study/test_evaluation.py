@@ -27,7 +27,7 @@ from tests import tiny
 
 
 def config(**fields):
-    small = {"evaluate__count": 50, "evaluate__fit_steps": 2, "sample__batch_size": 25}
+    small = {"evaluate__count": 50, "evaluate__fit_steps": 2}
     return tiny.config(**{"augment__ops": tiny.MOVES} | small | fields)
 
 

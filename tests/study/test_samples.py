@@ -58,7 +58,7 @@ def test_sampling_writes_single_pictures_a_grid_and_an_npz(copied):
     # What is there already is not drawn again.
     (folder / "000002.png").unlink()
     kept = (folder / "000001.png").stat().st_mtime_ns
-    more = {"sample__count": 20, "sample__seed": 3, "sample__batch_size": 8}
+    more = {"sample__count": 20, "sample__seed": 3}
     _, _, npz = sample_files.sample(tiny.config(**more), workdir)
     more = np.load(npz)["arr_0"].astype(int)
     assert len(more) == 20
@@ -69,7 +69,7 @@ def test_sampling_writes_single_pictures_a_grid_and_an_npz(copied):
 
 def test_an_interrupted_call_continues(copied, monkeypatch):
     _, workdir = copied
-    config = tiny.config(sample__count=24, sample__batch_size=8)
+    config = tiny.config(sample__count=24)
     real, drawn = figures.save_png, []
 
     def save_png(path, image):

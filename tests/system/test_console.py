@@ -23,8 +23,19 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def command(*arguments):
-    return [sys.executable, "main.py", "--config=configs/digits_tada.py", *tiny.FLAGS, *arguments]
+# main.py, but with the network of the fixture `small_networks`.
+SMALL = """
+import runpy, sys
+from tada_jax.model import unet
+from tests import tiny
+unet.UNet = tiny.SmallNet
+sys.argv[0] = "main.py"
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
+def command(*arguments, program=("-c", SMALL)):
+    return [sys.executable, *program, "--config=configs/digits_tada.py", *tiny.FLAGS, *arguments]
 
 
 class Broken(io.StringIO):
@@ -150,7 +161,8 @@ def test_a_reader_that_has_seen_enough(tmp_path):
 @pytest.mark.usefixtures("whole_network")
 def test_a_run_without_any_stream(tmp_path):
     """No file of the run gets the number of a stream, so what is meant for one spoils none."""
-    arguments = command(f"--workdir={tmp_path / 'run'}", "--config.method=none")
+    fields = f"--workdir={tmp_path / 'run'}", "--config.method=none"
+    arguments = command(*fields, program=("main.py",))  # nothing is opened before it
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *arguments],
         cwd=tiny.ROOT,
@@ -160,7 +172,6 @@ def test_a_run_without_any_stream(tmp_path):
     assert tada_jax.load_run(tmp_path / "run").step == 3
 
 
-@pytest.mark.usefixtures("whole_network")
 def test_a_terminal_that_is_closed_stops_a_run_that_can_go_on(tmp_path):
     path = tmp_path / "run"
     fields = "--config.method=none", "--config.train.total_steps=3000"

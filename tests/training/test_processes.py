@@ -30,7 +30,6 @@ for workdir, fields in json.loads(sys.argv[1]):
     config = tiny.config(**fields)
     tada_jax.train(config, workdir)
     config.sample.count = 5
-    config.sample.batch_size = 8
     tada_jax.sample(config, workdir)
     if config.log.metrics_every:
         config.evaluate.count = 50
