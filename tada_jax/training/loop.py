@@ -5,16 +5,12 @@
 
 import contextlib
 import errno
-import itertools
 import time
 
 import jax
 import numpy as np
 
 from tada_jax.data import classes
-from tada_jax.data.base import Split
-from tada_jax.data.feed import Feed
-from tada_jax.data.order import HostBatches
 from tada_jax.metrics import judge
 from tada_jax.setup import length
 from tada_jax.setup import strength as strengths
@@ -23,13 +19,14 @@ from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.interrupt import StopRequest
 from tada_jax.system.paths import expanded
+from tada_jax.training import calls
 from tada_jax.training import step as steps
 from tada_jax.training import workdir as workdirs
 from tada_jax.training.alarm import check_finite
 from tada_jax.training.checkpoint import Checkpoints
 from tada_jax.training.describe import draw_beginning, introduce
 from tada_jax.training.observe import Observer, draw_curves, has_left_window, rank_of
-from tada_jax.training.resume import read_back, resume_or_init
+from tada_jax.training.resume import given_params, init, read_back, resume
 from tada_jax.training.session import Session
 
 # In a run of several processes they agree every so many calls on whether one was told to stop.
@@ -69,7 +66,11 @@ def train(config, workdir):
         stack.callback(checkpoints.close)
         progress = logs.Progress(config.train.total_steps, unit="step", active=first)
         stack.callback(progress.end)
-        state = resume_or_init(checkpoints, planned, progress.say)
+        state, compiled = resume(checkpoints, planned, progress.say), None
+        if state is None:
+            params = given_params(planned, progress.say)
+            compiled = calls.compile_first(planned)
+            state = init(planned, params)
         snapshots = None
         if config.ema.widths:
             snapshots = Checkpoints(workdir_, keep=None, folder="ema")
@@ -95,6 +96,8 @@ def train(config, workdir):
             return state
         stop = stack.enter_context(StopRequest())
         observe = Observer(session, stopping=lambda: stop.signal is not None)
+        if compiled:
+            compiled.wait()
         state = _loop(session, state, observe, stop, started)
         checkpoints.wait()
         if snapshots:
@@ -147,28 +150,6 @@ def _one_line_for_disk_errors(workdir):
             f"workdir {workdir}: {'the disk is full' if full else what}; {kept}: {remedy}, and the "
             "same command continues"
         ) from e
-
-
-def _training_data(session, first_step):
-    """Where batches come from: (fetch of `step.make_steps`, arguments of the next call)."""
-    planned = session.plan
-    config, split = planned.config, planned.dataset.train
-    labels = split.labels if planned.parts.network.num_classes else None
-    over_batch = backend.over_batch(planned.mesh)
-    if planned.resident:
-        flat = np.reshape(split.images, (len(split.images), -1))
-        whole = tuple(backend.put_whole(a, planned.mesh) for a in (flat, labels))
-        fetch = steps.resident_batches(config, planned.order, over_batch)
-        return fetch, contextlib.nullcontext(itertools.repeat(whole))
-    key, _ = steps.step_keys(config.seed)
-    batches = HostBatches(key, batch_size=config.train.batch_size, order=planned.order)
-    feed = Feed(Split(split.images, labels), batches, over_batch, first_step=first_step)
-    session.progress.say(
-        f"{planned.image_bytes / backend.GIB:.1f} GiB of images stay on the host, above "
-        f"config.data.device_gib={config.data.device_gib:g}"
-    )
-    fetch = steps.fed_batches(config, planned.order, over_batch, planned.parts)
-    return fetch, contextlib.closing(feed)
 
 
 class _Window:
@@ -231,21 +212,14 @@ def _loop(session, state, observe, stop, started):
     planned, progress = session.plan, session.progress
     config, total, first = planned.config, planned.config.train.total_steps, backend.is_first()
     on_cpu = jax.default_backend() == "cpu"
-    steps_per_call = config.train.steps_per_call or (1 if on_cpu else 10)
-    if not planned.resident:
-        steps_per_call = 1
-
-    fetch, feeding = _training_data(session, int(state.step))
-    advance, seed = steps.make_steps(planned.parts, config, planned.mesh, fetch), config.seed
+    advance, seed = calls.advance(planned), np.uint32(config.seed)
     step = first_step = int(state.step)
-    window, calls, is_read_back = _Window(session, step), 0, False
-    with feeding as batches:
+    window, called, is_read_back = _Window(session, step), 0, False
+    with calls.batches(session, first_step) as batches:
         while step < total:
-            count = steps_per_call if steps_per_call <= steps_to_next_event(step, config) else 1
-            state, window.tally = advance(
-                state, window.tally, np.uint32(seed), *next(batches), count
-            )
-            calls += 1
+            count = calls.count(planned, step)
+            state, window.tally = advance(state, window.tally, seed, *next(batches), count)
+            called += 1
             if on_cpu:  # several host devices deadlock when too many programs are in flight
                 jax.block_until_ready(window.tally)
             if step == first_step:
@@ -256,9 +230,9 @@ def _loop(session, state, observe, stop, started):
             step += count
             stopping = stop.signal is not None
             if jax.process_count() > 1:
-                agree = calls % CALLS_BETWEEN_AGREEMENTS == 0
+                agree = called % CALLS_BETWEEN_AGREEMENTS == 0
                 stopping = agree and backend.any_process(stopping)
-            if steps_to_next_event(step - 1, config) > 1 and not stopping:
+            if calls.to_next_event(step - 1, config) > 1 and not stopping:
                 window.show(step)
                 continue  # nothing is due after this step: the devices run on without waiting
 
@@ -287,15 +261,6 @@ def _loop(session, state, observe, stop, started):
 
 def _is_due(every, step, config):
     return step % every == 0 or step == config.train.total_steps
-
-
-def steps_to_next_event(step, config):
-    """Steps until something other than training happens; at least 1."""
-    log = config.log
-    intervals = [log.every, log.eval_every, log.sample_every, log.checkpoint_every]
-    intervals += [log.metrics_every] if log.metrics_every else []
-    intervals += [config.ema.snapshot_every] if config.ema.widths else []
-    return min(config.train.total_steps - step, *(n - step % n for n in intervals))
 
 
 def _meta(planned):

@@ -16,34 +16,45 @@ from tada_jax.training.run import load_run
 from tada_jax.weights import load
 
 
-def resume_or_init(checkpoints, planned, say):
-    """The state of the newest checkpoint that is whole, or a fresh one."""
-    config, widths = planned.config, planned.config.ema.widths
-    sharding = steps.state_sharding(planned.parts, config, planned.mesh)
-    shapes = steps.state_shapes(planned.parts, config)
+def resume(checkpoints, planned, say):
+    """The state of the newest checkpoint that is whole; None where there is none."""
+    sharding = steps.state_sharding(planned.parts, planned.config, planned.mesh)
+    shapes = steps.state_shapes(planned.parts, planned.config)
     step, state, damaged = restore_one(checkpoints, "latest", shapes, sharding)
     if state is not None:
         _check_data(checkpoints, step, planned)
     for bad, reason in damaged.items():
         aside = checkpoints.set_aside(bad)
         say(f"warning: the checkpoint of step {bad:,} is damaged ({reason}): moved to {aside}")
-    if state is not None:
-        return state
     stale = checkpoints.path.parent / "ema"  # of a run whose checkpoints are gone
-    if backend.is_first() and stale.is_dir() and any(stale.iterdir()):
+    if state is None and backend.is_first() and stale.is_dir() and any(stale.iterdir()):
         say(f"warning: {stale} is of another run: moved to {move_aside(stale)}")
-    state = steps.fresh_state(planned.parts, config, planned.mesh)
+    return state
+
+
+def given_params(planned, say):
+    """The parameters that a run begins with by `config.init`; None if it begins with its own."""
+    config = planned.config
+    shapes = steps.state_shapes(planned.parts, config).params
     if config.init.weights is not None:
-        found = load.load(config, planned.parts.network, planned.parts.image_shape, shapes.params)
+        found = load.load(config, planned.parts.network, planned.parts.image_shape, shapes)
         for line in found.lines:
             say(line)
-        params = found.params
-    elif config.init.workdir is not None:
-        params = params_of_another_run(config, state.params)
-    else:
+        return found.params
+    return None if config.init.workdir is None else params_of_another_run(config, shapes)
+
+
+def init(planned, params=None):
+    """The state that a run begins with, on its devices; with `params` unless they are None."""
+    config = planned.config
+    state = steps.fresh_state(planned.parts, config, planned.mesh)
+    if params is None:
         return state
+    sharding = steps.state_sharding(planned.parts, config, planned.mesh)
     params = jax.device_put(params, sharding.params)
-    ema_params, *power_emas = (jax.tree.map(lambda a: a + 0, params) for _ in (0, *widths))
+    ema_params, *power_emas = (
+        jax.tree.map(lambda a: a + 0, params) for _ in (0, *config.ema.widths)
+    )
     return dataclasses.replace(
         state, params=params, ema_params=ema_params, power_emas=tuple(power_emas)
     )

@@ -1,0 +1,32 @@
+"""A program that is compiled by a thread of its own, while its arguments are still being made."""
+
+import threading
+
+
+class Ahead:
+    """Traces a jitted function for a call that is to come, and has it compiled meanwhile.
+
+    Only compiling, which needs no Python, is left to the thread. JAX keeps what was compiled: the
+    call finds it if its arguments are as was said, and compiles anew if they are not. What goes
+    wrong while compiling goes wrong in the call again, where it is seen to.
+
+    Args:
+      function: of `jax.jit`.
+      arguments: of the call: values, or a `jax.ShapeDtypeStruct` with a sharding for an array.
+    """
+
+    def __init__(self, function, *arguments):
+        lowered = function.lower(*arguments)
+        self._thread = threading.Thread(target=self._compile, args=(lowered,))
+        self._thread.start()
+
+    @staticmethod
+    def _compile(lowered):
+        try:
+            lowered.compile()
+        except Exception:
+            return
+
+    def wait(self):
+        """Returns when the function is compiled."""
+        self._thread.join()
