@@ -37,11 +37,13 @@ from jax.experimental import topologies  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
+from tada_jax.data.base import Dataset, Split  # noqa: E402
 from tada_jax.data.order import shuffled  # noqa: E402
 from tada_jax.model.sampler import make_sampler  # noqa: E402
 from tada_jax.setup import build  # noqa: E402
+from tada_jax.setup.plan import Plan  # noqa: E402
 from tada_jax.system import backend  # noqa: E402
-from tada_jax.training import heldout, memory, step  # noqa: E402
+from tada_jax.training import calls, heldout, memory  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar10_tada.py")
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Of the slice, as v5e:2x2 or v6e:2x4.")
@@ -49,8 +51,11 @@ PROGRAM = flags.DEFINE_enum("program", "step", ["step", "sample", "evaluate"], "
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")
 CHANNELS = flags.DEFINE_integer("channels", None, "Of the images; None: by the configuration.")
 IMAGES = flags.DEFINE_integer("images", None, "In the set; None: 50,000 or config.data.train_size.")
-STEPS = flags.DEFINE_integer("steps", 10, "Of training in one call.")
+STEPS = flags.DEFINE_integer(
+    "steps", 10, "Of training in one call; 1 if the set stays on the host."
+)
 COUNT = flags.DEFINE_integer("count", 64, "Images that --program=sample draws.")
+CLASSES = flags.DEFINE_integer("classes", 0, "Of the images, for class-conditional networks.")
 LINES = flags.DEFINE_integer("lines", 12, "Of every table.")
 SAVE = flags.DEFINE_string("save", None, "File for the figures.")
 AGAINST = flags.DEFINE_string("against", None, "File of --save, to be compared with.")
@@ -104,44 +109,42 @@ def messages(text):
     return dict(found)
 
 
-def train_step(config, shape, mesh, images, count):
-    """(the lowered program of `count` steps, our estimate of a device's bytes)."""
-    parts = build.parts(config, shape)
-    where = step.state_sharding(parts, config, mesh)
-    whole = backend.replicated(mesh)
-
-    def as_shapes(tree, shardings):
-        def one(a, s):
-            return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)
-
-        return jax.tree.map(one, tree, shardings)
-
-    state = as_shapes(step.state_shapes(parts, config), where)
-    tally = jax.eval_shape(lambda: step.empty_tally(parts))
-    tally = as_shapes(tally, jax.tree.map(lambda _: whole, tally))
-    fetch = step.resident_batches(config, shuffled(images), backend.over_batch(mesh))
-    data = jax.ShapeDtypeStruct((images, int(np.prod(shape))), jnp.uint8, sharding=whole)
-    steps = step.make_steps(parts, config, mesh, fetch)
-    estimate = memory.estimate(parts, config, mesh.size, data.size)
-    return steps.lower(state, tally, np.uint32(0), data, None, count), estimate.total
+def planned(config, shape, mesh, images, classes):
+    """The `Plan` of a run on so many images of so many classes, which are not there."""
+    pixels = np.broadcast_to(np.uint8(0), (images, *shape))  # takes no memory
+    labels = np.broadcast_to(np.int32(0), (images,)) if classes else None
+    nothing = Split(pixels[:0], None)
+    dataset = Dataset("none", Split(pixels, labels), nothing, classes, "no images")
+    parts = build.parts(config, shape, classes)
+    return Plan(config, dataset, shuffled(images), parts, mesh)
 
 
-def sampling(config, shape, mesh, count):
+def train_step(plan, count):
+    """(the lowered program of a call, our estimate of a device's bytes)."""
+    estimate = memory.estimate(
+        plan.parts, plan.config, plan.mesh.size, plan.image_bytes if plan.resident else 0
+    )
+    lowered = calls.advance(plan).lower(*calls.arguments(plan), count if plan.resident else 1)
+    return lowered, estimate.total
+
+
+def sampling(plan, count):
     """The lowered program that draws `count` images."""
-    parts = build.parts(config, shape)
-    draw = make_sampler(parts, mesh, batch_size=count)
-    params = _replicated(jax.eval_shape(parts.init_params, jax.random.key(0)), mesh)
-    numbers = _replicated(jax.ShapeDtypeStruct((draw.batch,), jnp.int32), mesh)
+    draw = make_sampler(plan.parts, plan.mesh, batch_size=count)
+    params = _replicated(jax.eval_shape(plan.parts.init_params, jax.random.key(0)), plan.mesh)
+    numbers = _replicated(jax.ShapeDtypeStruct((draw.batch,), jnp.int32), plan.mesh)
     return draw.program.lower(params, numbers, np.uint32(0))
 
 
-def evaluation(config, shape, mesh):
+def evaluation(plan):
     """The lowered program of the held-out losses."""
-    parts = build.parts(config, shape)
-    evaluate = heldout.make_evaluation(parts, config, mesh)
-    params = _replicated(jax.eval_shape(parts.init_params, jax.random.key(0)), mesh)
-    images = jax.ShapeDtypeStruct((evaluate.examples, *shape), jnp.uint8)
-    arguments = np.uint32(0), _replicated(images, mesh), None, np.int32(evaluate.examples)
+    evaluate = heldout.make_evaluation(plan.parts, plan.config, plan.mesh)
+    params = _replicated(jax.eval_shape(plan.parts.init_params, jax.random.key(0)), plan.mesh)
+    images = jax.ShapeDtypeStruct((evaluate.examples, *plan.parts.image_shape), jnp.uint8)
+    labels = None
+    if plan.parts.network.num_classes:
+        labels = _replicated(jax.ShapeDtypeStruct((evaluate.examples,), jnp.int32), plan.mesh)
+    arguments = np.uint32(0), _replicated(images, plan.mesh), labels, np.int32(evaluate.examples)
     return evaluate.program.lower(params, *arguments)
 
 
@@ -235,18 +238,19 @@ def worse(found, before):
     return lines
 
 
-def compile_for(topology, program, config, shape, *, images=50_000, steps=10, count=64):
+def compile_for(topology, program, config, shape, *, images, steps=10, count=64, classes=0):
     """The `figures` of a program of a configuration on a slice, as "v5e:2x2"."""
     devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     batch = {"step": config.train.microbatch or config.train.batch_size, "sample": count}
     mesh = backend.data_mesh(batch.get(program, config.train.batch_size), devices)
     mark, estimate = time.monotonic(), None
+    plan = planned(config, shape, mesh, images, classes)
     if program == "step":
-        lowered, estimate = train_step(config, shape, mesh, images, steps)
+        lowered, estimate = train_step(plan, steps)
     elif program == "sample":
-        lowered = sampling(config, shape, mesh, count)
+        lowered = sampling(plan, count)
     else:
-        lowered = evaluation(config, shape, mesh)
+        lowered = evaluation(plan)
     found = figures(lowered, time.monotonic() - mark)
     return found | ({"estimate_bytes": estimate} if estimate else {})
 
@@ -256,11 +260,14 @@ def main(_):
     config = CONFIG.value
     if CHECK.value and not AGAINST.value:
         raise SystemExit("error: --check needs --against, a file of --save")
-    if config.model.class_conditional:
-        raise SystemExit("error: class-conditional networks are not priced: leave the classes out")
+    if config.model.class_conditional != bool(CLASSES.value):
+        raise SystemExit(
+            "error: --classes is for config.model.class_conditional=True, which needs it"
+        )
     shape = timing.image_shape(config, SIDE.value, CHANNELS.value)
     images = IMAGES.value or config.data.train_size or 50_000
     options = {"images": images, "steps": STEPS.value, "count": COUNT.value}
+    options["classes"] = CLASSES.value
     found = compile_for(TOPOLOGY.value, PROGRAM.value, config, shape, **options)
     before = json.loads(pathlib.Path(AGAINST.value).read_text()) if AGAINST.value else None
     print(

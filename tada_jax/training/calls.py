@@ -62,13 +62,8 @@ def batches(session, first_step):
     return contextlib.closing(feed)
 
 
-def compile_first(planned):
-    """Has the first call of a fresh run compiled meanwhile: an `ahead.Ahead`.
-
-    None in a run of several processes, which compile in step with each other.
-    """
-    if jax.process_count() > 1:
-        return None
+def arguments(planned):
+    """What a call is given but for its count: shapes, and the devices where they lie."""
     config, mesh = planned.config, planned.mesh
     everywhere, over_batch = backend.replicated(mesh), backend.over_batch(mesh)
     shapes = steps.state_shapes(planned.parts, config)
@@ -85,8 +80,17 @@ def compile_first(planned):
     images = jax.ShapeDtypeStruct(shape, images.dtype, sharding=where)
     if labels is not None:
         labels = jax.ShapeDtypeStruct((number,), labels.dtype, sharding=where)
-    seed = np.uint32(config.seed)
-    return Ahead(advance(planned), state, tally, seed, images, labels, count(planned, 0))
+    return state, tally, np.uint32(config.seed), images, labels
+
+
+def compile_first(planned):
+    """Has the first call of a fresh run compiled meanwhile: an `ahead.Ahead`.
+
+    None in a run of several processes, which compile in step with each other.
+    """
+    if jax.process_count() > 1:
+        return None
+    return Ahead(advance(planned), *arguments(planned), count(planned, 0))
 
 
 def _labels(planned):
