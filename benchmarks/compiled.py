@@ -109,6 +109,23 @@ def messages(text):
     return dict(found)
 
 
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+
+
+def message_bytes(text):
+    """Bytes of each message of a compiled program, the largest first."""
+    found = []
+    for result in re.findall(rf" = (.*) (?:{'|'.join(MESSAGES)})(?:-start)?\(", text):
+        arrays = re.findall(r"(\w+)\[([\d,]*)\]", result)
+        found.append(
+            sum(
+                ITEM_BYTES[dtype] * int(np.prod([int(n) for n in dims.split(",") if n]))
+                for dtype, dims in arrays
+            )
+        )
+    return sorted(found, reverse=True)
+
+
 def planned(config, shape, mesh, images, classes):
     """The `Plan` of a run on so many images of so many classes, which are not there."""
     pixels = np.broadcast_to(np.uint8(0), (images, *shape))  # takes no memory
@@ -173,6 +190,7 @@ def figures(lowered, seconds_to_lower):
         "largest": [dataclasses.astuple(one) for one in largest[:50]],
         "operations": len(found),
         "messages": messages(text),
+        "message_bytes": message_bytes(text),
         "argument_bytes": memory_of.argument_size_in_bytes,
         "temporary_bytes": memory_of.temp_size_in_bytes,
         "lower_s": seconds_to_lower,
@@ -210,7 +228,12 @@ def report(found, before):
         )
         + own
     )
-    print(f"messages      {found['messages']}" + (f" (before {was['messages']})" if was else ""))
+    sizes = ", ".join(f"{size / 2**20:.3g}" for size in found["message_bytes"])
+    print(
+        f"messages      {found['messages']}"
+        + (f" (before {was['messages']})" if was else "")
+        + f", MiB: {sizes or 'none'}"
+    )
     seconds = "{:.0f} s".format
     print(
         f"to compile    {seconds(found['compile_s'])}{beside('compile_s', seconds)}, "

@@ -35,6 +35,15 @@ def per_example(x):
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
+def normal(rng, shape):
+    """The numbers of `jax.random.normal`, drawn in one row and then put into `shape`.
+
+    Where a batch is spread over the chips of a TPU and as long as its images are high, the compiler
+    takes the numbering of both axes for one array, and has the chips send it to each other.
+    """
+    return jax.random.normal(rng, (math.prod(shape),)).reshape(shape)
+
+
 def diffuse(x0, eps, alpha, sigma):
     """The forward process, z_t = alpha_t x_0 + sigma_t eps."""
     return expand(alpha, x0) * x0 + expand(sigma, x0) * eps

@@ -153,7 +153,7 @@ def _program(parts, mesh, size, examples):
         y = None if labels is None else labels[number % count]
         t = jnp.asarray(timesteps)[i][filled]
         rng = jax.random.fold_in(stream(seed, EVALUATION), i)
-        eps = jax.random.normal(rng, (size, *x0.shape[1:]))
+        eps = diffusion.normal(rng, (size, *x0.shape[1:]))
         eps = eps if len(filled) == size else eps[filled]
         z = diffusion.diffuse(x0, eps, schedule.alpha(t), schedule.sigma(t))
         output = parts.apply(params, z, t, y)
