@@ -47,6 +47,7 @@ from tada_jax.training import calls, heldout, memory  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar10_tada.py")
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Of the slice, as v5e:2x2 or v6e:2x4.")
+CHIPS = flags.DEFINE_integer("chips", None, "Of the slice that take part; None: all.")
 PROGRAM = flags.DEFINE_enum("program", "step", ["step", "sample", "evaluate"], "Which one.")
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")
 CHANNELS = flags.DEFINE_integer("channels", None, "Of the images; None: by the configuration.")
@@ -261,9 +262,8 @@ def worse(found, before):
     return lines
 
 
-def compile_for(topology, program, config, shape, *, images, steps=10, count=64, classes=0):
-    """The `figures` of a program of a configuration on a slice, as "v5e:2x2"."""
-    devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+def compile_for(devices, program, config, shape, *, images, steps=10, count=64, classes=0):
+    """The `figures` of a program of a configuration on some devices."""
     batch = {"step": config.train.microbatch or config.train.batch_size, "sample": count}
     mesh = backend.data_mesh(batch.get(program, config.train.batch_size), devices)
     mark, estimate = time.monotonic(), None
@@ -291,10 +291,13 @@ def main(_):
     images = IMAGES.value or config.data.train_size or 50_000
     options = {"images": images, "steps": STEPS.value, "count": COUNT.value}
     options["classes"] = CLASSES.value
-    found = compile_for(TOPOLOGY.value, PROGRAM.value, config, shape, **options)
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY.value).devices
+    devices = list(devices)[: CHIPS.value]
+    found = compile_for(devices, PROGRAM.value, config, shape, **options)
     before = json.loads(pathlib.Path(AGAINST.value).read_text()) if AGAINST.value else None
     print(
-        f"{PROGRAM.value} for {TOPOLOGY.value}, {shape}, {config.model.dtype}; {timing.machine()}"
+        f"{PROGRAM.value} for {len(devices)} chips of {TOPOLOGY.value}, {shape}, "
+        f"{config.model.dtype}; {timing.machine()}"
     )
     report(found, before)
     if SAVE.value:
