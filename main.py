@@ -17,7 +17,7 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from tada_jax.system import garbage, interrupt, logs, quiet
+from tada_jax.system import ahead, garbage, interrupt, logs, quiet
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import expanded
 
@@ -196,6 +196,7 @@ if __name__ == "__main__":
         main()
     except UserError as e:
         logs.say(f"error: {e}")
-        sys.exit(1)
+        ahead.leave(1)
     except KeyboardInterrupt:  # before the first step, or between two batches of samples
         logs.say("\nstopped: the same command continues")
+        ahead.leave(0)

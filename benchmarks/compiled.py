@@ -116,8 +116,10 @@ ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32":
 def message_bytes(text):
     """Bytes of each message of a compiled program, the largest first."""
     found = []
-    for result in re.findall(rf" = (.*) (?:{'|'.join(MESSAGES)})(?:-start)?\(", text):
+    for result, kind in re.findall(rf" = (.*) ((?:{'|'.join(MESSAGES)})(?:-start)?)\(", text):
         arrays = re.findall(r"(\w+)\[([\d,]*)\]", result)
+        if kind in ("all-gather-start", "collective-permute-start"):
+            arrays = arrays[1:2]  # what is sent, what arrives, and their state
         found.append(
             sum(
                 ITEM_BYTES[dtype] * int(np.prod([int(n) for n in dims.split(",") if n]))
@@ -229,11 +231,11 @@ def report(found, before):
         )
         + own
     )
-    sizes = ", ".join(f"{size / 2**20:.3g}" for size in found["message_bytes"])
+    sizes = [size / 2**20 for size in found["message_bytes"]]
     print(
         f"messages      {found['messages']}"
         + (f" (before {was['messages']})" if was else "")
-        + f", MiB: {sizes or 'none'}"
+        + f", {sum(sizes):.1f} MiB, the largest {', '.join(f'{s:.3g}' for s in sizes[:4])}"
     )
     seconds = "{:.0f} s".format
     print(

@@ -1,6 +1,10 @@
 """A program that is compiled by a thread of its own, while its arguments are still being made."""
 
+import os
+import sys
 import threading
+
+NAME = "compile ahead"  # of the thread
 
 
 class Ahead:
@@ -17,7 +21,7 @@ class Ahead:
 
     def __init__(self, function, *arguments):
         lowered = function.lower(*arguments)
-        self._thread = threading.Thread(target=self._compile, args=(lowered,))
+        self._thread = threading.Thread(target=self._compile, args=(lowered,), name=NAME)
         self._thread.start()
 
     @staticmethod
@@ -30,3 +34,14 @@ class Ahead:
     def wait(self):
         """Returns when the function is compiled."""
         self._thread.join()
+
+
+def leave(code):
+    """Ends the process, without waiting for what is still being compiled and nobody needs.
+
+    A compilation cannot be stopped, and Python would wait for its thread: minutes, for a large
+    network. What was written to open files must have been flushed.
+    """
+    if any(thread.name == NAME for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)

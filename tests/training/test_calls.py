@@ -6,7 +6,6 @@ import threading
 import jax
 import pytest
 
-from tada_jax.system.ahead import Ahead
 from tada_jax.training import loop
 from tests import tiny
 
@@ -38,14 +37,3 @@ def test_the_first_call_finds_what_was_compiled_while_the_state_was_made(fields,
     with compiled_by() as threads:
         loop.train(tiny.config(**fields), tmp_path)
     assert len(threads) == 1 and threads[0] is not threading.main_thread()
-
-
-def test_what_fails_to_compile_fails_in_the_call_and_not_before():
-    class Fails:
-        def lower(self, *arguments):
-            return self
-
-        def compile(self):
-            raise MemoryError
-
-    Ahead(Fails(), 1).wait()
