@@ -175,7 +175,12 @@ def _linear(x, kernel):
     One product over all pixels of all images would have to be transposed first, and is slow where
     it is long and thin.
     """
-    return x @ kernel
+    return _product(x, kernel)
+
+
+def _product(x, kernel):
+    """x @ kernel, rounded once: XLA makes bfloat16 float32 first, unless that is asked for."""
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 def _linear_backward(kept, cotangent):
@@ -184,11 +189,12 @@ def _linear_backward(kept, cotangent):
     def pixels(a):
         return a.reshape(len(a), -1, a.shape[-1])
 
-    by_image = jnp.einsum("bpc,bpd->bdc", pixels(x), pixels(cotangent))
-    return cotangent @ kernel.T, by_image.sum(0).T
+    over_pixels, exact = "bpc,bpd->bdc", {"preferred_element_type": jnp.float32}
+    by_image = jnp.einsum(over_pixels, pixels(x), pixels(cotangent), **exact)
+    return _product(cotangent, kernel.T), by_image.sum(0).T.astype(kernel.dtype)
 
 
-_linear.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _linear_backward)
+_linear.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _linear_backward)
 
 
 def add_bias(x, bias):

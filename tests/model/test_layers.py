@@ -1,6 +1,7 @@
 """The layers that are written for speed, against plain ones."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -108,6 +109,28 @@ def test_dropout_rates_at_the_ends():
 def test_linear_and_its_gradients(shape):
     x, kernel = normal(0, *shape), normal(1, shape[-1], 3)
     assert_same_with_gradients(layers.linear, jnp.matmul, (x, kernel))
+
+
+def test_linear_in_bfloat16_rounds_its_results_once():
+    """Also its gradients, which are sums over many pixels and images."""
+    x, kernel, cotangent = (
+        normal(i, *shape).astype(jnp.bfloat16)
+        for i, shape in enumerate([(40, 9, 8), (8, 3), (40, 9, 3)])
+    )
+
+    @jax.jit
+    def both(x, kernel, cotangent):
+        result, pull = jax.vjp(layers.linear, x, kernel)
+        return result, *pull(cotangent)
+
+    exact = both(*(a.astype(jnp.float32) for a in (x, kernel, cotangent)))
+    for found, wanted in zip(both(x, kernel, cotangent), exact):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=2**-8, atol=1e-5)
+    # As bfloat16 is multiplied: XLA for CPUs would make it float32 first, and take longer.
+    made_float32 = r"f32\[(40,9,[83]|8,3|3,8)\]\S* convert\("
+    text = jax.jit(layers.linear).lower(x, kernel).compile().as_text()
+    assert not re.search(made_float32, text)
 
 
 def direct(x, kernel, strides=1):
