@@ -235,7 +235,7 @@ def report(found, before):
     print(
         f"messages      {found['messages']}"
         + (f" (before {was['messages']})" if was else "")
-        + f", {sum(sizes):.1f} MiB, the largest {', '.join(f'{s:.3g}' for s in sizes[:4])}"
+        + (f", MiB: {sum(sizes):.1f}, the largest {max(sizes):.3g}" if sizes else "")
     )
     seconds = "{:.0f} s".format
     print(

@@ -7,15 +7,20 @@ from tada_jax.system.ahead import Ahead
 from tests import tiny
 
 
-def test_what_fails_to_compile_fails_in_the_call_and_not_before():
+def test_what_fails_to_compile_is_left_to_the_call():
+    tried = []
+
     class Fails:
         def lower(self, *arguments):
+            tried.append(arguments)
             return self
 
         def compile(self):
+            tried.append("compiled")
             raise MemoryError
 
     Ahead(Fails(), 1).wait()
+    assert tried == [(1,), "compiled"]
 
 
 _LEAVES = """

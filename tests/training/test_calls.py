@@ -20,8 +20,10 @@ def compiled_by():
             threads.append(threading.current_thread())
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    yield threads
-    jax.monitoring.unregister_event_duration_listener(listen)
+    try:
+        yield threads
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def compiled_by():
     ],
 )
 def test_the_first_call_finds_what_was_compiled_while_the_state_was_made(fields, tmp_path):
-    fields |= {"optimizer__b1": 0.87, "train__total_steps": 2}  # no other test's program
+    own = {"optimizer__b1": 0.87, "train__total_steps": 2}  # no other test's program
     with compiled_by() as threads:
-        loop.train(tiny.config(**fields), tmp_path)
+        loop.train(tiny.config(**own, **fields), tmp_path)
     assert len(threads) == 1 and threads[0] is not threading.main_thread()
