@@ -18,11 +18,9 @@ from tada_jax.data.cache import digest
 from tada_jax.system import quiet
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json
+from tada_jax.training import damage
+from tada_jax.training.damage import Damaged
 from tada_jax.training.fingerprints import fingerprint, fingerprints
-
-
-class Damaged(Exception):
-    """A checkpoint that cannot be read, or does not hold what was saved; says why in a line."""
 
 
 def _one_copy(array):
@@ -140,7 +138,7 @@ class Checkpoints:
         rank = {self.metric: float(metric)} if usable else {}
         whole = {"meta": meta, "leaves": table, "rank": rank}
         self._ranks[step] = rank
-        with _disk_errors():
+        with damage.writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -165,7 +163,7 @@ class Checkpoints:
           Damaged: if it cannot be read, or is not what was saved.
         """
         only = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        with _damage():
+        with damage.reading():
             whole = dict(self._manager.restore(step, args=only).meta)
             if whole.pop("digest", None) != _digest(whole):
                 raise ValueError("its description is not what was saved")
@@ -197,7 +195,7 @@ class Checkpoints:
             like,
             jax.tree.map(lambda _: sharding, like) if one else sharding,
         )
-        with _damage():
+        with damage.reading():
             only = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             state = self._manager.restore(step, args=only).state
         for name, number in zip(_names(state), fingerprints(state)):
@@ -221,7 +219,7 @@ class Checkpoints:
             raise Damaged("nothing is there")
         saved = self._described(step)["leaves"]
         shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), state)
-        with _damage():
+        with damage.reading():
             only = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
             read = self._manager.restore(step, args=only).state
         for name, array in zip(_names(read), jax.tree.leaves(read)):
@@ -236,7 +234,7 @@ class Checkpoints:
         self._manager.close()
         target = self.path.parent / "damaged" / str(step)
         if jax.process_index() == 0:
-            target = move_aside(self.path / str(step), self.path.parent)
+            target = damage.move_aside(self.path / str(step), self.path.parent)
         ocp.multihost.sync_global_processes("set aside")
         self._open()
         return target
@@ -247,7 +245,7 @@ class Checkpoints:
         Raises:
           OSError: if it could not be written.
         """
-        with _disk_errors():
+        with damage.writing():
             self._manager.wait_until_finished()
 
     def close(self):
@@ -303,111 +301,6 @@ def _digest(tree):
     return digest(to_json(tree, sort_keys=True))
 
 
-# What stands in the way of reading today and may be gone tomorrow; the checkpoint may be whole.
-# Tensorstore hands on the system's words, or a code of gRPC, after the path.
-_PASSING_ERRORS = (
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENOMEM,
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.EINTR,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.ENOTCONN,
-    errno.ESHUTDOWN,
-    errno.ETIMEDOUT,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.ENOSPC,
-    errno.EDQUOT,
-)
-_PASSING_WORDS = (
-    *map(os.strerror, _PASSING_ERRORS),
-    "RESOURCE_EXHAUSTED",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "ABORTED",
-    "CANCELLED",
-)
-
-
-def _may_pass(error):
-    """Whether an exception, or one that led to it, says nothing about the files themselves."""
-    while error is not None:
-        number = getattr(error, "errno", None)
-        if isinstance(error, MemoryError | PermissionError | TimeoutError | ConnectionError):
-            return True
-        if number in _PASSING_ERRORS or any(word in str(error) for word in _PASSING_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _in_a_line(error, most=200):
-    """What an exception goes back to, in words; of a long message the beginning and the end."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
-
-
-def move_aside(folder, workdir=None):
-    """Moves a folder of a run to `<workdir>/damaged/`, keeping what lies there; returns where."""
-    target = (workdir or folder.parent) / "damaged" / folder.name
-    target.parent.mkdir(exist_ok=True)
-    while target.exists():
-        target = target.with_name(target.name + "-again")
-    folder.rename(target)
-    return target
-
-
-@contextlib.contextmanager
-def _damage():
-    """Turns whatever orbax and tensorstore raise for damaged files into `Damaged`.
-
-    Raises:
-      UserError: instead, where something other than the files is at fault.
-    """
-    try:
-        yield
-    except BaseException as e:
-        quiet.orbax.failed()
-        if not isinstance(e, Exception):
-            raise
-        reason = _in_a_line(e)
-        if _may_pass(e):
-            raise UserError(
-                f"a checkpoint cannot be read now ({reason}): make it readable, and the same "
-                "command continues; or move it away, to go on from the one before"
-            ) from e
-        raise Damaged(reason) from e
-
-
-@contextlib.contextmanager
-def _disk_errors():
-    """Turns whatever tensorstore raises about a full or failing disk into an OSError."""
-    try:
-        yield
-    except BaseException as e:
-        quiet.orbax.failed()
-        if isinstance(e, OSError) or not isinstance(e, Exception):
-            raise
-        reason = " ".join(str(e).split())
-        raise OSError(None, reason[:300]) from e
-
-
 def _difference(saved, wanted):
     """The first thing in which two tables of leaves differ, in words."""
     for name in sorted(saved.keys() | wanted.keys()):
@@ -417,71 +310,3 @@ def _difference(saved, wanted):
                 return "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
 
             return f"{name} was saved as {words(saved.get(name))}, is {words(wanted.get(name))}"
-
-
-_MOST_RELOADS = 10
-
-
-def _candidates(checkpoints, which):
-    """The steps to try, the first that can be read being the one; see `restore_one`."""
-    steps = checkpoints.steps()
-    if which == "latest":
-        return steps
-    if which == "best":
-        best = checkpoints.best_step()
-        if best is None:
-            others = checkpoints.metrics()
-            names = " or ".join(map(repr, others))
-            number = ", with config.train.total_steps as a number" * (
-                checkpoints.metric == "window"
-            )
-            remedy = f"only by {names}: give that as config.log.best_metric{number}, or"
-            remedy = remedy if others else ""
-            raise UserError(
-                f"{checkpoints.path} holds no checkpoint that was ranked by "
-                f"{checkpoints.metric!r}{', ' if others else ': '}{remedy} take latest"
-            )
-        return [best]
-    candidates = [s for s in steps if str(s) == which]
-    if not candidates:
-        raise UserError(
-            f"{checkpoints.path} holds no checkpoint {which!r}: choose latest, best or one of "
-            f"{', '.join(map(str, steps)) or 'none'}"
-        )
-    return candidates
-
-
-def restore_one(checkpoints, which, like, sharding):
-    """Restores the checkpoint that a user asks for.
-
-    Args:
-      checkpoints: a `Checkpoints`.
-      which: "latest", passing over damaged ones, "best", or a step as "5000".
-      like, sharding: as of `Checkpoints.restore`.
-
-    Returns:
-      (step, state, damaged): `damaged` is {step: reason} of those that were passed over. The step
-      and the state are None if there is no checkpoint at all.
-
-    Raises:
-      UserError: if the one asked for is not there, is damaged, or does not fit; or if all are
-        damaged.
-    """
-    for reloads_left in range(_MOST_RELOADS, -1, -1):
-        damaged, gone = {}, False
-        for step in _candidates(checkpoints, which):
-            try:
-                return step, checkpoints.restore(step, like, sharding), damaged
-            except Damaged as e:
-                damaged[step] = str(e)
-                gone = gone or not (checkpoints.path / str(step)).is_dir()
-        if not (gone and reloads_left):
-            break
-        checkpoints.reload()  # a run in progress has deleted one while it was read
-    if damaged:
-        reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
-        raise UserError(
-            f"no checkpoint in {checkpoints.path} can be read ({reasons}): restore it from a copy, "
-            "or start again in another --workdir"
-        )
-    return None, None, damaged

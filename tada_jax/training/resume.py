@@ -11,7 +11,8 @@ from tada_jax.model.schedule import SCHEDULES
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
 from tada_jax.training import step as steps
-from tada_jax.training.checkpoint import Damaged, move_aside, restore_one
+from tada_jax.training.damage import Damaged, move_aside
+from tada_jax.training.restore import restore_one
 from tada_jax.training.run import load_run
 from tada_jax.weights import load
 

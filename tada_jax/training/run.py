@@ -16,7 +16,9 @@ from tada_jax.setup import strength as strengths
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import workdir as workdirs
-from tada_jax.training.checkpoint import Checkpoints, Damaged, restore_one
+from tada_jax.training.checkpoint import Checkpoints
+from tada_jax.training.damage import Damaged
+from tada_jax.training.restore import restore_one
 from tada_jax.training.step import state_shapes
 
 

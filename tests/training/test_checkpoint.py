@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from tada_jax.system.errors import UserError
-from tada_jax.training import checkpoint, fingerprints
-from tada_jax.training.checkpoint import Checkpoints, Damaged, restore_one
+from tada_jax.training import damage, fingerprints
+from tada_jax.training.checkpoint import Checkpoints
+from tada_jax.training.damage import Damaged
+from tada_jax.training.restore import restore_one
 from tests import tiny
 
 STATE = {"a": jnp.arange(5.0), "b": jnp.ones((2, 3))}
@@ -88,7 +90,7 @@ def test_what_is_moved_aside_never_replaces_what_was_moved_before(tmp_path):
         folder = tmp_path / "ema"
         folder.mkdir()
         (folder / "file").write_text(content)
-        places.append(checkpoint.move_aside(folder))
+        places.append(damage.move_aside(folder))
     assert [(p / "file").read_text() for p in places] == ["first", "second", "third"]
     assert re.match("ema(-again)*$", places[-1].name)
 
