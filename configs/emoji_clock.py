@@ -1,10 +1,12 @@
 """When does it begin to copy, and by how much does augmentation put that off? On colour pictures.
 
     python -m benchmarks.transfer FOLDER    # two npm packages -> two folders of pictures
-    python main.py --config=configs/emoji_clock.py --mode=compare
+    python main.py --config=configs/emoji_clock.py --mode=compare       # at 32x32, for hours
+    python main.py --config=configs/emoji_clock.py:8px --mode=compare   # at 8x8
 
-Google's emoji, of all kinds, at 32x32; 40% of 1,906 are held out. As configs/digits_clock.py, with
-the band from each training set (tada.band=auto).
+Google's emoji, of all kinds; 40% of 1,906 are held out. As configs/digits_clock.py, with the band
+from each training set (tada.band=auto). At 8x8 with the network, the batches and the looks of the
+digits, so that 1,000 images begin to be copied within minutes.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +14,8 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config():
+def get_config(variant="32px"):
+    start = base.choose(variant, {word: word for word in ("32px", "8px")})[0]
     c = base.get_config("none")
     c.data.name = "images"
     c.data.path = "runs/emoji/google"
@@ -45,4 +48,16 @@ def get_config():
     c.compare.variants.weighted = ConfigDict(dict(tada=dict(schedule="weighted", budget=16.0)))
     c.compare.train_sizes = (100, 300)
     c.compare.seeds = (0, 1)
+    if start == "8px":
+        c.data.resolution = 8
+        c.model.channels = 32
+        c.model.channel_mult = (1, 1)
+        c.model.attention_resolutions = (4,)
+        c.train.batch_size = 128
+        c.train.total_steps = 16_000
+        c.log.eval_every = 100
+        c.log.metrics_every = 100
+        c.log.sample_every = 16_000
+        c.log.checkpoint_every = 100
+        c.log.metrics_count = 256
     return c
