@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from tada_jax.data.cache import digest
 from tada_jax.system import quiet
@@ -49,6 +48,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, *, keep=2, metric="", read_only=False, folder="checkpoints"):
+        import orbax.checkpoint as ocp  # takes half a second, in which XLA may compile
+
+        self._orbax = ocp
         self.path = pathlib.Path(workdir).resolve() / folder
         self.metric, self._open_for = metric, contextlib.ExitStack()
         # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
@@ -69,7 +71,7 @@ class Checkpoints:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
             path.mkdir(parents=True, exist_ok=True)
             path = _alias(path, self._open_for)
-        self._manager = ocp.CheckpointManager(path, options=self._options)
+        self._manager = self._orbax.CheckpointManager(path, options=self._options)
         self._ranks = {step: self._rank_of(step) for step in self._manager.all_steps()}
 
     def reload(self):
@@ -141,9 +143,9 @@ class Checkpoints:
         with damage.writing():
             self._manager.save(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)),
-                    meta=ocp.args.JsonSave({**whole, "digest": _digest(whole)}),
+                args=self._orbax.args.Composite(
+                    state=self._orbax.args.StandardSave(jax.tree.map(_one_copy, state)),
+                    meta=self._orbax.args.JsonSave({**whole, "digest": _digest(whole)}),
                 ),
                 force=True,
             )
@@ -162,7 +164,7 @@ class Checkpoints:
         Raises:
           Damaged: if it cannot be read, or is not what was saved.
         """
-        only = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        only = self._orbax.args.Composite(meta=self._orbax.args.JsonRestore())
         with damage.reading():
             whole = dict(self._manager.restore(step, args=only).meta)
             if whole.pop("digest", None) != _digest(whole):
@@ -196,7 +198,7 @@ class Checkpoints:
             jax.tree.map(lambda _: sharding, like) if one else sharding,
         )
         with damage.reading():
-            only = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            only = self._orbax.args.Composite(state=self._orbax.args.StandardRestore(abstract))
             state = self._manager.restore(step, args=only).state
         for name, number in zip(_names(state), fingerprints(state)):
             if number != saved[name][2]:
@@ -220,7 +222,7 @@ class Checkpoints:
         saved = self._described(step)["leaves"]
         shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), state)
         with damage.reading():
-            only = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+            only = self._orbax.args.Composite(state=self._orbax.args.StandardRestore(shapes))
             read = self._manager.restore(step, args=only).state
         for name, array in zip(_names(read), jax.tree.leaves(read)):
             if fingerprint(array) != saved[name][2]:
@@ -235,7 +237,7 @@ class Checkpoints:
         target = self.path.parent / "damaged" / str(step)
         if jax.process_index() == 0:
             target = damage.move_aside(self.path / str(step), self.path.parent)
-        ocp.multihost.sync_global_processes("set aside")
+        self._orbax.multihost.sync_global_processes("set aside")
         self._open()
         return target
 

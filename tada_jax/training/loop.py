@@ -60,17 +60,17 @@ def train(config, workdir):
         occupied = workdirs.occupied(config, workdir_) if first else contextlib.nullcontext()
         backend.in_turn(lambda: stack.enter_context(occupied))
         stack.enter_context(_one_line_for_disk_errors(workdir_))
+        trained = workdirs.has_checkpoints(workdir_)
+        compiled = None if trained else calls.compile_first(planned)
         checkpoints = Checkpoints(
             workdir_, keep=config.log.keep_checkpoints, metric=config.log.best_metric
         )
         stack.callback(checkpoints.close)
         progress = logs.Progress(config.train.total_steps, unit="step", active=first)
         stack.callback(progress.end)
-        state, compiled = resume(checkpoints, planned, progress.say), None
+        state = resume(checkpoints, planned, progress.say)
         if state is None:
-            params = given_params(planned, progress.say)
-            compiled = calls.compile_first(planned)
-            state = init(planned, params)
+            state = init(planned, given_params(planned, progress.say))
         snapshots = None
         if config.ema.widths:
             snapshots = Checkpoints(workdir_, keep=None, folder="ema")

@@ -303,8 +303,7 @@ def check_same(config, path):
     Raises:
       UserError: listing the fields that differ, other than those in `FREE`.
     """
-    trained = (path / "checkpoints").is_dir() and any((path / "checkpoints").iterdir())
-    if not ((path / CONFIG).exists() and trained):
+    if not ((path / CONFIG).exists() and has_checkpoints(path)):
         return  # nothing is there yet that another configuration could spoil
     saved = flatten(_saved(path))
     wanted = flatten(json.loads(to_json(config.to_dict())))  # tuples become lists, as saved
@@ -318,6 +317,12 @@ def check_same(config, path):
             f"workdir {path} holds a run with another configuration ({'; '.join(differing)}): "
             "choose another --workdir, or the old values"
         )
+
+
+def has_checkpoints(path):
+    """Whether there is anything in the folder of a run's checkpoints, whole or not."""
+    folder = path / "checkpoints"
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def saved_steps(path):

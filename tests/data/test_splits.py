@@ -88,7 +88,7 @@ def test_mistakes_in_arguments(arguments, expected):
     ("module", "heavy"),
     [
         ("data", ("flax", "sklearn", "tensorflow", "tensorflow_datasets", "PIL")),
-        ("training.loop", ("scipy", "sklearn", "tensorflow", "matplotlib", "pandas")),
+        ("training.loop", ("scipy", "sklearn", "tensorflow", "matplotlib", "orbax")),
     ],
 )
 def test_imports_are_lean(module, heavy):
