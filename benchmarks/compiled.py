@@ -43,7 +43,7 @@ from tada_jax.model.sampler import make_sampler  # noqa: E402
 from tada_jax.setup import build  # noqa: E402
 from tada_jax.setup.plan import Plan  # noqa: E402
 from tada_jax.system import backend  # noqa: E402
-from tada_jax.training import calls, heldout, memory  # noqa: E402
+from tada_jax.training import calls, device_memory, heldout  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar10_tada.py")
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Of the slice, as v5e:2x2 or v6e:2x4.")
@@ -141,7 +141,7 @@ def planned(config, shape, mesh, images, classes):
 
 def train_step(plan, count):
     """(the lowered program of a call, our estimate of a device's bytes)."""
-    estimate = memory.estimate(
+    estimate = device_memory.estimate(
         plan.parts, plan.config, plan.mesh.size, plan.image_bytes if plan.resident else 0
     )
     lowered = calls.advance(plan).lower(*calls.arguments(plan), count if plan.resident else 1)

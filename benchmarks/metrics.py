@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import digits_compare
-from tada_jax.metrics import inception, leakage, memorisation, quality, scores, wasserstein
+from tada_jax.metrics import (
+    inception,
+    kid,
+    leakage,
+    memorisation,
+    precision_recall,
+    scores,
+    wasserstein,
+)
 from tada_jax.metrics import judge as judges
 from tada_jax.metrics.features import Extractor, pixels
 from tada_jax.metrics.views import augmented_images
@@ -48,16 +56,16 @@ def costs(judge, n, inception_seconds):
     q = memorisation.gallery(known)
 
     def frechet(a, b):
-        return quality.frechet_distance(quality.gaussian(a), quality.gaussian(b))
+        return frechet.frechet_distance(frechet.gaussian(a), frechet.gaussian(b))
 
     found = {
         "features, small network": seconds(lambda: judge.extractor(samples)),
         "features, Inception": n * inception_seconds,
         "Frechet distance, 128 features": seconds(lambda: frechet(f, g)),
         "Frechet distance, 2,048 features": seconds(lambda: frechet(*wide)),
-        "KID, 100 subsets, 128 features": seconds(lambda: quality.kernel_distance(f, g)),
-        "KID, 100 subsets, 2,048 features": seconds(lambda: quality.kernel_distance(*wide)),
-        "precision, recall, density, coverage": seconds(lambda: quality.manifold(f, g)),
+        "KID, 100 subsets, 128 features": seconds(lambda: kid.kernel_distance(f, g)),
+        "KID, 100 subsets, 2,048 features": seconds(lambda: kid.kernel_distance(*wide)),
+        "precision, recall, density, coverage": seconds(lambda: precision_recall.manifold(f, g)),
         "sliced Wasserstein": seconds(lambda: wasserstein.sliced_wasserstein(samples, reference)),
         "copies": seconds(lambda: memorisation.copies(p, q)),
         "copy margin": seconds(lambda: memorisation.copy_margin(p, q, q)),

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from benchmarks import ours, timing
 from tada_jax.model import unet
 from tada_jax.system import backend
-from tada_jax.training.memory import estimate
+from tada_jax.training.device_memory import estimate
 
 CONFIG = config_flags.DEFINE_config_file("config", "benchmarks/unet32.py")
 SIDE = flags.DEFINE_integer("side", None, "Of the images, pixels; None: by the configuration.")

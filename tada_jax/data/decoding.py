@@ -24,11 +24,11 @@ import PIL
 from tada_jax.data import extras, fitting, images, levels
 from tada_jax.data.base import Options
 from tada_jax.data.cache import digest, load_cached
-from tada_jax.data.early import Early, Look, Rows
 from tada_jax.data.fitting import Fit
 from tada_jax.data.listing import Files
 from tada_jax.data.manifest import Manifest
 from tada_jax.data.names import shown
+from tada_jax.data.read_ahead import Look, ReadAhead, Rows
 from tada_jax.system.errors import UserError
 from tada_jax.system.logs import Progress
 from tada_jax.system.paths import to_json
@@ -54,7 +54,7 @@ def decoded(files: Files, options: Options, path: pathlib.Path) -> tuple[np.ndar
       UserError: see `folder.load`.
     """
 
-    known, early = Manifest(path, files.lies_in), Early(options, path)
+    known, early = Manifest(path, files.lies_in), ReadAhead(options, path)
     with contextlib.closing(early), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow finds odd; what it cannot read is an error
         digests = {name: known.find(name) for name in files.names}
@@ -119,7 +119,7 @@ def _read_decoded(folder: pathlib.Path) -> tuple[np.ndarray, dict]:
 
 
 def _decode(
-    files: Files, early: Early, options: Options, path: pathlib.Path, folder: pathlib.Path
+    files: Files, early: ReadAhead, options: Options, path: pathlib.Path, folder: pathlib.Path
 ) -> None:
     """Decodes all images into `folder`: images.npy, uint8 [N,H,W,C], and facts.json."""
 

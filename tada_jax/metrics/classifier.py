@@ -21,7 +21,7 @@ from flax import serialization
 from tada_jax.augment import augment_batch
 from tada_jax.data.cache import digest, load_cached
 from tada_jax.methods import base as methods
-from tada_jax.metrics import neither
+from tada_jax.metrics import bad_images
 from tada_jax.system.memo import Memo
 from tada_jax.system.pixels import to_float, to_uint8
 
@@ -128,7 +128,7 @@ def unnoised_view(rng, x, kind, method):
     distance = jnp.sqrt(((moved - plain) ** 2).sum((1, 2, 3)))
     augmented = (kind == 1) | ((kind == 2) & jax.random.bernoulli(rng_base, 0.5, kind.shape))
     x = jnp.where(augmented[:, None, None, None], moved, plain)
-    bad = neither.corrupt(rng_bad, x, distance)
+    bad = bad_images.corrupt(rng_bad, x, distance)
     return jnp.where((kind == 2)[:, None, None, None], bad, x)
 
 
@@ -156,7 +156,7 @@ def leak_task(method):
 
     return Task(
         name="leak",
-        settings=repr((method, NOISE, inspect.getsource(neither))),
+        settings=repr((method, NOISE, inspect.getsource(bad_images))),
         outputs=len(KINDS),
         examples=examples,
         loss=optax.softmax_cross_entropy_with_integer_labels,

@@ -16,7 +16,15 @@ from tada_jax.data.base import Joined, spread
 from tada_jax.data.cache import digest
 from tada_jax.methods.plain import Plain
 from tada_jax.methods.table import METHODS
-from tada_jax.metrics import classifier, features, leakage, memorisation, quality, scores, tint
+from tada_jax.metrics import (
+    classifier,
+    features,
+    frechet,
+    leakage,
+    memorisation,
+    scores,
+    tint,
+)
 from tada_jax.metrics.views import images_of_kind
 from tada_jax.setup import build, limits
 from tada_jax.system import backend, logs
@@ -258,13 +266,13 @@ class Judge:
           "neither", "tint" (`tint.sure`)}; no "leak" nor "neither" where nothing could leak, and
           a "leak" of NaN where too many samples are neither.
         """
-        drawn = quality.gaussian(self.extractor(samples, self.mesh))
+        drawn = frechet.gaussian(self.extractor(samples, self.mesh))
         train, held_out = self._glanced_at, self.held_out_gallery
         images, real = (
             features.small(x, features.NEIGHBOUR_SIDE) for x in (samples, self.images["held_out"])
         )
         scalars = {
-            "fd": quality.frechet_distance(drawn, quality.gaussian(self.features["held_out"])),
+            "fd": frechet.frechet_distance(drawn, frechet.gaussian(self.features["held_out"])),
             "copies": float(memorisation.copies(images, train).mean()),
             "copies_real": float(memorisation.copies(real, train).mean()),
             "copy_margin": memorisation.copy_margin(images, train, held_out, repeats=1),

@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 from tada_jax.metrics import intervals
+from tada_jax.metrics.frechet import frechet_distance, gaussian
 from tada_jax.metrics.neighbours import rows
-from tada_jax.metrics.quality import frechet_distance, gaussian
 
 MOST_NEITHER = 0.5  # share of the samples above which the rest is too little to judge by
 FEWEST_AUC = 0.6  # below it the classifier cannot tell augmented images from real ones

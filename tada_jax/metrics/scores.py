@@ -11,7 +11,16 @@ import math
 import numpy as np
 
 from tada_jax.methods.plain import Plain
-from tada_jax.metrics import features, intervals, leakage, memorisation, quality, wasserstein
+from tada_jax.metrics import (
+    features,
+    frechet,
+    intervals,
+    kid,
+    leakage,
+    memorisation,
+    precision_recall,
+    wasserstein,
+)
 from tada_jax.metrics import tint as tints
 from tada_jax.metrics.measures import Number
 from tada_jax.metrics.views import augmented_images
@@ -189,21 +198,21 @@ def _drawn(count, most):
 
 
 def _with_deviation(drawn, reference):
-    """All of `metrics.quality` of features, and the deviation of KID's subsets."""
-    kid, deviation = quality.kernel_distance(drawn, reference)
-    fd = quality.frechet_distance(quality.gaussian(drawn), quality.gaussian(reference))
-    return {"fd": fd, "kid": kid, **quality.manifold(drawn, reference)}, deviation
+    """All measures of features, and the deviation of KID's subsets."""
+    distance, deviation = kid.kernel_distance(drawn, reference)
+    fd = frechet.frechet_distance(frechet.gaussian(drawn), frechet.gaussian(reference))
+    return {"fd": fd, "kid": distance, **precision_recall.manifold(drawn, reference)}, deviation
 
 
 def _frechet_interval(drawn, reference, value, resamples=30, most_features=256, seed=0):
     """95%, from the deviation over bootstrapped samples; None where that would take too long."""
     if drawn.shape[1] > most_features:
         return None
-    rng, fixed = np.random.default_rng(seed), quality.gaussian(reference)
+    rng, fixed = np.random.default_rng(seed), frechet.gaussian(reference)
 
     def again():
         chosen = drawn[rng.integers(len(drawn), size=len(drawn))]
-        return quality.frechet_distance(quality.gaussian(chosen), fixed)
+        return frechet.frechet_distance(frechet.gaussian(chosen), fixed)
 
     with intervals.one_thread():
         deviation = np.std([again() for _ in range(resamples)])

@@ -12,7 +12,7 @@ import jax
 from tada_jax import data
 from tada_jax.data.order import Order
 from tada_jax.setup import build, length, limits
-from tada_jax.setup import strength as strengths
+from tada_jax.setup import fitted_strength as strengths
 from tada_jax.system import backend, logs
 
 

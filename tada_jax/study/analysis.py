@@ -12,8 +12,8 @@ import numpy as np
 from tada_jax.band import estimate, evidence
 from tada_jax.metrics import features, lpips
 from tada_jax.metrics.judge import Judge
+from tada_jax.setup import fitted_strength as strengths
 from tada_jax.setup import length, limits
-from tada_jax.setup import strength as strengths
 from tada_jax.setup.plan import load_data
 from tada_jax.study import analysis_report, analysis_text, two_networks
 from tada_jax.system import backend

@@ -7,7 +7,7 @@ import numpy as np
 
 from tada_jax.band import estimate
 from tada_jax.band.profile import ALL, Profile
-from tada_jax.setup import strength as strengths
+from tada_jax.setup import fitted_strength as strengths
 from tada_jax.study import two_networks
 
 BUDGETS = (0.25, 1.0, 4.0)  # of the free-form schedules that are drawn

@@ -9,7 +9,7 @@ from tada_jax.setup import length
 from tada_jax.setup.plan import plan
 from tada_jax.system import backend, figures
 from tada_jax.system.paths import write_whole
-from tada_jax.training import memory
+from tada_jax.training import device_memory
 from tada_jax.training import workdir as workdirs
 from tada_jax.training.resume import params_of_another_run
 from tada_jax.training.step import state_shapes
@@ -30,7 +30,7 @@ def describe(config):
         judge.check(planned.dataset)
     seen = inspect(planned)
     resident = planned.image_bytes if planned.resident else 0
-    needed = memory.estimate(planned.parts, config, planned.mesh.size, resident)
+    needed = device_memory.estimate(planned.parts, config, planned.mesh.size, resident)
     shapes = state_shapes(planned.parts, config).params
     return [
         "configuration",

@@ -12,8 +12,8 @@ import numpy as np
 
 from tada_jax.data import classes
 from tada_jax.metrics import judge
+from tada_jax.setup import fitted_strength as strengths
 from tada_jax.setup import length
-from tada_jax.setup import strength as strengths
 from tada_jax.setup.plan import plan
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError

@@ -12,7 +12,7 @@ from tada_jax.data import classes
 from tada_jax.model import ema
 from tada_jax.model.sampler import make_sampler
 from tada_jax.setup import build, length, limits
-from tada_jax.setup import strength as strengths
+from tada_jax.setup import fitted_strength as strengths
 from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.training import workdir as workdirs

@@ -14,7 +14,7 @@ from tada_jax.methods.undertrain import RarelyDrawn, Undertrained
 from tada_jax.setup import build
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
-from tada_jax.training import memory, step
+from tada_jax.training import device_memory, step
 from tests import tiny
 
 SHAPE = (8, 8, 1)
@@ -157,7 +157,7 @@ def test_the_same_copies_by_whichever_way_batches_come():
 def test_a_dry_run_estimates_its_memory():
     made = parts("ambient")
     config = tiny.config("ambient", **FIXED)
-    assert memory.estimate(made, config, 1, 0).total > 0
+    assert device_memory.estimate(made, config, 1, 0).total > 0
 
 
 def test_what_cannot_be():

@@ -8,8 +8,8 @@ import scipy.stats
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tada_jax.metrics import (
+    frechet,
     intervals,
-    quality,
     scores,
 )
 from tests.metrics.plainly import normal
@@ -67,7 +67,7 @@ def test_the_interval_of_a_frechet_distance_is_as_wide_as_other_samples_vary():
     reference = normal(0, 2000, 4)
 
     def value(x):
-        return quality.frechet_distance(quality.gaussian(x), quality.gaussian(reference))
+        return frechet.frechet_distance(frechet.gaussian(x), frechet.gaussian(reference))
 
     drawn = normal(1, 400, 4) + 0.3
     low, high = scores._frechet_interval(drawn, reference, value(drawn))

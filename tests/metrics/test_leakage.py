@@ -10,11 +10,11 @@ import pytest
 from tada_jax.augment import Policy
 from tada_jax.methods.plain import Plain
 from tada_jax.metrics import (
+    bad_images,
     classifier,
     features,
     judge,
     leakage,
-    neither,
 )
 from tada_jax.metrics.views import augmented_images, images_of_kind
 from tests.metrics.plainly import ROTATIONS, normal
@@ -85,11 +85,11 @@ def test_shares_of_a_mixture_follow_from_mean_answers():
 
 def test_images_that_are_neither_lie_as_far_away_as_the_augmentation_or_further():
     x = jax.random.uniform(jax.random.key(0), (64, 16, 16, 3), minval=-1.0)
-    bad = jax.jit(neither.corrupt)(jax.random.key(1), x, jnp.full(64, 2.0))
+    bad = jax.jit(bad_images.corrupt)(jax.random.key(1), x, jnp.full(64, 2.0))
     moved = np.sqrt(np.sum((bad - x) ** 2, (1, 2, 3)))
     assert np.isfinite(bad).all() and (moved > 1e-3).all()
     assert np.quantile(moved, 0.2) > 1.9  # but for blurs and mixtures that cannot go so far
-    blurred = neither.blurred(x, jnp.linspace(0.05, 4.0, 64))
+    blurred = bad_images.blurred(x, jnp.linspace(0.05, 4.0, 64))
     np.testing.assert_allclose(blurred[0], x[0], atol=1e-5)
     np.testing.assert_allclose(blurred.mean((1, 2)), x.mean((1, 2)), atol=0.05)
     assert blurred[-1].std() < 0.2 * x[-1].std()

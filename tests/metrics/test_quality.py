@@ -9,8 +9,10 @@ import scipy.linalg
 import scipy.stats
 
 from tada_jax.metrics import (
+    frechet,
+    kid,
     neighbours,
-    quality,
+    precision_recall,
     wasserstein,
 )
 from tests.metrics.plainly import distances_one_by_one, normal
@@ -50,35 +52,35 @@ def covariance(seed, d, rank=None):
 def test_frechet_distance_against_sqrtm(rank):
     s1, s2 = covariance(0, 5, rank), covariance(1, 5, rank)
     m1, m2 = normal(2, 5), normal(3, 5)
-    a, b = quality.Gaussian(m1, s1, 9), quality.Gaussian(m2, s2, 9)
+    a, b = frechet.Gaussian(m1, s1, 9), frechet.Gaussian(m2, s2, 9)
     if rank is None:
         root = scipy.linalg.sqrtm(s1 @ s2).real
     else:  # limit of regular ones
         tiny = 1e-9 * np.eye(5)
         root = scipy.linalg.sqrtm((s1 + tiny) @ (s2 + tiny)).real
     expected = ((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * root)
-    assert quality.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3 if rank else 1e-9)
-    assert quality.frechet_distance(b, a) == pytest.approx(quality.frechet_distance(a, b))
+    assert frechet.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3 if rank else 1e-9)
+    assert frechet.frechet_distance(b, a) == pytest.approx(frechet.frechet_distance(a, b))
 
 
 def test_frechet_distance_of_axis_aligned_gaussians_in_closed_form():
     spread, other = np.array([1.0, 4.0, 9.0]), np.array([4.0, 4.0, 0.0])
-    a = quality.Gaussian(np.zeros(3), np.diag(spread), 5)
-    b = quality.Gaussian(np.array([1.0, 2.0, 0.0]), np.diag(other), 5)
+    a = frechet.Gaussian(np.zeros(3), np.diag(spread), 5)
+    b = frechet.Gaussian(np.array([1.0, 2.0, 0.0]), np.diag(other), 5)
     expected = 5.0 + ((np.sqrt(spread) - np.sqrt(other)) ** 2).sum()
-    assert quality.frechet_distance(a, b) == pytest.approx(expected, abs=1e-12)
-    assert quality.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-12)
+    assert frechet.frechet_distance(a, b) == pytest.approx(expected, abs=1e-12)
+    assert frechet.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_gaussian_of_features_is_that_of_numpy_and_refuses_nonsense():
     x = normal(0, 20, 4)
-    found = quality.gaussian(x)
+    found = frechet.gaussian(x)
     np.testing.assert_allclose(found.mean, x.mean(0))
     np.testing.assert_allclose(found.covariance, np.cov(x.T, ddof=1))
     with pytest.raises(ValueError, match="at least 2"):
-        quality.gaussian(x[:1])
+        frechet.gaussian(x[:1])
     with pytest.raises(ValueError, match="not finite"):
-        quality.gaussian(np.full((3, 2), np.nan))
+        frechet.gaussian(np.full((3, 2), np.nan))
 
 
 def test_kid_of_everything_is_the_unbiased_estimate_by_loops():
@@ -90,17 +92,17 @@ def test_kid_of_everything_is_the_unbiased_estimate_by_loops():
     pairs = [(i, j) for i in range(7) for j in range(7)]
     within = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in pairs if i != j) / 42
     expected = within - 2 * sum(kernel(x[i], y[j]) for i, j in pairs) / 49
-    value, deviation = quality.kernel_distance(x, y)
+    value, deviation = kid.kernel_distance(x, y)
     assert value == pytest.approx(expected, rel=1e-12) and math.isnan(deviation)
 
 
 def test_kid_of_equal_distributions_is_0_on_average():
     values = [
-        quality.kernel_distance(normal(i, 60, 4), normal(1000 + i, 90, 4), subsets=3)[0]
+        kid.kernel_distance(normal(i, 60, 4), normal(1000 + i, 90, 4), subsets=3)[0]
         for i in range(200)
     ]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
-    far, deviation = quality.kernel_distance(normal(0, 60, 4) + 1, normal(1, 90, 4), subsets=5)
+    far, deviation = kid.kernel_distance(normal(0, 60, 4) + 1, normal(1, 90, 4), subsets=5)
     assert far > 20 * np.std(values) and deviation > 0
 
 
@@ -119,7 +121,7 @@ def test_precision_recall_density_coverage_by_their_definitions(n, m, monkeypatc
         "density": sum(d[i, j] <= radius(y, 5)[j] for i in range(n) for j in range(m)) / (5 * n),
         "coverage": np.mean([any(d[i, j] <= radius(y, 5)[j] for i in range(n)) for j in range(m)]),
     }
-    found = quality.manifold(x, y)
+    found = precision_recall.manifold(x, y)
     assert found == pytest.approx(expected)
     assert 0 < found["precision"] < 1 and 0 < found["recall"] < 1
 
@@ -128,18 +130,18 @@ def test_a_ball_of_the_manifold_holds_what_lies_on_its_surface():
     """Whole numbers on a line: distance <= radius for all four; < would give other ones."""
     reference = np.array([[0.0], [2.0], [4.0], [6.0]])
     samples = np.array([[-2.0], [8.0], [20.0], [22.0]])
-    found = quality.manifold(samples, reference, k=1, k_density=1)
+    found = precision_recall.manifold(samples, reference, k=1, k_density=1)
     # Radii of the reference: 2. On their surfaces lie -2 (of 0) and 8 (of 6).
     assert found["precision"] == 2 / 4 and found["density"] == 2 / 4 and found["coverage"] == 2 / 4
     # Radii of the samples: 10, 10, 2, 2. Those of -2 and 8 hold all four.
     assert found["recall"] == 1.0
-    apart = quality.manifold(
+    apart = precision_recall.manifold(
         np.array([[-2.0], [-12.0]]), np.array([[8.0], [98.0]]), k=1, k_density=1
     )
     assert apart["recall"] == 1 / 2
     # Of an image with k duplicates the ball has radius 0 and holds its copies.
     twins = np.repeat(np.array([[0.0], [10.0]]), 3, axis=0)
-    same = quality.manifold(twins, twins, k=2, k_density=2)
+    same = precision_recall.manifold(twins, twins, k=2, k_density=2)
     assert same == {"precision": 1.0, "recall": 1.0, "density": 1.5, "coverage": 1.0}
 
 

@@ -14,7 +14,7 @@ from tada_jax.model import continuous, schedule, unet
 from tada_jax.setup import build
 from tada_jax.study import comparison
 from tada_jax.system import backend
-from tada_jax.training import memory
+from tada_jax.training import device_memory
 from tada_jax.training.step import init_state
 from tests import tiny
 
@@ -103,15 +103,15 @@ def test_the_band_of_256_pixels():
 def test_the_memory_estimate_counts_what_it_says():
     config = get_config("digits_tada")
     parts = build.parts(config, (8, 8, 1), 10)
-    found = memory.estimate(parts, config, 1, 1000)
+    found = device_memory.estimate(parts, config, 1, 1000)
     state = jax.eval_shape(lambda: init_state(parts, 0))
     assert found.state == backend.size_bytes(state)
     assert found.gradients == 2 * backend.size_bytes(state.params)
     assert found.images == 1000 and found.total == found.state + found.gradients + 1000 + (
         found.activations
     )
-    halves = memory.estimate(parts, config, 2, 1000)
+    halves = device_memory.estimate(parts, config, 2, 1000)
     assert halves.activations == pytest.approx(found.activations / 2, rel=0.1)
     config.model.remat = True
-    less = memory.estimate(build.parts(config, (8, 8, 1), 10), config, 1, 1000)
+    less = device_memory.estimate(build.parts(config, (8, 8, 1), 10), config, 1, 1000)
     assert less.activations < 0.8 * found.activations

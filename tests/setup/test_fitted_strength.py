@@ -9,8 +9,8 @@ import pytest
 import tada_jax
 from tada_jax.band import estimate
 from tada_jax.band.profile import ALL, Check, Curve, Profile
+from tada_jax.setup import fitted_strength as strengths
 from tada_jax.setup import limits
-from tada_jax.setup import strength as strengths
 from tada_jax.setup.plan import plan
 from tada_jax.study import analysis_text
 from tada_jax.system.errors import UserError

@@ -63,7 +63,7 @@ class Rows:
         np.lib.format.write_array_header_1_0(self._stream, facts)
 
 
-class Early:
+class ReadAhead:
     """What first readings have found; to be closed.
 
     Attributes:

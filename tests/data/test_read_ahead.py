@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tada_jax.data import decoding, early, images, manifest
+from tada_jax.data import decoding, images, manifest, read_ahead
 from tests.data.pictures import encode, error, load, noise, pngs, write
 
 RGB, GREY = noise(8, 8), noise(8, 8, channels=1)
@@ -42,9 +42,9 @@ def test_the_same_as_afterwards(tmp_path, monkeypatch, name):
         images, "inspect_and_open", lambda content: read.append(content) or inspect(content)
     )
     given = []
-    give = early.Early.give
+    give = read_ahead.ReadAhead.give
     monkeypatch.setattr(
-        early.Early, "give", lambda *arguments: given.append(give(*arguments)) or given[-1]
+        read_ahead.ReadAhead, "give", lambda *arguments: given.append(give(*arguments)) or given[-1]
     )
     first = load(root, **options)
     assert (given[0] is not None) == once and len(read) == len(files)
@@ -53,7 +53,7 @@ def test_the_same_as_afterwards(tmp_path, monkeypatch, name):
 
     # With nothing expected of a set, its files are read as often as it takes.
     monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(early.Early, "_expected", lambda self, header: None)
+    monkeypatch.setattr(read_ahead.ReadAhead, "_expected", lambda self, header: None)
     again = load(root, **options)
     assert given[1] is None
     np.testing.assert_array_equal(again.train.images[:], first.train.images[:])
@@ -66,8 +66,8 @@ def test_damage_is_named_alike(tmp_path, monkeypatch):
     torn = whole["2.png"][:-30]
     root = write(tmp_path / "a", whole | {"2.png": torn, "3.png": b"no image"})
     said, facts = [], []
-    for turn, expected in enumerate((early.Early._expected, lambda self, header: None)):
-        monkeypatch.setattr(early.Early, "_expected", expected)
+    for turn, expected in enumerate((read_ahead.ReadAhead._expected, lambda self, header: None)):
+        monkeypatch.setattr(read_ahead.ReadAhead, "_expected", expected)
         monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path / f"cache {turn}"))
         said.append(error(root))
         found = load(root, unreadable="skip")
@@ -92,7 +92,7 @@ def test_a_cache_that_is_full_meanwhile_is_no_matter_of_the_first_reading(tmp_pa
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(early.Early, "_write", full)
+    monkeypatch.setattr(read_ahead.ReadAhead, "_write", full)
     files = pngs("1.png", "2.png")
     assert len(load(write(tmp_path / "a", files)).train.images) == 2
 
@@ -126,13 +126,13 @@ def test_pngs_with_notes_are_refused_and_read_as_those_without(tmp_path):
 def test_what_is_lost_on_the_way_is_read_again(tmp_path, monkeypatch):
     """Whatever happens to the images that are kept, none is left out in silence."""
     root = write(tmp_path / "a", pngs("1.png", "2.png", "3.png"))
-    write_row = early.Early._write
+    write_row = read_ahead.ReadAhead._write
 
     def losing(self, name, pixels):
         if name != "1.png":
             write_row(self, name, pixels)
 
-    monkeypatch.setattr(early.Early, "_write", losing)
+    monkeypatch.setattr(read_ahead.ReadAhead, "_write", losing)
     assert len(load(root).train.images) == 3
 
 
