@@ -154,6 +154,9 @@ def get_config(method="tada"):
     c.analyze = _analyze()
     c.export = _export()
     c.compare = _compare()
+    c.lock()  # so that a mistyped field is an error, and not a new one
+    for named_by_the_user in (c.compare.variants, c.compare.curves):
+        named_by_the_user.unlock()
     return c
 
 

@@ -266,6 +266,13 @@ def test_a_bad_field_or_flag(argument, message, refuse):
     refuse(message, DIGITS, *tiny.FLAGS, argument)
 
 
+MINE = """from configs import digits_tada
+
+def get_config():
+    c = digits_tada.get_config()
+"""
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -274,6 +281,12 @@ def test_a_bad_field_or_flag(argument, message, refuse):
         ("x = 1\n", "get_config"),
         ("def get_config():\n    return None\n", "configuration"),
         ("def get_config():\n    return {'train': 3}\n", "configuration"),
+        (
+            f"{MINE}    c.train.batchsize = 64\n    return c\n",
+            "field of the configuration: .batchsize. Did you mean .batch_size. instead",
+        ),
+        (f"{MINE}    c.lenght = 9\n    return c\n", "field of the configuration: .lenght.$"),
+        (f"{MINE}    c.trian.batch_size = 64\n    return c\n", ".trian.*mean .train. instead"),
     ],
 )
 def test_a_bad_configuration_file(content, message, refuse, tmp_path):
