@@ -116,9 +116,7 @@ def parse():
         reason, inner = e, e.args[0] if e.args else None
         if isinstance(e, KeyError) or isinstance(inner, KeyError):
             name = inner.args[0] if isinstance(inner, KeyError) else inner
-            name = re.sub(
-                r"^Key (\S+) does not exist.*Other fields present:.*}\"", r"\1", str(name)
-            )
+            name = re.sub(r"(?s)^Key (\S+) does not exist.* fields present:.*}\"", r"\1", str(name))
             reason = f"unknown field of the configuration: {name}"
         if not isinstance(e, (flags.Error, KeyError, AttributeError)):
             reason = f"the configuration file fails with {type(e).__name__}: {e}"

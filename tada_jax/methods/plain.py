@@ -14,6 +14,8 @@ class Plain(Method):
 
     def __call__(self, rng, x0, eps, w):
         """`Example` of clean images, their noise and strengths."""
+        if not self.policy.ops and w.ndim > 1:  # of operations that images do not undergo here
+            w = w.mean(-1)
         return Example(augment_batch(rng, x0, w, self.policy), eps)
 
     def always(self):

@@ -46,8 +46,9 @@ def update(average, params, step, gamma):
     Returns:
       beta average + (1 - beta) params, beta = (1 - 1/t)^(gamma + 1), t = step + 1.
     """
-    beta = (step / (step + 1.0)) ** (gamma + 1.0)
-    return jax.tree.map(lambda a, p: beta * a + (1.0 - beta) * p, average, params)
+    # 1 - beta itself: after a million steps float32 would keep two of its digits.
+    share = -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / (step + 1.0)))
+    return jax.tree.map(lambda a, p: a + share * (p - a), average, params)
 
 
 def _overlap(t, gamma, t2, gamma2):

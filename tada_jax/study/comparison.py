@@ -26,6 +26,7 @@ from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json, write_whole
 from tada_jax.training import clock, loop
 from tada_jax.training import workdir as workdirs
+from tada_jax.training.run import load_run
 
 WAIT = 5.0  # seconds between two looks at cells that other processes are at
 
@@ -252,10 +253,12 @@ def finished(cell, digests, extractor=None, say=print):
     files = sorted(cell.workdir.glob("evaluation/*/metrics.json"))
     if not files:
         return None
-    named = evaluation.extractor_digest(cell.config, extractor)
+    named, step = evaluation.extractor_digest(cell.config, extractor), measured_step(cell, digests)
+    if step is None:
+        return None
     wanted = {
         **{key: digests[key] for key in tables.IMAGES},
-        "step": last_step(cell, digests),
+        "step": step,
         "settings": evaluation.settings(cell.config),
         "extractor_digest": named,
         "measured_by": evaluation.measured_by(),
@@ -285,6 +288,19 @@ def last_step(cell, digests):
         if own is not None and own.left:
             return max(workdirs.saved_steps(cell.workdir), default=own.last)
     return c.train.total_steps
+
+
+def measured_step(cell, digests):
+    """The step of the parameters that numbers of a cell are of; None if it has not ended yet."""
+    last, c = last_step(cell, digests), cell.config.sample
+    if c.checkpoint == "latest" and c.ema_width is None:
+        return last
+    if max(workdirs.saved_steps(cell.workdir), default=0) < last:
+        return None
+    try:
+        return load_run(cell.workdir, checkpoint=c.checkpoint, config=cell.config).sampled_step
+    except UserError:
+        return None  # running the cell says what is wrong
 
 
 def _run(cell, digests, extractor, say):

@@ -116,7 +116,7 @@ def evaluate(config, workdir, *, extractor=None, say=print):
         "seed": config.seed,
         "step": run.sampled_step,
         "weights": run.weights_title,
-        "sampler": sampler_title(config.sample),
+        "sampler": sampler_title(config),
         "samples": len(samples),
         "sample_seed": config.sample.seed,
         "extractor": judge.extractor.name,
@@ -179,17 +179,23 @@ def settings(config):
     """What else the numbers depend on, for JSON; those of other settings do not compare."""
     c = config.sample
     sample = c.to_dict() | {"stride": solvers.stride_for(c.sampler, c.stride)}
+    if config.schedule.name == "edm":  # whose levels may differ from those of training
+        sample["edm"] = config.schedule.edm.to_dict()
     return json.loads(to_json(config.evaluate.to_dict() | {"sample": sample}))
 
 
-def sampler_title(c):
-    """The sampler of a section `sample` in words."""
+def sampler_title(config):
+    """The sampler of a configuration in words."""
+    c, levels = config.sample, ""
+    if config.schedule.name == "edm":
+        own = config.schedule.edm
+        levels = f", sigma {own.sigma_min:g} to {own.sigma_max:g}, rho {own.rho:g}"
     eta = f" eta {c.eta:g}" if c.sampler == "ddim" else ""
     clip = "" if c.clip_x0 else ", unclipped"
     guided = "" if c.guidance == 1 else f", guidance {c.guidance:g}"
     label = "" if c.label is None else f", class {c.label}"
     stride = solvers.stride_for(c.sampler, c.stride)
-    return f"{c.sampler}{eta}, {c.steps} steps ({stride}){clip}{guided}{label}"
+    return f"{c.sampler}{eta}, {c.steps} steps ({stride}){levels}{clip}{guided}{label}"
 
 
 def _denoising_gap(run, planned, most=4096):

@@ -182,6 +182,20 @@ def test_undertrain_with_weight_1_is_none():
     np.testing.assert_array_equal(c.z, b.z)
 
 
+@pytest.mark.parametrize("method", ["undertrain", "undertrain_draw", "ambient"])
+def test_strengths_by_operation_count_by_their_mean(method):
+    fields = {"tada__schedule": "table", "ambient__noise": "0.3", "augment__ops": tiny.MOVES}
+    several = parts(method, tada__table=((-2.0, (1.0, 0.5, 0.0)), (2.0, (0.2, 0.3, 0.4))), **fields)
+    one = parts(method, tada__table=((-2.0, 0.5), (2.0, 0.3)), **fields)
+    (a, _), (b, _) = noised(several), noised(one)
+    assert a.w.shape == (*b.w.shape, 3)
+    jax.tree.map(
+        lambda mine, theirs: np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6),
+        (a.x0, a.z, a.weight),
+        (b.x0, b.z, b.weight),
+    )
+
+
 @pytest.mark.usefixtures("whole_network")
 def test_the_band_counts_less():
     half = parts("undertrain", undertrain__floor=0.25)

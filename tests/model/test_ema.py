@@ -49,6 +49,14 @@ def averages(values, widths):
     return found
 
 
+@pytest.mark.parametrize("step", [0, 1, 1_000, 1_000_000, 10_000_000])
+def test_the_newest_parameters_weigh_what_they_should_after_however_many_steps(step):
+    gamma = ema.exponent(0.1)
+    found = jax.jit(ema.update)(jnp.float32(0), jnp.float32(1), jnp.int32(step), gamma)
+    wanted = -np.expm1((gamma + 1) * np.log1p(-1 / (step + 1))) if step else 1.0
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_an_average_is_the_weighted_sum_of_its_history():
     values = np.random.default_rng(0).normal(size=300)
     gamma = ema.exponent(0.1)

@@ -15,6 +15,7 @@ from tada_jax.study import comparison, comparison_report, evaluation, tables
 from tada_jax.study.evaluation import Result
 from tada_jax.system.errors import UserError
 from tada_jax.training import loop
+from tada_jax.training import workdir as workdirs
 from tests import tiny
 
 
@@ -271,6 +272,36 @@ def test_results_of_other_images_are_refused_and_older_ones_measured_again(compa
     other = comparison.grid(config(data__test_fraction=0.3), tmp_path)  # another held-out set
     with pytest.raises(UserError, match="results of other images"):
         comparison._check_images(other, comparison.digests_of(other))
+
+
+def test_a_cell_is_finished_whichever_checkpoint_is_measured(compared, tmp_path, monkeypatch):
+    settings, folder = compared
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    settings = settings.copy_and_resolve_references()
+    settings.sample.checkpoint = "best"  # which is that of step 3
+    (cell, *_), said = comparison.grid(settings, tmp_path), []
+    digests = comparison.digests_of([cell])[cell]
+    (file,) = cell.workdir.glob("evaluation/*/metrics.json")
+    whole = json.loads(file.read_text())
+    whole["protocol"] |= {"step": 3, "settings": evaluation.settings(cell.config)}
+    file.write_text(json.dumps(whole))
+    for last, finished in ((2, True), (3, True), (4, False)):  # at which training ends
+        monkeypatch.setattr(comparison, "last_step", lambda *_, last=last: last)
+        found = comparison.finished(cell, digests, None, said.append)
+        assert (found is not None) == finished and not said
+
+
+def test_numbers_of_other_sampling_levels_do_not_count():
+    """Fields outside the sections `sample` and `evaluate` that a trained run may change too."""
+    free = [field for field in workdirs.FREE if field.startswith("schedule.")]
+    assert len(free) == 3
+    usual = config(schedule__name="edm")
+    seen = [evaluation.settings(usual), evaluation.sampler_title(usual)]
+    for field in free:
+        other = config(schedule__name="edm")
+        other.schedule.edm[field.rpartition(".")[2]] = 0.9
+        now = [evaluation.settings(other), evaluation.sampler_title(other)]
+        assert all(a != b for a, b in zip(seen, now)), field
 
 
 def test_cells_of_other_images_are_not_compared(tmp_path):
