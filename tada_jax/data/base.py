@@ -197,6 +197,12 @@ class Dataset:
         names = () if self.standard_names else self.class_names
         return digest(str(images.shape), labels, repr(names), *chunks)
 
+    @functools.cached_property
+    def held_out_digest(self) -> str:
+        """A name for the held-out images."""
+        images = np.ascontiguousarray(self.test.images)
+        return digest(str(images.shape), images.tobytes())
+
 
 def hold_out(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Splits off `fraction` of the examples, as evenly over the classes as whole images allow.

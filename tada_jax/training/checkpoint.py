@@ -42,17 +42,28 @@ class Checkpoints:
     """Saves and restores train states under `<workdir>/<folder>`, asynchronously.
 
     The newest `keep` of them are kept (None: all), and the best by each metric, of which a run that
-    goes on under another `config.log.best_metric` has two. The state is any pytree of arrays;
-    `meta` is a small dict that goes with it as JSON. A save that was interrupted leaves no
+    goes on under another `config.log.best_metric`, or measures it otherwise (`measured`, see
+    `yardstick.of_ranks`; a reader takes that of the newest), has two. The state is any pytree of
+    arrays; `meta` is a small dict that goes with it as JSON. A save that was interrupted leaves no
     checkpoint; one that was damaged later is found out when it is read.
     """
 
-    def __init__(self, workdir, *, keep=2, metric="", read_only=False, folder="checkpoints"):
+    def __init__(
+        self,
+        workdir,
+        *,
+        keep=2,
+        metric="",
+        measured=0,
+        read_only=False,
+        folder="checkpoints",
+    ):
         import orbax.checkpoint as ocp  # takes half a second, in which XLA may compile
 
         self._orbax = ocp
         self.path = pathlib.Path(workdir).resolve() / folder
-        self.metric, self._open_for = metric, contextlib.ExitStack()
+        self.metric, self._measured = metric, measured
+        self._open_for = contextlib.ExitStack()
         # A reader tidies nothing away: what looks unfinished may be a save of a run in progress.
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=_Preserved(keep, self._bests_of),
@@ -80,9 +91,11 @@ class Checkpoints:
         self._ranks = {step: self._rank_of(step) for step in self._manager.all_steps()}
 
     def _rank_of(self, step):
-        """{metric: number} of a checkpoint; {} where there is none, or it cannot be read."""
+        """{(metric, by what yardstick): number} of a checkpoint; {} where none can be read."""
         try:
-            return dict(self._described(step).get("rank") or self._rank_in_a_file(step))
+            found = self._described(step)
+            rank = found.get("rank") or self._rank_in_a_file(step)
+            return {(metric, found.get("measured", 0)): number for metric, number in rank.items()}
         except (Damaged, UserError, OSError, ValueError, TypeError):
             return {}  # whoever restores the checkpoint will hear of it
 
@@ -101,20 +114,27 @@ class Checkpoints:
 
     def best_step(self):
         """Step of the checkpoint with the smallest metric, the newest of equals; None without."""
-        return self._bests_of(self._manager.all_steps()).get(self.metric)
+        steps = self._manager.all_steps()
+        return self._bests_of(steps).get((self.metric, self._yardstick(steps)))
 
     def metrics(self):
         """The names of all metrics by which a checkpoint was ranked, sorted."""
-        return sorted(self._bests_of(self._manager.all_steps()))
+        return sorted({metric for metric, _ in self._bests_of(self._manager.all_steps())})
+
+    def _yardstick(self, steps):
+        """That of the ranks that count: one's own, or a reader's, of the newest with one."""
+        ranks = (self._ranks.get(step, {}) for step in sorted(steps, reverse=True))
+        found = (by for rank in ranks for metric, by in rank if metric == self.metric and by)
+        return self._measured or next(found, 0)
 
     def _bests_of(self, steps):
-        """{metric: the best of some of the steps}; those ranked by another are no rivals."""
+        """{(metric, yardstick): the best of some of the steps}; by another they are no rivals."""
         bests = {}
         for step in sorted(steps, reverse=True):
-            for metric, number in self._ranks.get(step, {}).items():
-                if number is not None and (metric not in bests or number < bests[metric][0]):
-                    bests[metric] = number, step
-        return {metric: step for metric, (_, step) in bests.items()}
+            for key, number in self._ranks.get(step, {}).items():
+                if number is not None and (key not in bests or number < bests[key][0]):
+                    bests[key] = number, step
+        return {key: step for key, (_, step) in bests.items()}
 
     def save(self, step, state, meta, metric=None):
         """Starts saving in the background; the arrays may be donated right away.
@@ -138,8 +158,8 @@ class Checkpoints:
         }
         usable = metric is not None and math.isfinite(metric)
         rank = {self.metric: float(metric)} if usable else {}
-        whole = {"meta": meta, "leaves": table, "rank": rank}
-        self._ranks[step] = rank
+        whole = {"meta": meta, "leaves": table, "rank": rank, "measured": self._measured}
+        self._ranks[step] = {(name, self._measured): number for name, number in rank.items()}
         with damage.writing():
             self._manager.save(
                 step,

@@ -22,6 +22,7 @@ import math
 import numpy as np
 
 from tada_jax.metrics import intervals
+from tada_jax.training import yardstick
 
 GOOD = 1.1  # times the lowest Frechet distance, still as good
 PATIENCE = 3  # looks
@@ -78,7 +79,7 @@ def read(lines, *, samples, held_out):
       samples: that each look is at (`log.metrics_count`).
       held_out: images that there are.
     """
-    looks = [line for line in lines if line.keys() >= NEEDED]
+    looks = yardstick.same([line for line in lines if line.keys() >= NEEDED])
     if len(looks) < 2:
         return None
     steps, copies = (np.array([line[key] for line in looks], float) for key in ("step", "copies"))

@@ -19,7 +19,7 @@ from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.interrupt import StopRequest
 from tada_jax.system.paths import expanded
-from tada_jax.training import calls
+from tada_jax.training import calls, yardstick
 from tada_jax.training import step as steps
 from tada_jax.training import workdir as workdirs
 from tada_jax.training.alarm import check_finite
@@ -63,7 +63,10 @@ def train(config, workdir):
         trained = workdirs.has_checkpoints(workdir_)
         compiled = None if trained else calls.compile_first(planned)
         checkpoints = Checkpoints(
-            workdir_, keep=config.log.keep_checkpoints, metric=config.log.best_metric
+            workdir_,
+            keep=config.log.keep_checkpoints,
+            metric=config.log.best_metric,
+            measured=yardstick.of_ranks(config),
         )
         stack.callback(checkpoints.close)
         progress = logs.Progress(config.train.total_steps, unit="step", active=first)
@@ -272,4 +275,5 @@ def _meta(planned):
         "class_names": list(dataset.class_names),
         "num_images": len(dataset.train.images),
         "image_digest": dataset.digest,
+        "held_out_digest": dataset.held_out_digest,
     }

@@ -9,7 +9,7 @@ from tada_jax.model.sampler import NotFinite, make_sampler
 from tada_jax.setup import length
 from tada_jax.system import backend, figures, logs
 from tada_jax.system.errors import UserError
-from tada_jax.training import clock
+from tada_jax.training import clock, yardstick
 from tada_jax.training.alarm import copying, entering, tinted
 from tada_jax.training.heldout import make_evaluation, put_splits
 
@@ -34,8 +34,10 @@ class Observer:
         most = max(c.sample.count, c.log.metrics_count if self._glances else 0)
         batch_size = min(c.sample.batch_size, most)
         self._draw = make_sampler(planned.parts, planned.mesh, batch_size=batch_size)
-        self._judge = None
+        self._judge, self._yardstick = None, yardstick.of(c)
         if self._glances:
+            if backend.is_first():
+                self._compare_yardsticks()
             self._judge = judges.of_training(planned, session.progress.say, stopping)
         self._evaluated = None  # of `put_splits`, once it is needed
 
@@ -58,6 +60,15 @@ class Observer:
         )
         wanted = self._config.sample.count if self._is_due(log.sample_every, step) else 0
         return scalars | self._samples(state, step, wanted, glancing and self._judge_is_ready())
+
+    def _compare_yardsticks(self):
+        looks = [line for line in logs.read(self._session.workdir) if yardstick.NAME in line]
+        if looks and looks[-1][yardstick.NAME] != self._yardstick:
+            self._session.progress.say(
+                f"warning: the quick metrics up to step {looks[-1]['step']:,} were measured "
+                "otherwise (config.sample, config.evaluate, log.metrics_count, JAX or the device "
+                "differ): the best checkpoint and the window are those of the looks from here on"
+            )
 
     def _is_due(self, every, step):
         return bool(every) and (step % every == 0 or step == self._config.train.total_steps)
@@ -115,7 +126,7 @@ class Observer:
 
     def _glance(self, samples, step):
         try:
-            return self._judge.glance(samples)
+            return self._judge.glance(samples) | {yardstick.NAME: self._yardstick}
         except (ValueError, UserError) as e:  # of degenerate samples: no reason to stop
             reason = " ".join(str(e).split())
             self._session.progress.say(f"warning: step {step:,}: no quick metrics: {reason}")

@@ -77,6 +77,17 @@ def _check_data(checkpoints, step, planned):
             "them, set data.range as it was (full, in runs from before there was one), or choose "
             "another --workdir"
         )
+    _check_held_out(checkpoints, saved, dataset)
+
+
+def _check_held_out(checkpoints, saved, dataset):
+    """Refuses other held-out images: what is measured would not compare with what was."""
+    if saved.get("held_out_digest", dataset.held_out_digest) != dataset.held_out_digest:
+        raise UserError(
+            f"{dataset.source}: the held-out images are not those of the run in "
+            f"{checkpoints.path.parent}, whose losses and quick metrics they measure: restore "
+            "them, or choose another --workdir"
+        )
 
 
 def params_of_another_run(config, like):

@@ -12,7 +12,7 @@ from PIL import Image
 
 import tada_jax
 from tada_jax import data
-from tada_jax.data.base import Rows, Split
+from tada_jax.data.base import Dataset, Rows, Split
 from tada_jax.metrics import features, judge, memorisation
 from tada_jax.metrics import judge as judges
 from tada_jax.model.sampler import make_sampler
@@ -302,6 +302,30 @@ def test_quick_metrics_are_logged_and_choose_the_best_checkpoint(watched):
         assert {"copies", "copies_real", "copy_margin", "leak", "neither"} <= line.keys()
     best = min((line["fd"], line["step"]) for line in lines if line["step"] in (3, 6))
     assert tada_jax.load_run(workdir, checkpoint="best").step == best[1]
+
+
+def test_quick_metrics_of_other_samples_are_told_apart(watched, tmp_path, capsys):
+    settings, workdir = watched
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    own = settings.copy_and_resolve_references()
+    own.train.total_steps, own.log.metrics_count = 7, 17
+    loop.train(own, tmp_path)
+    said = capsys.readouterr().err
+    assert "warning: the quick metrics up to step 6 were measured otherwise" in said
+    looks = [line for line in logs.read(tmp_path) if "fd" in line]
+    assert looks[-1]["step"] == 7 and len({line["yardstick"] for line in looks[:-1]}) == 1
+    assert looks[-1]["yardstick"] != looks[0]["yardstick"]
+    assert tada_jax.load_run(tmp_path, checkpoint="best").step == 7
+
+
+def test_a_run_does_not_go_on_with_other_held_out_images(watched, tmp_path, monkeypatch):
+    settings, workdir = watched
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(Dataset, "held_out_digest", "of others")
+    own = settings.copy_and_resolve_references()
+    own.train.total_steps = 7
+    with pytest.raises(UserError, match="the held-out images are not those of the run.*--workdir"):
+        loop.train(own, tmp_path)
 
 
 def test_quick_metrics_are_drawn(watched, finished):

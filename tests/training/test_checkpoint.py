@@ -147,6 +147,25 @@ def test_fingerprints_on_the_host_are_those_on_the_device(dtype):
     assert fingerprints.fingerprint(array, block=8) == expected
 
 
+def test_ranks_that_were_measured_otherwise_are_no_rivals(tmp_path):
+    def save(measured, ranks):
+        mine = Checkpoints(tmp_path, keep=1, metric="fd", measured=measured)
+        for step, rank in ranks.items():
+            mine.save(step, STATE, {}, rank)
+        mine.wait()
+        found = mine.best_step(), mine.steps()
+        mine.close()
+        return found
+
+    assert save(0, {1: 3.0, 2: 4.0}) == (1, [2, 1])  # from before there were yardsticks
+    assert save(7, {3: 5.0, 4: 6.0}) == (3, [4, 3, 1])
+    assert save(8, {5: 9.0, 6: 8.0, 7: 9.5}) == (6, [7, 6, 3, 1])
+    assert save(7, {}) == (3, [7, 6, 3, 1])
+    reader = Checkpoints(tmp_path, metric="fd", read_only=True)
+    assert reader.best_step() == 6 and reader.metrics() == ["fd"]  # by the newest's
+    reader.close()
+
+
 def test_a_damaged_rank_costs_the_rank_alone(tmp_path):
     saved(tmp_path, [3.0, 2.0]).close()
     again = Checkpoints(tmp_path, metric="fd", read_only=True)

@@ -46,6 +46,17 @@ def test_copies_begin_where_the_line_between_two_looks_passes_the_threshold():
     assert read([0.5, 0.6]).tau_mem == 100  # no earlier look
 
 
+def test_looks_that_were_measured_otherwise_do_not_count():
+    lines = run([0.5, 0.5, 0.0, 0.0, 0.5, 0.5], fd=[0.1, 0.1, 1.0, 0.8, 0.9, 0.9])
+    looks = [line for line in lines if "fd" in line]
+    for i, look in enumerate(looks):
+        look["yardstick"] = 1 if i < 2 else 2
+    found = clock.read(lines, samples=200, held_out=400)
+    assert 400 < found.tau_mem < 500 and found.tau_gen == 400
+    del looks[0]["yardstick"], looks[1]["yardstick"]  # of before there were any: as the others
+    assert clock.read(lines, samples=200, held_out=400).tau_mem == 100
+
+
 def test_what_was_seen_can_be_marked():
     own = read([0.0, 0.0, 0.5, 0.5, 0.5], losses=[3, 2, 4, 5, 6])
     assert own.marks()["copies begin"] == own.tau_mem
