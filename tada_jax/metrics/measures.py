@@ -48,6 +48,7 @@ class Number:
       reference: what they were compared with, and how many of those.
       extractor: of the features, or what else the images were looked at through.
       real: what real images score in the samples' place, if that makes sense.
+      real_n: how many they are, if fewer than the samples and the score depends on that.
       interval: 95%, or None.
       note: anything else in a few words.
     """
@@ -59,6 +60,7 @@ class Number:
     real: float | None = None
     interval: tuple[float, float] | None = None
     note: str = ""
+    real_n: int | None = None
 
 
 def printed(name, value):

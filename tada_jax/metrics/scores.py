@@ -22,7 +22,7 @@ from tada_jax.metrics import (
     wasserstein,
 )
 from tada_jax.metrics import tint as tints
-from tada_jax.metrics.measures import Number
+from tada_jax.metrics.measures import Number, printed
 from tada_jax.metrics.views import augmented_images
 from tada_jax.system.errors import UserError
 
@@ -31,6 +31,13 @@ _STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
 MOST_IN_CELLS = (
     10_000  # training images for C_T, as long as they fit `features.MOST_BYTES` in float64
 )
+
+
+def _at_most(rows, count, seed=0):
+    """So many of them, drawn at random: nearly every measure depends on how many there are."""
+    if len(rows) <= count:
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))]
 
 
 def quality_scores(judge, samples):
@@ -46,11 +53,18 @@ def quality_scores(judge, samples):
     biased = f"fewer samples than the {dimension:,} features: biased upwards"
     for name, reference in judge.features.items():
         scores, deviation = _with_deviation(drawn, reference)
-        real, _ = _with_deviation(judge.features[_STAND_IN[name]], reference)
+        stand_in = _at_most(judge.features[_STAND_IN[name]], n)
+        real, _ = _with_deviation(stand_in, reference)
         notes = {
             "fd": biased if n <= dimension else "",
             "kid": "" if math.isnan(deviation) else f"sd of a subset {deviation * 1e3:.2f}",
         }
+        fewer = len(stand_in) if len(stand_in) < n and name != "all" else None
+        if fewer:
+            alike, _ = _with_deviation(_at_most(drawn, fewer), reference)
+            for key in alike.keys() - {"kid"}:  # which has no bias
+                of_fewer = f"of {fewer:,} samples {printed(key, alike[key])}"
+                notes[key] = "; ".join(filter(None, (notes.get(key), of_fewer)))
         limits_of = {
             "fd": _frechet_interval(drawn, reference, scores["fd"]),
             "precision": intervals.of_share(round(scores["precision"] * n), n),
@@ -64,6 +78,7 @@ def quality_scores(judge, samples):
                 real=None if name == "all" else real[key],
                 interval=limits_of.get(key),
                 note=notes.get(key, ""),
+                real_n=None if key == "kid" else fewer,
             )
     return found
 
@@ -72,9 +87,11 @@ def wasserstein_scores(judge, samples):
     """Sliced Wasserstein distance of patches to each reference."""
     found = {}
     for name, images in judge.images.items():
-        drawn, real = (
-            float(np.mean(wasserstein.sliced_wasserstein(x, images)))
-            for x in (samples, judge.images[_STAND_IN[name]])
+        stand_in = _at_most(judge.images[_STAND_IN[name]], len(samples))
+        fewer = len(stand_in) if len(stand_in) < len(samples) and name != "all" else None
+        drawn, real, alike = (
+            None if x is None else float(np.mean(wasserstein.sliced_wasserstein(x, images)))
+            for x in (samples, stand_in, _at_most(samples, fewer) if fewer else None)
         )
         found[f"swd/{name}"] = Number(
             drawn,
@@ -82,6 +99,8 @@ def wasserstein_scores(judge, samples):
             judge.title(name),
             "patches of 7x7",
             None if name == "all" else real,
+            note=f"of {fewer:,} samples {printed('swd', alike)}" if fewer else "",
+            real_n=fewer,
         )
     return found
 

@@ -7,7 +7,7 @@ import sys
 
 import jinja2
 
-from tada_jax.metrics.measures import MEASURES, printed
+from tada_jax.metrics.measures import MEASURES
 from tada_jax.study import clock_report, tables
 from tada_jax.system.logs import duration
 from tada_jax.system.paths import to_json
@@ -115,11 +115,10 @@ def _rows(results, methods, size):
     rows = []
     for key in tables.headlines(results):
         found = tables.summaries(results, key)
-        real = tables.real_images(results, key, size)
         cells = [
             tables.cell_text(key, found[m, size]) if (m, size) in found else "" for m in methods
         ]
-        shown = "" if real is None else printed(key, real)
+        shown = tables.real_text(results, key, size)
         better = MEASURES[key.partition("/")[0]].better
         rows.append([tables.title_of(key), *cells, shown, better])
     return rows

@@ -257,7 +257,8 @@ def table(protocol, numbers):
         f"{p['samples']:,} samples, {p['sampler']}, sample seed {p['sample_seed']}",
         f"data: {p['data']}",
         "real: what real images score in the samples' place (held-out ones against the training "
-        "images, training ones against the others); [95% interval]",
+        "images, training ones against the others), as many of them if there are; else (n=...), "
+        "and so many samples score what the last column says; [95% interval]",
         "",
     ]
     head = ("", "better", "samples", "interval", "real", "n", "against", "through", "")
@@ -289,7 +290,7 @@ def _row(key, number):
         measure.better,
         show(number.value),
         interval,
-        show(number.real),
+        show(number.real) + (f" (n={number.real_n:,})" if number.real_n else ""),
         f"{number.n:,}",
         number.reference,
         number.extractor,

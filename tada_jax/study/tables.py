@@ -177,8 +177,7 @@ def markdown(results):
         for key in keys:
             found = summaries(results, key)
             cells = [cell_text(key, found[m, size]) if (m, size) in found else "" for m in methods]
-            real = real_images(results, key, size)
-            shown = "" if real is None else printed(key, real)
+            shown = real_text(results, key, size)
             better = MEASURES[key.partition("/")[0]].better
             lines.append(f"| {title_of(key)} | {' | '.join(cells)} | {shown} | {better} |")
         lines.append("")
@@ -193,6 +192,15 @@ def real_images(results, key, size):
         if cell.size == size and key in result.numbers and result.numbers[key].real is not None
     }
     return float(np.mean(list(values.values()))) if values else None
+
+
+def real_text(results, key, size):
+    """The same as text, with how many they are where that is fewer than the samples."""
+    real = real_images(results, key, size)
+    of_size = (r.numbers.get(key) for cell, r in results.items() if cell.size == size)
+    fewest = min((number.real_n for number in of_size if number and number.real_n), default=None)
+    shown = "" if real is None else printed(key, real)
+    return f"{shown} (n={fewest:,})" if shown and fewest else shown
 
 
 def _markdown_differences(results, methods, sizes, keys):

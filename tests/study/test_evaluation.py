@@ -55,6 +55,8 @@ def test_everything_is_measured_against_training_and_held_out_images(measured):
     assert numbers["fd/all"].reference == "all images (1,797)"
     assert {n.n for key, n in numbers.items() if "/" in key and key[:2] == "fd"} == {50}
     assert "biased upwards" in numbers["fd/held_out"].note  # 50 samples, 128 features
+    # 50 training images stand in for 50 samples; a few of the held-out ones, for all of them.
+    assert all(n.real_n is None for n in numbers.values())
     assert numbers["gap"].n == 180 and "noised 1,024 times" in numbers["gap"].note
     assert any(key.startswith("gap/") for key in numbers)
     assert result.seconds.keys() >= {"sampling", "memorisation", "leakage"}
