@@ -18,7 +18,8 @@ BY_LOSS = ("test_mse", "train_mse")
 BY_SAMPLES = ("fd", "leak", "copies", "copy_margin", "window")
 
 # How often each image has been seen when copies begin without augmentation, and by how much TADA
-# puts that off: the range of all that was measured, in docs/when_to_stop.md.
+# puts that off: the range of all runs that began, in docs/when_to_stop.md. Small networks of 800
+# and 1,000 images did not.
 PASSES, LATER = (300, 2300), (1.1, 2.5)
 
 LOOKS = 20  # before the first copies
@@ -44,7 +45,8 @@ def expected(config, n):
         about = " with TADA"
     line = (
         f"copies may begin between steps {low:,.0f} and {high:,.0f}{about}, the range of small "
-        "networks of digits and emoji (docs/when_to_stop.md); "
+        "networks of digits and emoji, or never if there are too many images for the network "
+        "(docs/when_to_stop.md); "
     )
     total = config.train.total_steps
     if total == AUTO:
