@@ -20,7 +20,7 @@ BY_SAMPLES = ("fd", "leak", "copies", "copy_margin", "window")
 # How often each image has been seen when copies begin without augmentation, and by how much TADA
 # puts that off: the range of all runs that began, in docs/when_to_stop.md. Small networks of 800
 # and 1,000 images did not.
-PASSES, LATER = (300, 2300), (1.1, 2.5)
+PASSES, LATER = (300, 2300), (1.1, 3.3)
 
 LOOKS = 20  # before the first copies
 # Training an image takes as long as three passes of the network, a sample one for each time that

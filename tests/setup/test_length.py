@@ -35,8 +35,8 @@ def auto(method="none", **fields):
     [
         ("none", 100, 100, 2300),
         ("none", 200, 50, 9200),
-        ("tada", 100, 100, 5750),
-        ("constant", 100, 100, 5750),  # nobody knows how much later, so as late as TADA
+        ("tada", 100, 100, 7590),
+        ("constant", 100, 100, 7590),  # nobody knows how much later, so as late as TADA
     ],
 )
 def test_auto_ends_where_copies_begin_at_the_latest(method, n, batch, most):
