@@ -26,7 +26,7 @@ train: $(VENV)/installed-$(DEVICE)
 	$(BIN)/python main.py --config=$(CONFIG) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-$(DEVICE)
 	$(BIN)/ruff format --check .
@@ -50,7 +50,7 @@ test-newest:
 	@echo "newer than the pins:"
 	@.venv-newest/bin/pip freeze | tr 'A-Z_' 'a-z-' | sort > .venv-newest/versions
 	@grep -hE '^[A-Za-z]' requirements.txt $(PINS) | sed 's/ .*//' | tr 'A-Z_' 'a-z-' | sort | comm -13 - .venv-newest/versions | grep -E "^($$(sed -nE 's/^([A-Za-z-]+)==.*/\1/p' requirements.txt $(PINS) | tr 'A-Z_' 'a-z-' | paste -sd'|'))==" || echo none
-	.venv-newest/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	.venv-newest/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # What a training step would cost on a TPU, by its compiler; needs no TPU, and some minutes.
 test-tpu:

@@ -1,5 +1,6 @@
 """Eight host devices and a compilation cache inside the checkout, before anything imports jax."""
 
+import collections
 import contextlib
 import ctypes
 import gc
@@ -117,6 +118,12 @@ def no_process_grows(allowance):
     if resident_bytes() > allowance["bytes"]:
         forget_programs()
         allowance["bytes"] = max(MOST_BYTES, resident_bytes() + MORE_BYTES)
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few tests, which take long each, go first: no process is left alone with one."""
+    tests = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (tests[item.path], item.path))
 
 
 @pytest.fixture(scope="session", autouse=True)
