@@ -246,7 +246,7 @@ DIGITS = "--config=configs/digits_tada.py"
         ("--config.init.workdir=/nowhere", "init.workdir=/nowhere: /nowhere holds no run"),
         ("--config.train.batch_size=0", "batch_size=0"),
         ("--config.train.total_steps=long", "total_steps=long.*nor auto"),
-        ("--config.train.ema_decay=1.5", "ema_decay"),
+        ("--config.train.ema_decay=1.5", "ema_decay=1.5 .*at least 0 and below 1$"),
         ("--config.seed=-1", "seed"),
         ("--config.method=adaa", "method='adaa'.*scoreaug"),
         ("--config.schedule.name=karras", "schedule.name='karras'.*edm"),

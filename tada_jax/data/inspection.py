@@ -69,7 +69,7 @@ def inspect(dataset: Dataset, *, batch_size: int) -> Inspection:
     exact = _exact(seen.digests)
     near, mirrored, complete = _near(seen)
     facts = [*_describe(dataset, seen), *_alike(seen, exact, near, mirrored, complete)]
-    advice = _advise(dataset, seen, batch_size, exact, near)
+    advice = _advise(dataset, seen, batch_size, exact, near, mirrored)
     return Inspection(tuple(facts), tuple(advice), exact, near, mirrored, not complete)
 
 
@@ -313,7 +313,7 @@ def _alike(seen, exact, near, mirrored, complete):
         yield "", "more than could all be compared look the same at 9x8 pixels"
 
 
-def _advise(dataset, seen, batch_size, exact, near):
+def _advise(dataset, seen, batch_size, exact, near, mirrored):
     """What will go wrong."""
     held = seen.count - seen.train
     side = min(seen.shape[:2])
@@ -338,6 +338,13 @@ def _advise(dataset, seen, batch_size, exact, near):
         yield (
             f"{straddling:,} pairs of equal or similar images lie between training and "
             "held-out images, whose loss will look better than it is: remove duplicates"
+        )
+    flipped = _straddling(seen, mirrored)
+    if flipped:
+        yield (
+            f"{flipped:,} images are the mirror images of others across training and held-out "
+            "images, whose loss will look better than it is where training flips images "
+            "(augment.xflip_p): remove one of each"
         )
     repeated = len(np.unique(np.concatenate([exact, near])))  # images, since pairs grow faster
     if repeated > 0.1 * seen.count:

@@ -339,12 +339,27 @@ def by_table(names: list[str], file: str, read: Callable[[str], bytes]) -> Label
                     return f"has {different:,} labels of {len(found):,} images: numbers, no classes"
                 absent = len(told) - len(names)
                 more = f", which names {absent:,} more images" if absent else ""
+                more += _passed_over([c for c in columns if c not in (named, labelled)])
                 return _numbered(
                     [str(x) for x in found], f"classes by {labelled!r} of {file}{more}"
                 )
     forms = zip(*(known for way in (inside, bare) for known in (way, _without_endings(way))))
     lacking = next((some[0] for some in forms if not told.keys() & set(some)), names[0])
     return f"names not all of the images, as {lacking}"
+
+
+SPLIT_COLUMNS = ("split", "subset", "set", "partition", "fold")
+
+
+def _passed_over(columns: list[str]) -> str:
+    """Columns that nothing is made of, as the end of a clause."""
+    if not columns:
+        return ""
+    split = next((column for column in columns if str(column).lower() in SPLIT_COLUMNS), None)
+    remedy = (
+        f", and {split!r} holds nothing out (sort the images into folders train and test for that)"
+    )
+    return f"; columns passed over: {', '.join(map(str, columns))}" + (remedy if split else "")
 
 
 def _without_endings(names: list[str]) -> list[str]:

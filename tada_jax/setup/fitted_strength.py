@@ -177,6 +177,7 @@ def summary(profile):
     return (
         f"sensitivity profile ({profile.proxy} posterior of {a['images']:,} images, "
         f"{a['queries']:,} queries, {a['copies']} copies, seed {a['seed']}, {a['seconds']:g} s): "
-        f"the integral of K is {check.integral:.2f} ± {check.error:.2f} nats, and must be "
+        f"by the exact posterior the integral of K is {check.integral:.2f} ± {check.error:.2f} "
+        "nats, and must be "
         f"{check.divergence:.2f} ± {check.divergence_error:.2f} (without noise {check.limit:.2f})"
     ) + (f": {profile.failure}" if profile.failure else "")

@@ -133,6 +133,7 @@ def check(config):
         if not low <= value <= high:
             bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             bounds = "positive" if low == math.ulp(0) else bounds
+            bounds = f"at least {low} and below 1" if (low, high) == _BELOW_1 else bounds
             raise UserError(f"config.{field}={value} cannot be: it must be {bounds}{word}")
     _check_lists(config)
     kind = METHODS[config.method].kind

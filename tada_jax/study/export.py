@@ -102,7 +102,8 @@ def card(run, network) -> str:
     h, w, channels = run.parts.image_shape
     head = ["---", f"license: {c.export.license or 'unknown'}", "tags:", "- diffusion"]
     if c.export.format == "diffusers":
-        head += ["- unconditional-image-generation", "library_name: diffusers"]
+        head += [] if network.num_classes else ["- unconditional-image-generation"]
+        head += ["library_name: diffusers"]
     told = f", conditional on {network.num_classes:,} classes" if network.num_classes else ""
     if run.parts.label is not None:
         told = f", of {classes.Class(run.parts.label, run.class_names[run.parts.label]).title}"
@@ -119,7 +120,7 @@ def card(run, network) -> str:
     ]
     if c.export.license is None:
         lines += ["Whoever trained it has stated no licence (`config.export.license`).", ""]
-    lines += _usage(c, channels)
+    lines += _usage(c, run.parts.image_shape, network.num_classes)
     data = run.workdir / "data.txt"
     if data.is_file():
         lines += ["## Data", "", "```", data.read_text().rstrip(), "```", ""]
@@ -128,7 +129,7 @@ def card(run, network) -> str:
     return "\n".join([*lines, "## Configuration", "", "```json", saved, "```", ""])
 
 
-def _usage(c, channels):
+def _usage(c, image_shape, num_classes):
     """How to draw from what was exported, or what its tensors do not tell."""
     total, scheduler = c.schedule.total_timesteps, c.export.scheduler
     if c.export.format == "adm":
@@ -143,7 +144,7 @@ def _usage(c, channels):
             f"{total:,} timesteps, prediction of {c.diffusion.parameterisation}.",
             "",
         ]
-    kind = write.PIPELINES[scheduler]
+    kind, (h, w, channels) = write.PIPELINES[scheduler], image_shape
     # Without it diffusers clips x0_hat and keeps an eps_hat that does not belong to it.
     options = ", use_clipped_model_output=True" if scheduler == "ddim" else ""
     steps = min(50, total) if scheduler == "ddim" else total
@@ -156,6 +157,28 @@ def _usage(c, channels):
             "DPMSolverMultistepScheduler would take them for more channels. For other samplers "
             "export with `--config.export.scheduler=ddim`.",
             "",
+        ]
+    if num_classes:
+        return [
+            "Pipelines of diffusers give their network no class, so it is called without one:",
+            "",
+            "```python",
+            "import torch",
+            f"from diffusers import {kind}",
+            "",
+            f'pipeline = {kind}.from_pretrained("FOLDER")',
+            "unet, scheduler = pipeline.unet, pipeline.scheduler",
+            f"labels = torch.arange(4) % {num_classes}  # the classes' numbers",
+            f"scheduler.set_timesteps({steps})",
+            f"x = torch.randn(len(labels), {channels}, {h}, {w})",
+            "with torch.no_grad():",
+            "    for t in scheduler.timesteps:",
+            "        output = unet(x, t, class_labels=labels).sample",
+            f"        x = scheduler.step(output, t, x{options}).prev_sample",
+            "images = (x / 2 + 0.5).clamp(0, 1)",
+            "```",
+            "",
+            *others,
         ]
     return [
         "```python",

@@ -1,9 +1,11 @@
 """A run in words and pictures: what `--dry_run` says, and what is said as training begins."""
 
 import jax
+import numpy as np
 from clu import parameter_overview
 
 from tada_jax.data import inspection
+from tada_jax.methods.table import METHODS
 from tada_jax.metrics import judge
 from tada_jax.setup import length
 from tada_jax.setup.plan import plan
@@ -41,8 +43,12 @@ def describe(config):
         parameter_overview.get_parameter_overview(shapes, include_stats=False),
         *_weights(planned, shapes),
         f"memory: {needed}",
+        *_strength(planned),
         f"window: {length.expected(config, len(planned.dataset.train.images))}",
-        *(f"advice: {advice}" for advice in (*seen.advice, *_memory_advice(planned, needed))),
+        *(
+            f"advice: {advice}"
+            for advice in (*seen.advice, *_run_advice(planned), *_memory_advice(planned, needed))
+        ),
     ]
 
 
@@ -64,6 +70,30 @@ def _weights(planned, shapes):
         "  the same as flags:",
         *(f"    --config.{name}={load.shown(value)}" for name, value in fields.items()),
     ]
+
+
+def _run_advice(planned):
+    """A line if a run will hardly have begun when it ends."""
+    total, warmup = planned.config.train.total_steps, planned.config.optimizer.warmup_steps
+    if total < 2 * warmup:
+        yield (
+            f"the learning rate rises over optimizer.warmup_steps={warmup:,} of {total:,} steps: "
+            "set it to a tenth of them"
+        )
+
+
+def _strength(planned):
+    """A line on how strongly TADA augments on average; none for a constant strength."""
+    if METHODS[planned.config.method].strength == "tada":
+        mean = _mean_strength(planned.parts)
+        yield f"strength: w is {mean:.2f} on average over the noise levels (strength.png)"
+
+
+def _mean_strength(parts):
+    """Mean of w over the noise levels of training, and over operations."""
+    shares = (np.arange(256) + 0.5) / 256
+    levels = jax.jit(lambda u: parts.strength(parts.schedule.logsnr(parts.schedule.quantile(u))))
+    return float(np.mean(levels(shares)))
 
 
 def _memory_advice(planned, needed):
@@ -99,7 +129,8 @@ def introduce(session, state):
         progress.say(planned.dataset.source)
     else:
         seen = inspect(planned)
-        lines = [*seen.lines(), *(f"advice: {advice}" for advice in seen.advice)]
+        advised = (*seen.advice, *_run_advice(planned))
+        lines = [*seen.lines(), *(f"advice: {advice}" for advice in advised)]
         for line in lines:
             progress.say(line)
         write_whole(session.workdir / "data.txt", "\n".join(lines) + "\n")
@@ -107,6 +138,8 @@ def introduce(session, state):
         f"network of {parameter_overview.count_parameters(state.params):,} parameters, "
         f"{planned.mesh.size} x {jax.devices()[0].device_kind}, everything in {session.workdir}"
     )
+    for line in _strength(planned):
+        progress.say(line)
     idle = backend.idle_accelerator()
     if idle:
         progress.say(f"warning: {idle}")

@@ -91,7 +91,11 @@ def train(config, workdir):
         if asked.train.total_steps == length.AUTO and first:
             progress.say(length.in_words(config))
         if first_step >= config.train.total_steps:
-            progress.say(f"this run has already done its {first_step:,} steps")
+            more = f", of which config.train.total_steps={config.train.total_steps} asks for fewer"
+            progress.say(
+                f"this run has already done its {first_step:,} steps"
+                + more * (first_step > config.train.total_steps)
+            )
             return state
         by_window = config.train.stop == "window"
         if by_window and has_left_window(session):

@@ -66,6 +66,7 @@ def test_mirrored_copies_are_told_apart():
     assert found.near.tolist() == [[50, 282]]
     assert not len(found.exact)
     assert "mirrored" in "\n".join(found.lines())
+    assert any("2 images are the mirror images" in advice for advice in found.advice)
 
 
 @pytest.mark.parametrize("value", [10, 255])

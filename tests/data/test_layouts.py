@@ -253,6 +253,17 @@ def test_tables_of_labels(file, content, packed, tmp_path):
     assert ("names 1 more images" in found.source) == (file == "train.csv")
 
 
+def test_columns_that_nothing_is_made_of_are_named(tmp_path):
+    rows = "".join(f"{i}.png,{i % 2},{i},{'test' if i > 5 else 'train'}\n" for i in range(8))
+    files = pngs(*(f"{i}.png" for i in range(8)))
+    table = {"labels.csv": f"filename,class,age,split\n{rows}".encode()}
+    found = load(write(tmp_path / "set", files | table))
+    assert "classes by 'class' of labels.csv; columns passed over: age, split" in found.source
+    assert "'split' holds nothing out" in found.source
+    fewer = {"labels.csv": table["labels.csv"].replace(b"split", b"years")}
+    assert "holds nothing out" not in load(write(tmp_path / "other", files | fewer)).source
+
+
 @pytest.mark.parametrize("folder", ["train_images", "a/b"])
 def test_a_table_beside_the_folder_of_its_images(folder, tmp_path):
     table = "image_id,label\n" + "".join(f"{i},{i % 2}\n" for i in range(6))

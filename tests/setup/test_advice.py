@@ -89,3 +89,21 @@ def test_a_resolution_that_is_advised_for_memory_is_enough(pictures):
     settings.data.resolution = int(re.search(r"data\.resolution=(\d+)", line)[1])
     settings.data.fit = re.search(r"data\.fit=(\w+)", line)[1]
     assert not [line for line in describe(settings) if "more than the" in line]
+
+
+def test_a_run_that_ends_as_it_begins_gets_advice():
+    def advised(**fields):
+        return [line for line in describe(tiny.config(**fields)) if "set it to a tenth" in line]
+
+    assert not advised()
+    (line,) = advised(train__total_steps=300, optimizer__warmup_steps=200)
+    assert line.startswith("advice: ") and "optimizer.warmup_steps=200 of 300 steps" in line
+
+
+def test_the_mean_strength_is_said():
+    def said(**fields):
+        return [line for line in describe(tiny.config(**fields)) if line.startswith("strength: ")]
+
+    table = {"tada__schedule": "table", "tada__table": ((0.0, 0.25), (1.0, 0.25))}
+    assert said(**table) == ["strength: w is 0.25 on average over the noise levels (strength.png)"]
+    assert said(method="constant") == []

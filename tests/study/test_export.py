@@ -153,6 +153,17 @@ def test_the_card_says_what_it_is(exported):
     assert "1 channels, of class 3: " in export.card(of_three, run.parts.network)
 
 
+@pytest.mark.parametrize("classes", [0, 10])
+def test_the_card_of_a_network_with_classes_calls_it_with_classes(classes, exported):
+    _, workdir, _ = exported
+    run = tada_jax.load_run(workdir)
+    card = export.card(run, dataclasses.replace(run.parts.network, num_classes=classes))
+    assert ("unconditional-image-generation" in card) == (not classes)
+    assert ("class_labels=labels" in card) == bool(classes)
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+
+
 def test_training_begins_with_exported_weights(exported, tmp_path):
     """As with those of anybody else, also of a network without the variance that is trained."""
     _, workdir, folders = exported
