@@ -77,8 +77,8 @@ def profile_figure(path, profile, thresholds, name):
     check = profile.check
     figures.finish(
         figure,
-        f"{name}, w = 1: {_caption(profile)}; by the exact posterior integral of K {check.integral:.2f} ± "
-        f"{check.error:.2f}, must be {check.divergence:.2f} nats",
+        f"{name}, w = 1: {_caption(profile)}; by the exact posterior integral of K "
+        f"{check.integral:.2f} ± {check.error:.2f}, must be {check.divergence:.2f} nats",
     )
     figure.savefig(path, dpi=110)
 
