@@ -6,7 +6,7 @@
 
 Google's emoji, of all kinds; 40% of 1,906 are held out. As configs/digits_clock.py, with the band
 from each training set (tada.band=auto). At 8x8 with the network, the batches and the looks of the
-digits, so that 1,000 images begin to be copied within minutes.
+digits: 300 images begin to be copied within minutes, 1,000 had not by 16,000 steps.
 """
 
 from ml_collections import ConfigDict

@@ -24,6 +24,7 @@ from tada_jax.study.samples import read, to_files
 from tada_jax.system import backend, figures
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json, write_whole
+from tada_jax.training import yardstick
 from tada_jax.training.heldout import make_evaluation, put_splits
 from tada_jax.training.run import load_run
 
@@ -176,11 +177,9 @@ def extractor_digest(config, extractor=None):
 
 def settings(config):
     """What else the numbers depend on, for JSON; those of other settings do not compare."""
-    c = config.sample
-    sample = c.to_dict() | {"stride": solvers.stride_for(c.sampler, c.stride)}
-    if config.schedule.name == "edm":  # whose levels may differ from those of training
-        sample["edm"] = config.schedule.edm.to_dict()
-    return json.loads(to_json(config.evaluate.to_dict() | {"sample": sample}))
+    return json.loads(
+        to_json(config.evaluate.to_dict() | {"sample": yardstick.of_sampling(config)})
+    )
 
 
 def sampler_title(config):

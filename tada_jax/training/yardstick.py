@@ -15,16 +15,21 @@ NAME = "yardstick"  # of the number, in a line of metrics.jsonl
 _OTHER_SAMPLE_FIELDS = ("count", "batch_size", "checkpoint", "ema_width", "ema_step")
 
 
+def of_sampling(config):
+    """Fields on which samples depend, a dict: of `config.sample`, and levels that it may change."""
+    c = config.sample
+    fields = c.to_dict() | {"stride": solvers.stride_for(c.sampler, c.stride)}
+    if config.schedule.name == "edm":  # whose levels may differ from those of training
+        fields["edm"] = config.schedule.edm.to_dict()
+    return fields
+
+
 def of(config):
     """A whole number below 2^28 that stands for all on which quick metrics of one network depend.
 
     Small networks that are fitted to the data set are others with another JAX or kind of device.
     """
-    c = config.sample
-    sample = {k: v for k, v in c.to_dict().items() if k not in _OTHER_SAMPLE_FIELDS}
-    sample["stride"] = solvers.stride_for(c.sampler, c.stride)
-    if config.schedule.name == "edm":  # whose levels may differ from those of training
-        sample["edm"] = config.schedule.edm.to_dict()
+    sample = {k: v for k, v in of_sampling(config).items() if k not in _OTHER_SAMPLE_FIELDS}
     measured = {k: v for k, v in config.evaluate.to_dict().items() if k not in ("count", "weights")}
     where = [jax.__version__, jax.default_backend()]
     return int(digest(to_json([sample, measured, config.log.metrics_count, where]))[:7], 16)

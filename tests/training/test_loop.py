@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 import signal
 
 import jax
@@ -219,3 +220,13 @@ def test_too_little_memory_on_the_device_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(training_step, "make_steps", make_steps)
     with pytest.raises(UserError, match="too little memory.*batch_size"):
         loop.train(tiny.config(), tmp_path)
+
+
+def test_fewer_steps_than_are_done_are_said(finished, tmp_path, capsys):
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    fewer = config.copy_and_resolve_references()
+    for total, end in ((6, "\n"), (4, ", of which config.train.total_steps=4 asks for fewer\n")):
+        fewer.train.total_steps = total
+        assert int(loop.train(fewer, tmp_path).step) == 6
+        assert f"has already done its 6 steps{end}" in capsys.readouterr().err
