@@ -11,6 +11,7 @@ from tada_jax.model.schedule import SCHEDULES
 from tada_jax.system import backend
 from tada_jax.system.errors import UserError
 from tada_jax.training import step as steps
+from tada_jax.training import workdir as workdirs
 from tada_jax.training.damage import Damaged, move_aside
 from tada_jax.training.restore import restore_one
 from tada_jax.training.run import load_run
@@ -132,11 +133,24 @@ def params_of_another_run(config, like):
     for name in sorted(here.keys() | there.keys()):
         if here.get(name) != there.get(name):
             raise UserError(
-                f"config.init.workdir={c.workdir} has another network: {name} is "
-                f"{there.get(name, 'absent')} there and {here.get(name, 'absent')} here; make "
-                "config.model, the channels and the variance equal to those of its config.json"
+                f"config.init.workdir={c.workdir} has another network{_why(config, run.config)}: "
+                f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; "
+                "make config.model, the channels, the classes and the variance equal to those of "
+                "its config.json"
             )
     return params
+
+
+def _why(mine, theirs):
+    """The fields in which the networks of two configurations differ, in words."""
+    mine, theirs = (workdirs.flatten(config.to_dict()) for config in (mine, theirs))
+    shaping = ("model.", "data.labels", "diffusion.variance")
+    fields = [
+        f"config.{field} {theirs.get(field)!r} there, {mine[field]!r} here"
+        for field in sorted(mine)
+        if field.startswith(shaping) and mine[field] != theirs.get(field)
+    ]
+    return f" ({'; '.join(fields)})" * bool(fields)
 
 
 def read_back(session, step, state):

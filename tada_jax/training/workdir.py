@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 
 import filelock
 import jax
@@ -138,12 +139,16 @@ ADDED = {
     "train.stop": "steps",
 }
 
+LOCK, OWNER = ".lock", ".owner"  # who uses the folder
+
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 
 
 @contextlib.contextmanager
 def occupied(config, workdir):
     """The folder of a run, for one process at a time: made if missing, and checked if not.
+
+    Where it was missing, and nothing was written to it, it is gone again afterwards.
 
     Yields:
       The folder's absolute path.
@@ -154,9 +159,12 @@ def occupied(config, workdir):
     """
     path = absolute(workdir)
     with contextlib.ExitStack() as stack:
+        new = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_lock(path))
+            if new:
+                stack.callback(_remove_unused, path)
             check_same(config, path)
             write_whole(path / ".writable", "")
             (path / ".writable").unlink()
@@ -167,6 +175,13 @@ def occupied(config, workdir):
         yield path
 
 
+def _remove_unused(path):
+    """Removes the folder of a run that never began: one that holds folders at most, and locks."""
+    found = list(path.rglob("*"))
+    if not any(each.is_file() and each.name not in (LOCK, OWNER) for each in found):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _lock(path):
     """Keeps other processes from training in a folder; a process that dies lets go of it.
@@ -174,7 +189,7 @@ def _lock(path):
     Raises:
       UserError: if another process has it.
     """
-    lock, owner = filelock.FileLock(path / ".lock"), path / ".owner"
+    lock, owner = filelock.FileLock(path / LOCK), path / OWNER
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as e:

@@ -163,9 +163,11 @@ def test_fine_tuning_starts_from_another_run_with_a_fresh_optimiser(use_ema, fin
 def test_fine_tuning_refuses_another_network(finished, tmp_path):
     _, folder, _ = finished
     config = tiny.config(init__workdir=str(folder), model__channels=16)
-    with pytest.raises(UserError, match=r"another network: .*\(.*\) there and .*here") as e:
-        loop.train(config, tmp_path)
+    fields = r"another network \(config.model.channels 8 there, 16 here\): "
+    with pytest.raises(UserError, match=fields + r".*\(.*\) there and .*here") as e:
+        loop.train(config, tmp_path / "own")
     assert "\n" not in str(e.value)
+    assert not list(tmp_path.iterdir())  # a run that never began leaves no folder
     with pytest.raises(UserError, match="another network"):
         describe(config)
 
