@@ -143,7 +143,7 @@ def _decode(
         for name, found in zip(files.names, _threaded(look, files.names, "reading")):
             early.add(name, found)
     headers, skipped = early.headers, dict(early.skipped)
-    if not headers or (skipped and options.unreadable == "refuse"):
+    if not headers:  # of others all are decoded, so that every bad one is named at once
         raise unreadable(path, list(skipped.values()), len(files.names))
     resolution, shape = fitting.settle(headers, options, path)
     found = levels.given(options.range)

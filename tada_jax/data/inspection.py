@@ -27,6 +27,7 @@ NEAR_EXAMPLES = 3
 CLASSES_SHOWN, CLASSES_A_LINE = 100, 10
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB (ITU-R 601)
 ENOUGH_HELD_OUT = 20  # images: the advice asks for as many
+FEWEST_HELD_OUT = 10  # with which anything can be measured
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -383,6 +384,11 @@ def _advise(dataset, seen, batch_size, exact, near, mirrored):
 def _more_held_out(count):
     """What to do where too few of so many images are held out."""
     fraction = math.ceil(100 * ENOUGH_HELD_OUT / count) / 100
+    if count < 2 * FEWEST_HELD_OUT:
+        return (
+            f"of {count} images too few can be held out to measure anything, which takes "
+            f"{FEWEST_HELD_OUT}: collect more"
+        )
     if fraction > 0.5:
         return (
             f"{count} images are too few to hold out {ENOUGH_HELD_OUT}: collect more, or set "

@@ -31,7 +31,6 @@ from tada_jax.system import backend, logs
 from tada_jax.system.errors import UserError
 from tada_jax.system.pixels import to_float
 
-FEWEST_HELD_OUT = 10  # images
 FEWEST_DIFFERENT = 6  # training images
 FOLDS = 2  # of the held-out images, for the leak classifiers
 GLANCE_IMAGES = 10_000  # training images among which `glance` looks for neighbours
@@ -322,10 +321,10 @@ def check(dataset):
     """
     held_out, train = len(dataset.test.images), dataset.train.images
     train = np.asarray(train[spread(len(train), 1000)])
-    if held_out < FEWEST_HELD_OUT:
+    if held_out < inspection.FEWEST_HELD_OUT:
         raise TooFewImages(
-            f"measuring needs at least {FEWEST_HELD_OUT} held-out images, and there are {held_out}"
-            ": raise config.data.test_fraction (for a new run: what is held out stays so), or give "
+            f"measuring needs at least {inspection.FEWEST_HELD_OUT} held-out images, and there are "
+            f"{held_out}: raise config.data.test_fraction (for a new run: what is held out stays so), or give "
             "the data set a test split"
         )
     if len({image.tobytes() for image in train}) < FEWEST_DIFFERENT:

@@ -283,7 +283,7 @@ def test_unreadable_images_are_refused_or_skipped(tmp_path, pack, recwarn):
     path = pack(tmp_path / "a.zip", good | BAD)
     for _ in range(2):
         message = error(path)
-        assert "3 of 7 images" in message and "--config.data.unreadable=skip" in message
+        assert "4 of 7 images" in message and "--config.data.unreadable=skip" in message
         assert "bad/empty.png: is empty" in message and "bad/text.jpg: is no image" in message
     for _ in range(2):
         dataset = load(path, unreadable="skip")

@@ -49,6 +49,14 @@ def test_images_that_are_too_few_are_called_so(pictures):
     assert "24 images are too few to hold out 20: collect more" in line
 
 
+def test_nothing_is_advised_that_measuring_refuses(pictures):
+    for count in (12, 19):
+        lines = inspection.inspect(data.load("images", path=pictures(count)), batch_size=4).advice
+        (line,) = (line for line in lines if "collect more" in line)
+        assert f"of {count} images too few can be held out" in line
+        assert not any("test_fraction=" in line for line in lines)
+
+
 @pytest.mark.parametrize(("height", "width"), [(180, 320), (64, 114), (30, 30), (6, 100)])
 def test_a_size_that_is_advised_fits_the_network(height, width, pictures):
     settings = tiny.config(
