@@ -10,6 +10,7 @@ A run that is there needs no --config: its folder holds its configuration. Any f
 configs/base.py can be set on the command line: --config.train.batch_size=64
 """
 
+import difflib
 import os
 import pathlib
 import re
@@ -84,6 +85,34 @@ def configuration_of_a_run():
     return [f"--config={SAVED}:{workdir}"]
 
 
+def where_else(unknown, files):
+    """Fields of the configuration that may be meant by an unknown one, the end of a message.
+
+    ml_collections itself names the nearest one of the same section, if it is near.
+    """
+    sections = [
+        arg.split(".")[1]
+        for arg in sys.argv
+        if re.match(rf"--?config\..*\b{re.escape(unknown)}\b", arg)
+    ]
+    if not sections or len(files) != 1:
+        return ""  # the file itself names it
+    config = flags.FLAGS["config"].parser.parse(files[0].partition("=")[2])
+    fields = [
+        (section, name)
+        for section, part in config.items()
+        if isinstance(part, ConfigDict)
+        for name in part
+    ]
+    same = [(section, name) for section, name in fields if section in sections]
+    for among in (same, fields):
+        near = difflib.get_close_matches(unknown, [name for _, name in among], n=1, cutoff=0.7)
+        if near:
+            meant = [f"--config.{section}.{name}" for section, name in among if name in near]
+            return f": perhaps {' or '.join(meant)}"
+    return ""
+
+
 def parse():
     """Parses the flags, in any order; whatever the user got wrong becomes one line."""
     app.define_help_flags()
@@ -118,6 +147,8 @@ def parse():
             name = inner.args[0] if isinstance(inner, KeyError) else inner
             name = re.sub(r"(?s)^Key (\S+) does not exist.* fields present:.*}\"", r"\1", str(name))
             reason = f"unknown field of the configuration: {name}"
+            if " " not in reason.partition(": ")[2]:
+                reason += where_else(str(name).strip("'\""), files)
         if not isinstance(e, (flags.Error, KeyError, AttributeError)):
             reason = f"the configuration file fails with {type(e).__name__}: {e}"
         if "Traceback" in str(reason):  # absl hands on that of a configuration file

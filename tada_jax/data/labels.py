@@ -111,8 +111,17 @@ def _decide(names, how, file, read) -> Labels:
             f"data.labels=file, and there is no {FILE} beside the images, nor one of "
             f"{', '.join(TABLES)}: choose folders, prefix, none or auto"
         )
-    if how == "folders" or file is None:
-        return _by_folder(names, chunks_count=how == "folders")
+    if how == "folders":
+        found = _by_folder(names, chunks_count=True)
+        if found.numbers is None:
+            why = found.clause.removeprefix("no classes, since ") or "all images lie in one folder"
+            raise UserError(
+                f"data.labels=folders, and {why}: move the images of each class to a folder of "
+                "their own, or choose prefix, file, none or auto"
+            )
+        return found
+    if file is None:
+        return _by_folder(names, chunks_count=False)
     if not file.endswith(FILE):
         found = by_table(names, file, read)
         if isinstance(found, Labels):

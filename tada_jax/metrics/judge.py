@@ -324,8 +324,8 @@ def check(dataset):
     if held_out < inspection.FEWEST_HELD_OUT:
         raise TooFewImages(
             f"measuring needs at least {inspection.FEWEST_HELD_OUT} held-out images, and there are "
-            f"{held_out}: raise config.data.test_fraction (for a new run: what is held out stays so), or give "
-            "the data set a test split"
+            f"{held_out}: raise config.data.test_fraction (for a new run: what is held out stays "
+            "so), or give the data set a test split"
         )
     if len({image.tobytes() for image in train}) < FEWEST_DIFFERENT:
         raise TooFewImages(

@@ -252,6 +252,7 @@ def test_nothing_there(tmp_path):
     assert "holds no images" in error(write_zip(tmp_path / "a.zip", {"a.txt": b""}))
     (tmp_path / "not.zip").write_bytes(encode(noise(8, 8)))
     assert "is no zip" in error(tmp_path / "not.zip")
+    assert "is a single image: pass a folder" in error(write(tmp_path, pngs("1.png")) / "1.png")
     os.mkfifo(tmp_path / "pipe")
     assert "neither a folder nor a file" in error(tmp_path / "pipe")
 

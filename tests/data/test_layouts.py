@@ -320,6 +320,8 @@ def test_pictures_beside_their_masks_get_advice(tmp_path):
     assert advice in load(root).source
     assert "in another form" not in load(root, labels="folders").source
     assert not load(root / "Images").num_classes
+    message = "data.labels=folders, and all images lie in one folder: move"
+    assert message in error(root / "Images", labels="folders")
     other = write(tmp_path / "b", pngs("masks/1.png", "hats/1.png"))
     assert "in another form" not in load(other).source
 

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 
-from tada_jax.data import labels, splits
+from tada_jax.data import kinds, labels, splits
 from tada_jax.data.names import HEAD, Place, check_bytes, is_hidden, shown
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import cache_dir
@@ -60,9 +60,13 @@ def of_zip(path: pathlib.Path, stack: contextlib.ExitStack) -> Members:
         what = "no zip"
         with contextlib.suppress(OSError):  # of files that are not on a disk
             file.seek(0)
-            what = "a zip that is damaged or cut short" if file.read(2) == b"PK" else what
+            head = file.read(HEAD)
+            if kinds.is_image(head):
+                what = "a single image"
+            elif head.startswith(b"PK"):
+                what = "a zip that is damaged or cut short"
         raise UserError(
-            f"data.path={path} is {what}; pass a folder, a zip or tar of images, or one of the "
+            f"data.path={path} is {what}: pass a folder, a zip or tar of images, or one of the "
             "files that docs/data.md lists"
         ) from error
     members = {}
