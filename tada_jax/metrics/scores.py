@@ -31,6 +31,7 @@ _STAND_IN = {"train": "held_out", "held_out": "train", "all": "train"}
 MOST_IN_CELLS = (
     10_000  # training images for C_T, as long as they fit `features.MOST_BYTES` in float64
 )
+FEW_BALLS = 50  # images of a reference, below which precision and density say little
 
 
 def _at_most(rows, count, seed=0):
@@ -55,7 +56,10 @@ def quality_scores(judge, samples):
         scores, deviation = _with_deviation(drawn, reference)
         stand_in = _at_most(judge.features[_STAND_IN[name]], n)
         real, _ = _with_deviation(stand_in, reference)
+        wide = "balls around so few images reach far: even bad samples may lie inside"
+        few = len(reference) < FEW_BALLS
         notes = {
+            **dict.fromkeys(("precision", "density"), wide * few),
             "fd": biased if n <= dimension else "",
             "kid": "" if math.isnan(deviation) else f"sd of a subset {deviation * 1e3:.2f}",
         }
@@ -112,8 +116,9 @@ def tint_scores(judge, samples):
     for name, of in drawn.items():
         about = (len(samples), judge.title("held_out"), "pixels")
         found[f"tint/{name}"] = Number(of.shift, *about, real[name].shift, of.shift_interval)
+        alike = "the held-out images are all of one tone" if math.isnan(of.spread) else ""
         found[f"tint_spread/{name}"] = Number(
-            of.spread, *about, real[name].spread, of.spread_interval
+            of.spread, *about, real[name].spread, of.spread_interval, alike
         )
     return found
 
@@ -137,14 +142,15 @@ def memorisation_scores(judge, samples):
         return Number(value, n, reference, "pixels", best, interval, note)
 
     margin = memorisation.copy_margin(images, train, held_out)
+    finite, equal = math.isfinite(margin), "every sample equals a held-out image"
     most = max(1000, min(MOST_IN_CELLS, features.MOST_BYTES // (8 * images[0].size)))
     in_cells = train.versions(most)
     copying = memorisation.data_copying(images, in_cells, real)
     return {
         "copies": share(memorisation.copies),
-        "copy_margin": Number(margin, n, both, "pixels", 1.0, note=note),
+        "copy_margin": Number(margin, n, both, "pixels", 1.0, note=note if finite else equal),
         "authentic": share(memorisation.authenticity),
-        "c_t": Number(copying, n, both, "pixels", 0.0, note=_drawn(len(in_cells), most)),
+        "c_t": Number(copying, n, both, "pixels", 0.0, note=_of_cells(copying, in_cells, most)),
     }
 
 
@@ -199,7 +205,15 @@ def leakage_scores(judge, samples):
         alone = dataclasses.replace(judge.policy, ops=(op,), xflip_p=0.0)
         moved = augmented_images(judge.images["held_out"], Plain(alone))
         shift = leakage.moment_shift(op, samples, judge.images["held_out"], moved)
-        (m, s), (mr, sr), (ma, sa) = shift.samples, shift.real, shift.augmented
+        moments = (
+            f"{mean:.3f} +- {deviation:.3f} {what}"
+            for what, (mean, deviation) in (
+                ("samples", shift.samples),
+                ("real", shift.real),
+                ("T(x, 1)", shift.augmented),
+            )
+        )
+        untold = "too small a change to be told; " if math.isnan(shift.share) else ""
         found[f"moment/{op}"] = Number(
             shift.share,
             n,
@@ -207,13 +221,15 @@ def leakage_scores(judge, samples):
             shift.statistic,
             0.0,
             None,
-            f"{m:.3f} +- {s:.3f} samples, {mr:.3f} +- {sr:.3f} real, {ma:.3f} +- {sa:.3f} T(x, 1)",
+            f"{untold}{', '.join(moments)}",
         )
     return found
 
 
-def _drawn(count, most):
-    return f"{count:,} training images, drawn" if count == most else ""
+def _of_cells(copying, train, most):
+    if math.isnan(copying):
+        return "no cell has 10 each of samples, training and held-out images"
+    return f"{len(train):,} training images, drawn" if len(train) == most else ""
 
 
 def _with_deviation(drawn, reference):

@@ -1,14 +1,12 @@
 """The figures of `--mode=analyze`: profiles, schedules, and the paper's Figure 1."""
 
-import itertools
-
 import numpy as np
 
 from tada_jax import tada
 from tada_jax.band.profile import ALL
 from tada_jax.study import analysis_text
 from tada_jax.system import figures
-from tada_jax.system.figures import BLUE, GREEN, LOOKS, ORANGE
+from tada_jax.system.figures import BLUE, GREEN, ORANGE
 
 _X = "native log SNR [nats], noise to image"
 _LEAST_K, _LEAST_V = 1e-3, 1e-3  # nats and percent, where logarithmic axes end
@@ -53,7 +51,8 @@ def profile_figure(path, profile, thresholds, name):
         (panels[0], "detectable", 1.0, thresholds[0], "K, detectable [nats per nat of log SNR]"),
         (panels[1], "visible", 100.0, 100 * thresholds[1], "V, visible [% of the variance]"),
     ):
-        for op, (color, marker, style) in zip(profile.names, itertools.cycle(LOOKS)):
+        for i, op in enumerate(profile.names):
+            color, marker, style = figures.look(i)
             curve = profile.curves[op, 1.0]
             axes.errorbar(
                 profile.logsnr,
@@ -130,7 +129,8 @@ def schedule_figure(path, profile, config, dataset):
         color, marker, style = figures.look(i)
         look = dict(color=color, marker=marker, linestyle=style, markevery=20, markersize=4)
         left.plot(fine, y, **look, label=label)
-    for op, (color, marker, style) in zip(profile.names[1:], itertools.cycle(LOOKS)):
+    for i, op in enumerate(profile.names[1:]):
+        color, marker, style = figures.look(i)
         w = profile.freeform(thresholds, name=op)
         look = dict(color=color, marker=marker, linestyle=style, markevery=20, markersize=4)
         right.plot(fine, tada.interpolated(fine, levels=r, strengths=w), **look, label=op)
@@ -180,7 +180,8 @@ def gap_figure(path, found, thresholds, name):
                 linewidth=2,
                 label=f"two networks, {split} images",
             )
-        for (proxy, profile), (color, marker, style) in zip(found.profiles.items(), LOOKS):
+        for i, (proxy, profile) in enumerate(found.profiles.items()):
+            color, marker, style = figures.look(i)
             y = factor * getattr(profile.curves[ALL, 1.0], quantity)
             look = dict(color=color, marker=marker, markersize=4, linestyle=style)
             axes.plot(profile.logsnr, y, **look, label=proxy)

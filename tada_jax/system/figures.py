@@ -193,9 +193,10 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     if w.ndim == 1:
         left.plot(r, w, color=BLUE, marker="o", markevery=every, label="strength w")
     else:
-        for op, own, (color, marker, style) in zip(parts.policy.ops, w.T, itertools.cycle(LOOKS)):
-            look = dict(color=color, marker=marker, linestyle=style, markevery=every)
-            left.plot(r, own, **look, label=f"w, {op}")
+        for i, (op, own) in enumerate(zip(parts.policy.ops, w.T)):
+            color, marker, style = look(i)
+            curve = dict(color=color, marker=marker, linestyle=style, markevery=every)
+            left.plot(r, own, **curve, label=f"w, {op}")
         w = w.mean(-1)
     low = w <= w.min() + 0.1
     share = 100 * low.mean()
@@ -211,7 +212,7 @@ def strength_figure(path, parts, images, *, title, seed, strengths=(0.0, 0.1, 0.
     )
     left.set(xlabel="log SNR of the timestep [nats], noise to image", ylabel="strength w [0..1]")
     left.set(ylim=(-0.03, 1.03), title=f"mean over the timesteps {w.mean():.2f}")
-    left.legend(loc="upper center")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize="small")
 
     always, key = parts.method.always(), jax.random.key(seed)
     x = jnp.asarray(pixels.to_float(images[:n]))

@@ -168,6 +168,8 @@ def test_unlabelled_images_are_measured_through_their_augmentation(tmp_path):
     assert found["copies"].reference.endswith("and their mirror images")
     assert {"moment/hue", "moment/translate_frac", "leak"} <= found.keys()
     assert found["copies"].value > 0.6  # all but those that are held out
+    assert found["density/held_out"].note.startswith("balls around so few")  # 27
+    assert not found["density/train"].note.startswith("balls around so few")
 
 
 def test_a_run_without_augmentation_to_leak_is_measured_too():
@@ -278,6 +280,8 @@ def test_degenerate_images_give_numbers_or_none_and_no_exception(name, tmp_path,
         assert np.isfinite(quick["fd"]) and 0 <= quick["copies"] <= 1
         for key, number in whole.items():
             assert key == "copy_margin" or not np.isinf(number.value), key
+        silent = [key for key, n in whole.items() if not (n.note or np.isfinite(n.value))]
+        assert not silent  # "n/a" has a reason
         assert np.isfinite(whole["copies"].value)
 
 
