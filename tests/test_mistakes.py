@@ -236,7 +236,10 @@ DIGITS = "--config=configs/digits_tada.py"
         ("--config.augment.magnitude.rotate=2", "unknown field.*rotate"),
         ("--config.sample.num_steps=3", "num_steps': perhaps --config.sample.steps$"),
         ("--config.ema_decay=0.5", "ema_decay': perhaps --config.train.ema_decay$"),
-        ("--config.model.head_channels=3", "head_channels=3; change channels=8 or head_channels$"),
+        (
+            "--config.model.head_channels=3",
+            "head_channels=3; change channels=8, or set head_channels=2$",
+        ),
         ("--config.ema.widths=('a',)", "ema.widths: 'a'"),
         ("--config.ema.widths=(0.05,0.1,0.05)", "ema.widths=.0.05, 0.1, 0.05. names a width twice"),
         ("--config=configs/cifar10_tada.py", "name one configuration file"),

@@ -354,18 +354,30 @@ class UNet(nn.Module):
                 f"width must be multiples of {factor}; use fewer levels or another size"
             )
         sides = [max(size) // 2**level for level in range(len(self.channel_mult))]
-        last = len(sides) - 1
-        for level, side in enumerate(sides):
-            width = self.width(level)
-            must_divide = ["norm_groups"]
-            if side in self.attention_resolutions or level == last:
-                must_divide.append("num_heads" if self.num_heads else "head_channels")
-            for name in must_divide:
-                if width % getattr(self, name):
-                    raise ValueError(
-                        f"a level of {width} channels does not divide by {name}="
-                        f"{getattr(self, name)}; change channels={self.channels} or {name}"
-                    )
+        widths = [self.width(level) for level in range(len(sides))]
+        attended = [
+            width
+            for width, side in zip(widths, sides)
+            if side in self.attention_resolutions or side == sides[-1]
+        ]
+        heads = "num_heads" if self.num_heads else "head_channels"
+        wrong, right = [], []
+        for name, divided in (("norm_groups", widths), (heads, attended)):
+            by = getattr(self, name)
+            uneven = [width for width in dict.fromkeys(divided) if width % by]
+            if uneven:
+                wrong.append(f"{_listed(uneven)} channels do not divide by {name}={by}")
+                most = max(d for d in range(1, by) if all(width % d == 0 for width in divided))
+                right.append(f"{name}={most}")
+        if wrong:
+            raise ValueError(
+                f"levels of {' and '.join(wrong)}; change channels={self.channels}, or set "
+                f"{' and '.join(right)}"
+            )
+
+
+def _listed(numbers):
+    return ", ".join(map(str, numbers))
 
 
 # Parts of `UNet.__call__`; their layers are the network's.

@@ -83,10 +83,11 @@ def _run_advice(planned):
 
 
 def _strength(planned):
-    """A line on how strongly TADA augments on average; none for a constant strength."""
+    """A line on how strongly TADA augments, and where; none for a constant strength."""
     if METHODS[planned.config.method].strength == "tada":
         mean = _mean_strength(planned.parts)
-        yield f"strength: w is {mean:.2f} on average over the noise levels (strength.png)"
+        band = f"{planned.schedule.about}; " if planned.schedule else ""
+        yield f"strength: {band}w is {mean:.2f} on average over the noise levels (strength.png)"
 
 
 def _mean_strength(parts):

@@ -160,6 +160,12 @@ def test_embedding_is_cosine_first():
         ({"norm_groups": 3}, (4, 4), "norm_groups=3"),
         ({"head_channels": 5}, (4, 4), "head_channels=5"),
         ({"channel_mult": (0.3, 1)}, (4, 4), "whole widths"),
+        (  # all at once, and what would do
+            {"channels": 12, "norm_groups": 8, "head_channels": 5},
+            (4, 4),
+            "^levels of 12 .*norm_groups=8 and .*head_channels=5; change channels=12, or set "
+            "norm_groups=6 and head_channels=4$",
+        ),
     ],
 )
 def test_refuses_what_it_cannot_process(options, size, message):

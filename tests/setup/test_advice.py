@@ -115,3 +115,8 @@ def test_the_mean_strength_is_said():
     table = {"tada__schedule": "table", "tada__table": ((0.0, 0.25), (1.0, 0.25))}
     assert said(**table) == ["strength: w is 0.25 on average over the noise levels (strength.png)"]
     assert said(method="constant") == []
+    auto = {"tada__band": "auto", "sensitivity__proxy": "exact", "sensitivity__queries": 16}
+    (line,) = said(**auto, augment__ops=tiny.MOVES)
+    assert re.match(
+        r"strength: paper, sensitive band \[-?[\d.]+, -?[\d.]+\] in log SNR; w is", line
+    )
