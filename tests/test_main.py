@@ -154,20 +154,29 @@ def test_a_platform_that_is_not_installed_is_one_line(tmp_path):
     assert "Traceback" not in err and not (tmp_path / "run").exists()
 
 
+SMALL_CODE = "--xla_backend_extra_options=xla_cpu_optimize_for_size"
+
+
 @pytest.mark.parametrize(
-    ("batch", "environment", "devices"),
+    ("batch", "environment", "devices", "options"),
     [
-        (8, {}, 2),
-        (7, {}, 1),  # does not divide
-        (8, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),  # the user's choice
-        (8, {"JAX_COORDINATOR_ADDRESS": "localhost:1"}, 1),  # one of several processes
+        (8, {}, 2, "xla_cpu_disable_loop_unrolling"),
+        (7, {}, 1, "xla_cpu_disable_loop_unrolling"),  # does not divide
+        (  # the user's choices
+            8,
+            {"XLA_FLAGS": f"--xla_force_host_platform_device_count=3 {SMALL_CODE}"},
+            3,
+            "xla_cpu_optimize_for_size",
+        ),
+        (8, {"JAX_COORDINATOR_ADDRESS": "localhost:1"}, 1, ""),  # one of several processes
     ],
 )
-def test_devices_on_a_cpu(batch, environment, devices):
+def test_devices_on_a_cpu(batch, environment, devices, options):
     program = (
         "from tada_jax.system import backend; import jax, os;"
         "os.sched_getaffinity = lambda _: {0, 1};"
-        f"backend.use_cpu_well({batch}, pixels=64, channels=8); print(jax.device_count())"
+        f"backend.use_cpu_well({batch}, pixels=64, channels=8);"
+        "print(jax.device_count(), os.environ.get('XLA_FLAGS', '').rpartition('options=')[2])"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
     found = subprocess.run(
@@ -179,4 +188,4 @@ def test_devices_on_a_cpu(batch, environment, devices):
         timeout=100,
         check=True,
     )
-    assert int(found.stdout) == devices
+    assert found.stdout.strip() == f"{devices} {options}".strip()
