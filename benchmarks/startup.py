@@ -23,7 +23,7 @@ import time
 from benchmarks import timing
 
 ROOT = pathlib.Path(__file__).parents[1]
-REPETITIONS = 5
+COLD, WARM = 3, 5  # starts of each kind
 DEAR = ("tensorflow", "tensorflow_datasets", "torch", "matplotlib", "sklearn", "scipy", "pandas")
 
 
@@ -69,35 +69,32 @@ def main():
     checkouts = {"here": ROOT}
     if options.against:
         checkouts = {"before": options.against.resolve(), **checkouts}
-    cold, warm = {}, {name: [] for name in checkouts}
+    took = {kind: {name: [] for name in checkouts} for kind in ("cold", "warm")}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         # Killed runs have saved nothing, so each folder is that of a fresh run.
-        for number in range(1 + REPETITIONS):
+        for number in range(COLD + WARM):
+            kind, cache = ("cold", number) if number < COLD else ("warm", 0)
             for name, root in checkouts.items():
-                places = scratch / name / "cache", scratch / name / str(number)
-                seconds = start(arguments, *places, root)
-                if number:
-                    warm[name].append(seconds)
-                else:
-                    cold[name] = seconds
+                places = scratch / name / f"cache{cache}", scratch / name / str(number)
+                took[kind][name].append(start(arguments, *places, root))
     dearest, found = imports(arguments)
     machine = timing.machine()
     print(machine)
     for name in checkouts:
-        print(
-            f"{name}: {cold[name]:.1f} s to the first step with nothing compiled, "
-            f"{statistics.median(warm[name]):.1f} s ({min(warm[name]):.1f} to "
-            f"{max(warm[name]):.1f}) with the cache"
+        cold, warm = (
+            f"{statistics.median(s):.1f} s ({min(s):.1f} to {max(s):.1f})"
+            for s in (took["cold"][name], took["warm"][name])
         )
+        print(f"{name}: {cold} to the first step with nothing compiled, {warm} with the cache")
     timing.show(
         "dearest imports "
         + ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in dearest)
         + f"; of {', '.join(DEAR)}: {', '.join(found) or 'none'} imported",
         benchmark="startup",
         arguments=arguments,
-        cold_s=cold,
-        warm_s=warm,
+        cold_s=took["cold"],
+        warm_s=took["warm"],
         imports_ms=dict(dearest),
         dear=found,
         machine=machine,
