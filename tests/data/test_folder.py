@@ -250,9 +250,10 @@ def test_nothing_there(tmp_path):
         write(tmp_path / "text", {"a.txt": b"", ".b.png": b""})
     )
     assert "holds no images" in error(write_zip(tmp_path / "a.zip", {"a.txt": b""}))
+    (tmp_path / "not.zip").write_bytes(b"neither a zip nor an image")
+    assert "is no zip: pass a folder" in error(tmp_path / "not.zip")
     (tmp_path / "not.zip").write_bytes(encode(noise(8, 8)))
-    assert "is no zip" in error(tmp_path / "not.zip")
-    assert "is a single image: pass a folder" in error(write(tmp_path, pngs("1.png")) / "1.png")
+    assert "is a single image: pass a folder" in error(tmp_path / "not.zip")
     os.mkfifo(tmp_path / "pipe")
     assert "neither a folder nor a file" in error(tmp_path / "pipe")
 
