@@ -152,6 +152,7 @@ class Reading:
       other_files: what was passed over because its name is not that of an image, by ending, as
         ".heic 40, .csv 1".
       levels: what was said of the values that became black and white; "" where it is obvious.
+      fit: how images of other aspects were made to fit, as of `Options`.
     """
 
     sizes: np.ndarray
@@ -159,6 +160,7 @@ class Reading:
     skipped: tuple[str, ...] = ()
     other_files: str = ""
     levels: str = ""
+    fit: str = "crop"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

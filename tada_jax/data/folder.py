@@ -83,6 +83,7 @@ def load(options: Options) -> Dataset:
         skipped,
         by_ending(others),
         facts["levels"],
+        options.fit,
     )
     name = path.resolve().name
     return Dataset(

@@ -261,7 +261,7 @@ def _describe(dataset, seen):
     reading = dataset.reading
     if reading is not None:
         yield "stored as", ", ".join(f"{count:,} {mode}" for mode, count in reading.modes.items())
-        yield "stored sizes", _sizes(reading.sizes, seen.shape)
+        yield "stored sizes", _sizes(reading, seen.shape)
         for line in reading.skipped[:5]:
             yield "skipped", line
         if len(reading.skipped) > 5:
@@ -271,21 +271,33 @@ def _describe(dataset, seen):
     yield from _classes(classes.of(dataset))
 
 
-def _sizes(sizes, shape):
+def _sizes(reading, shape):
+    sizes = reading.sizes
     shorter = sizes.min(axis=1)
     middle = np.argsort(sizes.prod(axis=1))[len(sizes) // 2]
     small, large = sizes.min(axis=0), sizes.max(axis=0)
-    words = [f"{'x'.join(map(str, small))}"]
+    words = ["x".join(map(str, small))]
     if (small != large).any():
-        words = [f"from {words[0]} to {'x'.join(map(str, large))}"]
-        words.append(f"median {'x'.join(map(str, sizes[middle]))}")
+        spans = [f"{a} to {b}" if a != b else f"{a}" for a, b in zip(small, large)]
+        words = [f"heights {spans[0]}, widths {spans[1]}"]
+        words.append(f"median {'x'.join(map(str, sizes[middle]))} (height x width)")
     enlarged = int((shorter < min(shape[:2])).sum())
     reshaped = int((sizes[:, 0] * shape[1] != sizes[:, 1] * shape[0]).sum())
     if enlarged:
         words.append(f"{enlarged:,} enlarged")
     if reshaped:
-        words.append(f"{reshaped:,} cropped or padded")
+        words.append(f"{reshaped:,} {_done(reading)}")
     return ", ".join(words)
+
+
+def _done(reading):
+    return "padded" if reading.fit == "pad" else "cropped"
+
+
+def _kept(sizes, shape):
+    """The share of each image [N] that cropping keeps, or of its place that is not padded."""
+    aspect = sizes[:, 0] * shape[1] / (sizes[:, 1] * shape[0])
+    return np.minimum(aspect, 1 / aspect)
 
 
 def _classes(known):
@@ -370,6 +382,13 @@ def _advise(dataset, seen, batch_size, exact, near, mirrored):
             yield (
                 f"{100 * enlarged:.0f}% of the images are enlarged to {side} pixels and will look "
                 "soft: set a smaller config.data.resolution"
+            )
+        narrow = (_kept(reading.sizes, seen.shape) < 0.5).mean()
+        if narrow > 0.02:
+            other = "crop" if reading.fit == "pad" else "pad"
+            yield (
+                f"{100 * narrow:.0f}% of the images are so narrow that more than half of each is "
+                f"{_done(reading)}: cut them by hand, or set config.data.fit={other}"
             )
     if dataset.num_classes:
         splits = {"train", "training", "test", "val", "valid", "validation"}
