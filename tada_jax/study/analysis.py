@@ -56,6 +56,7 @@ def analyze(config, workdir, *, say=print):
         found = strengths.profile_of(config, dataset, proxy=proxy, everything=True)
         say(strengths.summary(found))
         profiles[proxy] = found
+    say(analysis_text.taken(config, dataset))
     gaps, exchanges, pictures = {}, [], {}
     pair = _networks(config, folder, say)
     if pair:

@@ -40,6 +40,12 @@ def foremost(profiles, config, dataset):
     return profiles.get(proxy, next(iter(profiles.values())))
 
 
+def taken(config, dataset):
+    """Which of several profiles runs follow, in words."""
+    proxy = estimate.proxy_for(config.sensitivity.proxy, dataset.train.images.shape[1:])
+    return f"config.tada.band=auto follows the profile by the {proxy} proxy"
+
+
 def correlations(profile, gap, thresholds):
     """How a profile's curves follow those of two networks over log SNR, Pearson's correlations.
 
@@ -177,7 +183,7 @@ def whole(config, dataset, profiles, gaps, exchanges):
         f"# Sensitivity of {dataset.name} to {', '.join(config.augment.ops)}",
         "",
         f"{dataset.source}. A level is sensitive where K >= {thresholds[0]:g} nats and "
-        f"V >= {100 * thresholds[1]:g}%.",
+        f"V >= {100 * thresholds[1]:g}%. Here {taken(config, dataset)}.",
         "",
     ]
     for proxy, profile in profiles.items():

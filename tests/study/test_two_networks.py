@@ -119,7 +119,10 @@ def test_an_analysis_leaves_tables_numbers_and_figures(finished, tmp_path, monke
     config = _analysed(analyze__distances=("features",), analyze__sweep=6.0, **networks)
     steps, real = set(), classifier.fit
     monkeypatch.setattr(classifier, "fit", lambda *a, **k: steps.add(k["steps"]) or real(*a, **k))
-    found = tada_jax.analyze(config, tmp_path / "run", say=lambda text: None)
+    said = []
+    found = tada_jax.analyze(config, tmp_path / "run", say=said.append)
+    taken = "config.tada.band=auto follows the profile by the local proxy"  # of small images
+    assert taken in said and taken in found.text
     assert steps == {2}  # of this configuration, not of the runs
     assert (found.folder / "analysis.md").read_text() == found.text
     assert "--config.tada.r_rough=" in found.text and "| two networks |" in found.text
