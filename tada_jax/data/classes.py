@@ -8,11 +8,13 @@ import re
 import numpy as np
 
 from tada_jax.data.base import Dataset
+from tada_jax.data.cache import digest
 from tada_jax.system.errors import UserError
 from tada_jax.system.paths import to_json, write_whole
 
 FILE = "classes.json"  # in the folder of a run
 _SHOWN = 8  # names in an error or a piece of advice
+_LONGEST_SLUG = 60  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Class:
         """As "class 3: 'cat'", or "class 3" if that is its name as well."""
         same = self.name == str(self.number)
         return f"class {self.number}" + ("" if same else f": {self.name!r}")
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of that of a folder: no other class has the same."""
+        name = re.sub(r"[^\w .+-]", lambda match: f"%{ord(match[0]):x}", self.name)
+        fits = len(name) <= _LONGEST_SLUG
+        return name if fits else f"{name[: _LONGEST_SLUG - 9]}-{digest(name)[:8]}"
 
 
 def natural(name: str):

@@ -2,7 +2,6 @@
 
 import pathlib
 
-from tada_jax.data import classes
 from tada_jax.model import schedule, unet
 from tada_jax.study.evaluation import read_result
 from tada_jax.system import backend, logs
@@ -33,12 +32,9 @@ def export(config, workdir) -> pathlib.Path:
     run = load_run(workdir, checkpoint=config.sample.checkpoint, config=config)
     c, shape = config.export, run.parts.image_shape
     network, params = write.without_condition(run.parts.network, run.sampled_params)
-    kind = c.format if c.format == "adm" else f"diffusers-{c.scheduler}"
-    name = f"{kind}_{run.weights_name}_step{run.sampled_step:07d}"
     if network.num_classes and run.parts.label is not None:
         network, params = write.of_one_class(network, params, run.parts.label)
-        name += f"_class-{run.parts.label}"
-    folder = run.workdir / "export" / name
+    folder = run.workdir / "export" / folder_name(run)
     try:
         if c.format == "adm":
             if run.config.schedule.name not in schedule.SCHEDULES:
@@ -96,6 +92,14 @@ def _write(folder, kind, files):
         write.write_pipeline(folder, *files)
 
 
+def folder_name(run):
+    """What the folder of an exported network is called; its class as the folder of its samples."""
+    c = run.config.export
+    kind = c.format if c.format == "adm" else f"diffusers-{c.scheduler}"
+    name = f"{kind}_{run.weights_name}_step{run.sampled_step:07d}"
+    return name + (f"_class-{run.one_class.slug}" if run.parts.label is not None else "")
+
+
 def card(run, network) -> str:
     """A model card, Markdown: what it is, how to use it, its data, measures and configuration."""
     c = run.config
@@ -106,7 +110,7 @@ def card(run, network) -> str:
         head += ["library_name: diffusers"]
     told = f", conditional on {network.num_classes:,} classes" if network.num_classes else ""
     if run.parts.label is not None:
-        told = f", of {classes.Class(run.parts.label, run.class_names[run.parts.label]).title}"
+        told = f", of {run.one_class.title}"
     lines = [
         *head,
         "---",

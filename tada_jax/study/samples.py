@@ -1,15 +1,12 @@
 """`--mode=sample`: samples of a run to files."""
 
 import contextlib
-import re
 import time
 import zipfile
 
 import numpy as np
 from PIL import Image
 
-from tada_jax.data import classes
-from tada_jax.data.cache import digest
 from tada_jax.model import solvers
 from tada_jax.model.sampler import make_sampler
 from tada_jax.system import backend, figures, logs
@@ -70,7 +67,7 @@ def to_files(run, count):
         own = run.config.schedule.edm
         sampler += f"_sigma{own.sigma_min:g}-{own.sigma_max:g}-rho{own.rho:g}"
     sampler += "" if c.guidance == 1 else f"_guided{c.guidance:g}"
-    sampler += "" if run.parts.label is None else f"_class-{_safe(_class(run).name)}"
+    sampler += "" if run.parts.label is None else f"_class-{run.one_class.slug}"
     name = f"{sampler}_{run.weights_name}_step{run.sampled_step:07d}_seed{c.seed}"
     folder = run.workdir / "samples" / name
     paths = [folder / f"{i:06d}.png" for i in range(count)]
@@ -82,7 +79,7 @@ def to_files(run, count):
         )
         progress = logs.Progress(len(missing), unit="image", active=backend.is_first())
         if run.parts.label is not None:
-            progress.say(_class(run).title)
+            progress.say(run.one_class.title)
         warning = unlearnt(run, run.parts, count)
         if warning:
             progress.say(f"warning: {warning}")
@@ -92,17 +89,6 @@ def to_files(run, count):
             _draw_missing(run, paths, missing, progress)
         backend.in_turn(lambda: None)  # other processes may read what the first one wrote
     return paths
-
-
-def _class(run):
-    """The class that all samples of a run are of."""
-    return classes.Class(run.parts.label, run.class_names[run.parts.label])
-
-
-def _safe(name, most=60):
-    """A name of a class as a part of that of a folder."""
-    name = re.sub(r"[^\w .+-]", lambda match: f"%{ord(match[0]):x}", name)
-    return name if len(name) <= most else f"{name[: most - 9]}-{digest(name)[:8]}"
 
 
 def _discard_others(folder, run):

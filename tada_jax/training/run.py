@@ -106,6 +106,12 @@ class Run:
         return classes.kept(self.workdir, self.class_names)
 
     @property
+    def one_class(self):
+        """The class that its samples are of, a `data.classes.Class`; None if they are of any."""
+        label = self.parts.label
+        return None if label is None else classes.Class(label, self.class_names[label])
+
+    @property
     def weights_name(self):
         """Which parameters its configuration samples, for the names of files."""
         c = self.config.sample

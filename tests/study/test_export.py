@@ -151,6 +151,8 @@ def test_the_card_says_what_it_is(exported):
     run = tada_jax.load_run(workdir)
     of_three = dataclasses.replace(run, parts=dataclasses.replace(run.parts, label=3))
     assert "1 channels, of class 3: " in export.card(of_three, run.parts.network)
+    of_three = dataclasses.replace(of_three, class_names=("a", "b", "c", "d/e"))
+    assert export.folder_name(of_three).endswith("_class-d%2fe")  # as of its samples
 
 
 @pytest.mark.parametrize("classes", [0, 10])
