@@ -10,7 +10,6 @@ A run that is there needs no --config: its folder holds its configuration. Any f
 configs/base.py can be set on the command line: --config.train.batch_size=64
 """
 
-import difflib
 import os
 import pathlib
 import re
@@ -86,31 +85,29 @@ def configuration_of_a_run():
 
 
 def where_else(unknown, files):
-    """Fields of the configuration that may be meant by an unknown one, the end of a message.
+    """Fields that may be meant by an unknown one of the command line, as the end of a message.
 
     ml_collections itself names the nearest one of the same section, if it is near.
     """
-    sections = [
-        arg.split(".")[1]
-        for arg in sys.argv
-        if re.match(rf"--?config\..*\b{re.escape(unknown)}\b", arg)
-    ]
-    if not sections or len(files) != 1:
-        return ""  # the file itself names it
-    config = flags.FLAGS["config"].parser.parse(files[0].partition("=")[2])
-    fields = [
-        (section, name)
-        for section, part in config.items()
-        if isinstance(part, ConfigDict)
-        for name in part
-    ]
-    same = [(section, name) for section, name in fields if section in sections]
-    for among in (same, fields):
-        near = difflib.get_close_matches(unknown, [name for _, name in among], n=1, cutoff=0.7)
-        if near:
-            meant = [f"--config.{section}.{name}" for section, name in among if name in near]
-            return f": perhaps {' or '.join(meant)}"
-    return ""
+    given = [arg.lstrip("-").partition("=")[0].split(".")[1:] for arg in sys.argv]
+    sections = [names[0] for names in given if names[1:] == [unknown]]
+    if not sections and [unknown] not in given:
+        return ""  # it is a section, or the file's own
+    try:
+        config = flags.FLAGS["config"].parser.parse(files[0].partition("=")[2])
+        fields = [
+            (section, name)
+            for section, part in config.items()
+            if isinstance(part, ConfigDict)
+            for name in part
+        ]
+    except Exception:  # a file that fails the second time
+        return ""
+    words = set(unknown.split("_"))
+    same = [field for field in fields if field[0] in sections and words & {*field[1].split("_")}]
+    meant = same or [field for field in fields if field[1] == unknown]
+    listed = " or ".join(f"--config.{section}.{name}" for section, name in meant)
+    return f": perhaps {listed}" if listed else ""
 
 
 def parse():

@@ -235,6 +235,8 @@ DIGITS = "--config=configs/digits_tada.py"
         ("--config.data.resolution=100000", "data.resolution=100000.*smaller"),
         ("--config.augment.magnitude.rotate=2", "unknown field.*rotate"),
         ("--config.sample.num_steps=3", "num_steps': perhaps --config.sample.steps$"),
+        ("--config.train.steps=3", "perhaps .*train.steps_per_call or .*train.total_steps$"),
+        ("--config.steps.train=3", "unknown field of the configuration: .steps.$"),
         ("--config.ema_decay=0.5", "ema_decay': perhaps --config.train.ema_decay$"),
         (
             "--config.model.head_channels=3",
@@ -290,13 +292,14 @@ def get_config():
             f"{MINE}    c.train.batchsize = 64\n    return c\n",
             "field of the configuration: .batchsize. Did you mean .batch_size. instead",
         ),
+        ("def get_config():\n    return {}['path']\n", "field of the configuration: path$"),
         (f"{MINE}    c.lenght = 9\n    return c\n", "field of the configuration: .lenght.$"),
         (f"{MINE}    c.trian.batch_size = 64\n    return c\n", ".trian.*mean .train. instead"),
     ],
 )
 def test_a_bad_configuration_file(content, message, refuse, tmp_path):
     (tmp_path / "mine.py").write_text(content)
-    refuse(message, f"--config={tmp_path / 'mine.py'}")
+    refuse(message, f"--config={tmp_path / 'mine.py'}", "--config.data.path=/x")
 
 
 def test_a_file_that_is_not_there_also_after_a_space(refuse):

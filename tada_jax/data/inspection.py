@@ -385,10 +385,10 @@ def _advise(dataset, seen, batch_size, exact, near, mirrored):
             )
         narrow = (_kept(reading.sizes, seen.shape) < 0.5).mean()
         if narrow > 0.02:
-            other = "crop" if reading.fit == "pad" else "pad"
+            remedy = "" if reading.fit == "pad" else ", or set config.data.fit=pad"
             yield (
-                f"{100 * narrow:.0f}% of the images are so narrow that more than half of each is "
-                f"{_done(reading)}: cut them by hand, or set config.data.fit={other}"
+                f"{100 * narrow:.0f}% of the images are so long or narrow that more than half of "
+                f"each is {_done(reading)}: cut them by hand{remedy}"
             )
     if dataset.num_classes:
         splits = {"train", "training", "test", "val", "valid", "validation"}

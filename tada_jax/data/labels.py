@@ -114,10 +114,10 @@ def _decide(names, how, file, read) -> Labels:
     if how == "folders":
         found = _by_folder(names, chunks_count=True)
         if found.numbers is None:
-            why = found.clause.removeprefix("no classes, since ") or "all images lie in one folder"
+            why = found.clause.removeprefix("no classes, since ") or "none holds a class"
             raise UserError(
                 f"data.labels=folders, and {why}: move the images of each class to a folder of "
-                "their own, or choose prefix, file, none or auto"
+                "their own, or set data.labels to none, prefix, file or auto"
             )
         return found
     if file is None:

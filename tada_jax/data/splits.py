@@ -112,7 +112,7 @@ def labelled(
     try:
         found = decide([*train, *held_out])
     except UserError:
-        if how != "file":  # which may be of the training images alone
+        if how not in ("file", "folders"):  # which may be of the training images alone
             raise
         found = labels.Labels()
     rest = set(range(len(train), len(train) + len(held_out)))

@@ -367,12 +367,13 @@ class UNet(nn.Module):
             uneven = [width for width in dict.fromkeys(divided) if width % by]
             if uneven:
                 wrong.append(f"{_listed(uneven)} channels do not divide by {name}={by}")
-                most = max(d for d in range(1, by) if all(width % d == 0 for width in divided))
-                right.append(f"{name}={most}")
+                common = math.gcd(*divided)
+                most = max(d for d in range(1, min(by, common + 1)) if common % d == 0)
+                right.append(f"{name}={most}" if most > 1 else "")
         if wrong:
+            remedy = f", or set {' and '.join(right)}" if all(right) else ""
             raise ValueError(
-                f"levels of {' and '.join(wrong)}; change channels={self.channels}, or set "
-                f"{' and '.join(right)}"
+                f"levels of {' and '.join(wrong)}; change channels={self.channels}{remedy}"
             )
 
 

@@ -84,12 +84,30 @@ def use_cpu_well(batch_size, *, pixels=None, channels=1):
     share = cores >= CPU_DEVICES and batch_size % CPU_DEVICES == 0
     output = 4 * batch_size * channels * (pixels or 2**16) // (CPU_DEVICES if share else 1)
     keep_freed_memory(pools=output <= SMALL_OUTPUT)
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = xla_flags()
     if "xla_backend_extra_options" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {BRIEF_CODE}".strip()
     chosen = "xla_force_host_platform_device_count" in flags
     if share and not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
+
+
+def xla_flags():
+    """What XLA_FLAGS says, or the file that it names.
+
+    Raises:
+      UserError: if that cannot be read.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if not flags or flags.startswith("-"):
+        return flags
+    try:
+        return " ".join(pathlib.Path(flags).read_text().split())
+    except (OSError, UnicodeError) as e:
+        raise UserError(
+            f"XLA_FLAGS={flags}: no such file can be read ({e}): name one, or write the flags, "
+            "which begin with --, or unset it"
+        ) from e
 
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
@@ -102,7 +120,7 @@ def be_deterministic():
     and switches autotuning off, which may choose other kernels in another process. On CPUs and TPUs
     it changes nothing. Whoever has set it in XLA_FLAGS is obeyed.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = xla_flags()
     if importlib.util.find_spec("jax_plugins") and DETERMINISTIC not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
 

@@ -17,6 +17,12 @@ from tada_jax.training.restore import restore_one
 from tada_jax.training.run import load_run
 from tada_jax.weights import load
 
+SHAPING = (  # fields that the shapes of parameters depend on, beside the classes
+    *("diffusion.variance", "model.attention_resolutions", "model.channel_mult", "model.channels"),
+    *("model.class_conditional", "model.conv_resample", "model.num_res_blocks"),
+    *("model.resblock_updown", "model.scale_shift"),
+)
+
 
 def resume(checkpoints, planned, say):
     """The state of the newest checkpoint that is whole; None where there is none."""
@@ -144,11 +150,10 @@ def params_of_another_run(config, like):
 def _why(mine, theirs):
     """The fields in which the networks of two configurations differ, in words."""
     mine, theirs = (workdirs.flatten(config.to_dict()) for config in (mine, theirs))
-    shaping = ("model.", "data.labels", "diffusion.variance")
     fields = [
         f"config.{field} {theirs.get(field)!r} there, {mine[field]!r} here"
-        for field in sorted(mine)
-        if field.startswith(shaping) and mine[field] != theirs.get(field)
+        for field in SHAPING
+        if mine[field] != theirs.get(field)
     ]
     return f" ({'; '.join(fields)})" * bool(fields)
 

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 
 import filelock
 import jax
@@ -159,8 +158,8 @@ def occupied(config, workdir):
     """
     path = absolute(workdir)
     with contextlib.ExitStack() as stack:
-        new = not path.exists()
         try:
+            new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_lock(path))
             if new:
@@ -176,10 +175,16 @@ def occupied(config, workdir):
 
 
 def _remove_unused(path):
-    """Removes the folder of a run that never began: one that holds folders at most, and locks."""
-    found = list(path.rglob("*"))
-    if not any(each.is_file() and each.name not in (LOCK, OWNER) for each in found):
-        shutil.rmtree(path, ignore_errors=True)
+    """Removes the folder of a run that never began: one that holds empty folders, and locks."""
+    locks = path / LOCK, path / OWNER
+    inside = [each for each in path.rglob("*") if each not in locks]
+    if any(each.is_symlink() or not each.is_dir() for each in inside):
+        return
+    with contextlib.suppress(OSError):  # what is not empty stays
+        for lock in locks:
+            lock.unlink(missing_ok=True)
+        for folder in (*sorted(inside, reverse=True), path):
+            folder.rmdir()
 
 
 @contextlib.contextmanager

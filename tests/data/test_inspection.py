@@ -159,12 +159,12 @@ NARROW[:9] = 32, 65
         ("resolution=64", np.zeros((60, 300, 300, 1), np.uint8), {"held_out": 20}),
         ("enlarged", smooth(300), {"held_out": 30, "reading": Reading(SIZES, {"RGB": 300})}),
         (
-            "3% of the images are so narrow that more than half of each is cropped: .*fit=pad",
+            "3% .* so long or narrow that more than half of each is cropped: .*fit=pad",
             smooth(300),
             {"held_out": 30, "reading": Reading(NARROW, {"RGB": 300})},
         ),
         (
-            "more than half of each is padded: .*fit=crop",
+            "more than half of each is padded: cut them by hand( |$)",
             smooth(300),
             {"held_out": 30, "reading": Reading(NARROW, {"RGB": 300}, fit="pad")},
         ),

@@ -320,7 +320,11 @@ def test_pictures_beside_their_masks_get_advice(tmp_path):
     assert advice in load(root).source
     assert "in another form" not in load(root, labels="folders").source
     assert not load(root / "Images").num_classes
-    message = "data.labels=folders, and all images lie in one folder: move"
+    for how in ("auto", "folders"):  # as Kaggle's: held-out images without classes
+        root = write(tmp_path / how, pngs("train/a/1.png", "train/b/2.png", "test/3.png"))
+        assert "its 1 are left out" in load(root, labels=how).source
+    root = tmp_path / "a"
+    message = "data.labels=folders, and none holds a class: move"
     assert message in error(root / "Images", labels="folders")
     other = write(tmp_path / "b", pngs("masks/1.png", "hats/1.png"))
     assert "in another form" not in load(other).source

@@ -166,6 +166,16 @@ def test_embedding_is_cosine_first():
             "^levels of 12 .*norm_groups=8 and .*head_channels=5; change channels=12, or set "
             "norm_groups=6 and head_channels=4$",
         ),
+        (  # quickly, and without what no one wants
+            {"channels": 60, "head_channels": 7, "norm_groups": 10**12},
+            (4, 4),
+            "head_channels=7; change channels=60, or set norm_groups=60 and head_channels=6$",
+        ),
+        (
+            {"channels": 67, "norm_groups": 32},
+            (4, 4),
+            "head_channels=8; change channels=67$",
+        ),
     ],
 )
 def test_refuses_what_it_cannot_process(options, size, message):

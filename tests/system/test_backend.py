@@ -38,6 +38,15 @@ def test_deterministic_kernels_are_asked_for_where_there_are_others(
         assert os.environ["XLA_FLAGS"] == after
 
 
+def test_flags_in_a_file_are_read(tmp_path, monkeypatch):
+    (tmp_path / "flags").write_text("--xla_a=1\n--xla_b=2\n")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags"))
+    assert backend.xla_flags() == "--xla_a=1 --xla_b=2"
+    monkeypatch.setenv("XLA_FLAGS", "/nowhere")
+    with pytest.raises(UserError, match="XLA_FLAGS=/nowhere: no such file"):
+        backend.xla_flags()
+
+
 @pytest.mark.parametrize(("device", "word"), [("nvidia0", "cuda"), ("accel0", "tpu")])
 def test_an_accelerator_that_is_not_used_is_named(device, word, tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)

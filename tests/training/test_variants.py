@@ -168,6 +168,8 @@ def test_fine_tuning_refuses_another_network(finished, tmp_path):
         loop.train(config, tmp_path / "own")
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())  # a run that never began leaves no folder
+    with pytest.raises(UserError, match="cannot be written"):
+        loop.train(tiny.config(), tmp_path / ("a" * 300))
     with pytest.raises(UserError, match="another network"):
         describe(config)
 
