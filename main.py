@@ -90,9 +90,6 @@ def where_else(unknown, files):
     ml_collections itself names the nearest one of the same section, if it is near.
     """
     given = [arg.lstrip("-").partition("=")[0].split(".")[1:] for arg in sys.argv]
-    sections = [names[0] for names in given if names[1:] == [unknown]]
-    if not sections and [unknown] not in given:
-        return ""  # it is a section, or the file's own
     try:
         config = flags.FLAGS["config"].parser.parse(files[0].partition("=")[2])
         fields = [
@@ -101,8 +98,12 @@ def where_else(unknown, files):
             if isinstance(part, ConfigDict)
             for name in part
         ]
-    except Exception:  # a file that fails the second time
+    except Exception:  # a file that fails, perhaps the second time only
         return ""
+    sections = [names[0] for names in given if names[1:] == [unknown]]
+    sections = [section for section in sections if (section, unknown) not in fields]
+    if not sections and [unknown] not in given:
+        return ""  # it is a section, or the file's own
     words = set(unknown.split("_"))
     same = [field for field in fields if field[0] in sections and words & {*field[1].split("_")}]
     meant = same or [field for field in fields if field[1] == unknown]
