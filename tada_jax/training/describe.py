@@ -17,6 +17,8 @@ from tada_jax.training.resume import params_of_another_run
 from tada_jax.training.step import state_shapes
 from tada_jax.weights import load
 
+LEAST_STRENGTH = 0.005  # mean over the noise levels, below which images stay as they are
+
 
 def describe(config):
     """What a run of this configuration would be: everything but the training, and no file written.
@@ -73,7 +75,14 @@ def _weights(planned, shapes):
 
 
 def _run_advice(planned):
-    """A line if a run will hardly have begun when it ends."""
+    """Lines if a run will hardly have begun when it ends, or TADA augments nothing."""
+    by_level = METHODS[planned.config.method].strength == "tada"
+    if by_level and _mean_strength(planned.parts) < LEAST_STRENGTH:
+        yield (
+            "TADA hardly augments at any noise level, so that this run is one of "
+            "config.method='none': set another config.tada.schedule, or a larger "
+            "config.tada.budget or config.sensitivity.thresholds"
+        )
     total, warmup = planned.config.train.total_steps, planned.config.optimizer.warmup_steps
     if total < 2 * warmup:
         yield (

@@ -115,6 +115,10 @@ def test_the_mean_strength_is_said():
     table = {"tada__schedule": "table", "tada__table": ((0.0, 0.25), (1.0, 0.25))}
     assert said(**table) == ["strength: w is 0.25 on average over the noise levels (strength.png)"]
     assert said(method="constant") == []
+    assert not [line for line in describe(tiny.config(**table)) if "hardly augments" in line]
+    table["tada__table"] = ((0.0, 0.0), (1.0, 0.0))
+    (line,) = (line for line in describe(tiny.config(**table)) if "hardly augments" in line)
+    assert line.startswith("advice: TADA hardly augments at any noise level")
     auto = {"tada__band": "auto", "sensitivity__proxy": "exact", "sensitivity__queries": 16}
     (line,) = said(**auto, augment__ops=tiny.MOVES)
     assert re.match(
