@@ -145,8 +145,8 @@ def parse():
             name = inner.args[0] if isinstance(inner, KeyError) else inner
             name = re.sub(r"(?s)^Key (\S+) does not exist.* fields present:.*}\"", r"\1", str(name))
             reason = f"unknown field of the configuration: {name}"
-            if " " not in reason.partition(": ")[2]:
-                reason += where_else(str(name).strip("'\""), files)
+            if "Did you mean" not in name:
+                reason += where_else(name.strip("'\""), files)
         if not isinstance(e, (flags.Error, KeyError, AttributeError)):
             reason = f"the configuration file fails with {type(e).__name__}: {e}"
         if "Traceback" in str(reason):  # absl hands on that of a configuration file

@@ -75,14 +75,7 @@ def _weights(planned, shapes):
 
 
 def _run_advice(planned):
-    """Lines if a run will hardly have begun when it ends, or TADA augments nothing."""
-    by_level = METHODS[planned.config.method].strength == "tada"
-    if by_level and _mean_strength(planned.parts) < LEAST_STRENGTH:
-        yield (
-            "TADA hardly augments at any noise level, so that this run is one of "
-            "config.method='none': set another config.tada.schedule, or a larger "
-            "config.tada.budget or config.sensitivity.thresholds"
-        )
+    """A line if a run will hardly have begun when it ends."""
     total, warmup = planned.config.train.total_steps, planned.config.optimizer.warmup_steps
     if total < 2 * warmup:
         yield (
@@ -92,11 +85,17 @@ def _run_advice(planned):
 
 
 def _strength(planned):
-    """A line on how strongly TADA augments, and where; none for a constant strength."""
+    """Lines on how strongly TADA augments, where, and if at all; none for a constant strength."""
     if METHODS[planned.config.method].strength == "tada":
         mean = _mean_strength(planned.parts)
         band = f"{planned.schedule.about}; " if planned.schedule else ""
         yield f"strength: {band}w is {mean:.2f} on average over the noise levels (strength.png)"
+        if mean < LEAST_STRENGTH:
+            yield (
+                "advice: TADA hardly augments at any noise level, so that this run is one of "
+                "config.method='none': set another config.tada.schedule, or a larger "
+                "config.tada.budget or config.sensitivity.thresholds"
+            )
 
 
 def _mean_strength(parts):
