@@ -46,6 +46,7 @@ MAPPINGS = ("magnitude", "probability")
 # Effect of a normalised draw of 1.
 SCALE_LOG2 = 0.2
 ANISO_LOG2 = 0.2
+BEYOND_NORMAL = 9.0  # deviations, which no draw reaches; an infinite bound makes some of them so
 TRANSLATE_FRAC = 0.125  # of the image's side
 BRIGHTNESS = 0.2
 CONTRAST_LOG2 = 0.5
@@ -182,7 +183,7 @@ def draw(rng, w, policy):
         return draws
     # One call for all operations: each costs a compiler more time than all the arithmetic here.
     fires = _choose(rng_fire, policy)
-    w, bound = jnp.broadcast_to(w, (k,)), jnp.float32(policy.truncate)
+    w, bound = jnp.broadcast_to(w, (k,)), jnp.minimum(policy.truncate, BEYOND_NORMAL)
     normal = jax.random.truncated_normal(rng_normal, -bound, bound, (k, 2))
     uniform = jax.random.uniform(rng_uniform, (k, 2), minval=-1.0, maxval=1.0)
     kept = jax.random.uniform(rng_thin, (k,)) < w

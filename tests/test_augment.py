@@ -132,6 +132,18 @@ def test_distributions_magnitudes_and_truncation():
     assert np.mean(draws["aniso_axis"] == 0) == pytest.approx(0.5, abs=0.03)
 
 
+def test_without_truncation_all_that_is_drawn_is_finite(monkeypatch):
+    """A uniform draw of exactly -1 becomes the lower bound, once in some million images."""
+
+    def lowest(rng, low, high, shape):
+        del rng, high
+        return jnp.broadcast_to(low, shape)
+
+    monkeypatch.setattr(jax.random, "truncated_normal", lowest)
+    policy = Policy(ops=("scale", "brightness"), p=1.0, max_ops=None, truncate=np.inf)
+    assert np.isfinite(augment(jax.random.key(0), images(1)[0], 1.0, policy)).all()
+
+
 def test_labels_in_edms_order_and_zero_for_what_did_not_fire():
     geometric = ("yflip", "scale", "rotate_frac", "aniso", "translate_frac")
     color = ("brightness", "contrast", "lumaflip", "hue", "saturation")

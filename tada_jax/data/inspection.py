@@ -15,7 +15,9 @@ CHUNK = 1024  # images that are looked at together, ...
 CHUNK_BYTES = 2**24  # ... if they are small enough
 THUMBNAIL = 16  # side of the pictures that near duplicates are compared by, pixels
 NEAR_RMS = 7.0  # of 0..255: root mean square difference of two thumbnails that look alike, ...
-NEAR_MEAN = 30.0  # ... once this much of a difference in brightness is taken off
+NEAR_MEAN = 30.0  # ... once this much of a difference in brightness is taken off; ...
+NEAR_SHARE = 0.2  # ... of fainter ones such a share of their contrast, ...
+LEAST_RMS = 0.6  # ... but as much as rounding makes
 NEAR_BITS = 16  # of 64 that the hashes of images that look alike may differ in
 STEP = 4.0  # of 0..255: smaller steps are noise to the difference hash
 BANDS = 4  # of 16 bits: hashes that differ in less than 4 of 64 bits share one
@@ -115,7 +117,7 @@ class _Seen:
         histogram = np.zeros((channels, 256), np.int64)
         rows, columns = _averaging(h, small_h), _averaging(w, small_w)
         hash_rows, hash_columns = _averaging(h, 8), _averaging(w, 9)
-        luma = LUMA[-channels:] / LUMA[-channels:].sum()
+        luma = _of_luma(channels)
         chunk = max(1, min(CHUNK, CHUNK_BYTES // (h * w * channels)))
         progress = logs.Progress(self.count, unit="report: image")
         started, at = time.monotonic(), 0
@@ -239,11 +241,22 @@ def _near(seen):
 
 def _close(a, b, mirrored):
     """Whether thumbnails, uint8 [n,C,h,w], look alike, but for a little brightness."""
-    difference = a.astype(np.float32) - (b[..., ::-1] if mirrored else b)
-    difference = difference.reshape(len(a), -1)
-    mean = difference.mean(axis=1)
-    square = np.einsum("ni,ni->n", difference, difference) / difference.shape[1]
-    return square - mean**2 < NEAR_RMS**2
+    b = b[..., ::-1] if mirrored else b
+    apart = a.astype(np.float32) - b
+    near = apart.var((1, 2, 3)) < NEAR_RMS**2
+    # Luma, since formats such as JPEG keep colours worse than that.
+    light, contrast = _luma(apart).var((1, 2)), np.minimum(*(_luma(x).var((1, 2)) for x in (a, b)))
+    return near & (light < np.maximum(NEAR_SHARE**2 * contrast, LEAST_RMS**2))
+
+
+def _luma(thumbnails):
+    """[n,C,h,w] -> [n,h,w]."""
+    return np.einsum("nchw,c->nhw", thumbnails, _of_luma(thumbnails.shape[1]))
+
+
+def _of_luma(channels):
+    """The weights of the channels."""
+    return LUMA[-channels:] / LUMA[-channels:].sum()
 
 
 def _describe(dataset, seen):

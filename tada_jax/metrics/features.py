@@ -91,14 +91,18 @@ MOST_BYTES = 2**29  # of what is drawn from a set at a time
 
 
 def small(images, side):
-    """Images float32 [N,H',W',C], averaged over squares until no side is above `side` pixels."""
+    """Images float32 [N,H',W',C], averaged over squares until no side is above `side` pixels.
+
+    A side that is shorter than such a square becomes one pixel.
+    """
     images = np.asarray(images)
     n, h, w, c = images.shape
     factor = -(-max(h, w) // side)
     if factor == 1:
         return images.astype(np.float32)
-    h, w = h // factor, w // factor
-    blocks = images[:, : h * factor, : w * factor].reshape(n, h, factor, w, factor, c)
+    down, right = min(factor, h), min(factor, w)
+    h, w = h // down, w // right
+    blocks = images[:, : h * down, : w * right].reshape(n, h, down, w, right, c)
     return blocks.mean((2, 4), dtype=np.float32)
 
 

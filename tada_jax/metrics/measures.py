@@ -35,6 +35,10 @@ MEASURES = {
     "moment": Measure("moments [% of T(x, 1)]", "near 0", 0, 100.0),
 }
 
+# Of how they are measured; to be raised with a definition: numbers by other rules do not compare.
+# 2: the copy margin counts all training images; faint images look alike only if they do closely.
+RULES = 2
+
 GLANCES = ("fd", "leak", "copies", "copy_margin")  # what `Judge.glance` finds
 
 

@@ -113,9 +113,11 @@ def copies(samples, train, *, ratio=RATIO):
 def copy_margin(samples, train, test, *, repeats=10, seed=0):
     """Mean distance to the nearest training image over that to the nearest held-out image.
 
-    1 if the samples know no training image better than any other real one; towards 0 if they copy.
-    The larger of the two sets is thinned out to the size of the smaller, `repeats` times, because
-    among more images one is nearer. Both must be mirrored, or neither.
+    1 if the samples know no training image better than any other real one; 0 if all are copies.
+    Among more images one is nearer. So of more held-out than training images as many are drawn,
+    `repeats` times. Of more training images all count, since what was copied may be any of them;
+    by how much they are nearer to a new image than as many as are held out, the held-out images
+    tell, and the ratio is divided by that. Both must be mirrored, or neither.
 
     Args:
       samples: [N, ...].
@@ -128,12 +130,20 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
     """
     rng, n = np.random.default_rng(seed), min(len(train), len(test))
 
-    def near(images):
-        if len(images) == n:
-            return images.nearest(samples)[0].mean()
-        return np.mean([images.some(n, rng).nearest(samples)[0].mean() for _ in range(repeats)])
+    def far(queries, images):
+        return images.nearest(queries)[0].mean()
 
-    to_train, to_test = near(train), near(test)
+    def far_from_some(queries, images):
+        if len(images) == n:
+            return far(queries, images)
+        return np.mean([far(queries, images.some(n, rng)) for _ in range(repeats)])
+
+    nearer = 1.0
+    if len(train) > n:
+        new = test.points[test.starts]
+        few = far_from_some(new, train)
+        nearer = far(new, train) / few if few > 0 else 1.0
+    to_train, to_test = far(samples, train), nearer * far_from_some(samples, test)
     if to_test > 0:
         return float(to_train / to_test)
     return float("inf") if to_train > 0 else float("nan")

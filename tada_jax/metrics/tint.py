@@ -14,6 +14,7 @@ from tada_jax.metrics import intervals
 
 VISIBLE = 8.0  # of 255: a grid of samples that is shifted by so much looks tinted
 _LUMA = np.array([0.299, 0.587, 0.114])
+UNBOUNDED = 1e6  # times: where so few real images differ that a drawing of them may have one tone
 
 
 class Tint(NamedTuple):
@@ -73,4 +74,5 @@ def _of_channel(drawn, real):
     def ratio(a, b):
         return a.std() / max(b.std(), 1e-9)
 
-    return Tint(shift, interval, float(ratio(drawn, real)), intervals.resampled(ratio, drawn, real))
+    spread, ends = float(ratio(drawn, real)), intervals.resampled(ratio, drawn, real)
+    return Tint(shift, interval, spread, ends if ends[1] < UNBOUNDED else None)

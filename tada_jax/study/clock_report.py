@@ -49,15 +49,18 @@ def images(cell, results):
 def fits(results, clocks):
     """{method: (`clock.Fit` or None, numbers of images that it leaves out)} of tau_mem.
 
-    A number of images counts where all its runs have begun to copy: of those where only some have,
-    the early ones alone would be fitted.
+    A number of images counts where all its runs were seen to begin to copy: of those where only
+    some were, the early ones alone would be fitted; and of one that copied at its first look nobody
+    knows when it began.
     """
     found = {}
     for method in dict.fromkeys(cell.method for cell in clocks):
         by_size = {}
         for cell, own in clocks.items():
             if cell.method == method:
-                by_size.setdefault(images(cell, results), []).append(own.tau_mem)
+                by_size.setdefault(images(cell, results), []).append(
+                    None if own.at_once else own.tau_mem
+                )
         whole = {n: times for n, times in by_size.items() if None not in times}
         pairs = [(n, tau) for n, times in whole.items() for tau in times]
         fitted = clock.fit(*zip(*pairs)) if pairs else None
@@ -136,7 +139,7 @@ def caption(results, clocks):
         f"in training steps of {first.config.train.batch_size} images, by looks at "
         f"{first.config.log.metrics_count:,} samples every {every} steps; means over the seeds "
         f"{seeds}, from the first to the last of them in brackets; > where some run had not come "
-        "so far when it ended"
+        "so far when it ended, <= where some copied at its first look"
     )
 
 
@@ -155,7 +158,7 @@ def times(results, clocks):
             cells = []
             for method in methods:
                 own = [
-                    (getattr(c, field), getattr(c, bound))
+                    (getattr(c, field), getattr(c, bound), field == "tau_mem" and c.at_once)
                     for cell, c in clocks.items()
                     if cell.method == method and images(cell, results) == n
                 ]
@@ -165,12 +168,15 @@ def times(results, clocks):
 
 
 def _times_text(seen):
-    """[(step or None, step that it is later than)] of the seeds as text."""
-    if not seen or any(bound is None for _, bound in seen):
+    """[(step or None, one that it is later than, whether it is no later)] of the seeds as text."""
+    if not seen or any(bound is None for _, bound, _ in seen):
         return ""
-    some_late = any(step is None for step, _ in seen)
-    values = [bound if step is None else step for step, bound in seen]
-    text = f"{'> ' * some_late}{np.mean(values):,.0f}"
+    late, early = any(step is None for step, _, _ in seen), any(early for *_, early in seen)
+    sign = {(True, False): "> ", (False, True): "<= ", (True, True): "about "}.get(
+        (late, early), ""
+    )
+    values = [bound if step is None else step for step, bound, _ in seen]
+    text = f"{sign}{np.mean(values):,.0f}"
     return (
         text if min(values) == max(values) else f"{text} [{min(values):,.0f}, {max(values):,.0f}]"
     )
@@ -184,7 +190,8 @@ def _factor_lines(results, clocks):
     for method, own in found.items():
         by_n = ", ".join(f"{factor_text(f)} (n = {n:,})" for n, f in own.items() if n is not None)
         dropped = own[None].dropped
-        aside = f"; {dropped} pairs do not count: {PLAIN} had not begun to copy" if dropped else ""
+        why = f"{PLAIN} had not begun to copy, or {method} had before its first look"
+        aside = f"; {dropped} pairs do not count: {why}" if dropped else ""
         lines.append(f"- {method}: {factor_text(own[None])}; {by_n}{aside}")
     return [*lines, ""]
 
@@ -200,8 +207,10 @@ def factor_text(f):
 def _fit_lines(results, clocks):
     lines = ["**tau_mem = c n^a**, with 95% intervals", ""]
     for method, (fitted, left_out) in fits(results, clocks).items():
-        aside = f"; without n = {', '.join(f'{n:,}' for n in left_out)}, where not every run had "
-        aside = aside + "begun to copy" if left_out else ""
+        aside = (
+            f"; without n = {', '.join(f'{n:,}' for n in left_out)}, where not every run was seen "
+        )
+        aside = aside + "to begin" if left_out else ""
         if fitted is None:
             lines.append(f"- {method}: no formula, of too few runs or of one n{aside}")
             continue
@@ -270,7 +279,7 @@ def _copies_panel(ax, cells, clocks, looks):
 
 
 def _times_panel(ax, results, clocks, looks):
-    """Both times against n, and the formulas; arrows where copies had not begun."""
+    """Both times against n, and the formulas; arrows where it was not seen when copies began."""
     labelled = set()
 
     def once(label):
@@ -281,8 +290,9 @@ def _times_panel(ax, results, clocks, looks):
     for cell, own in clocks.items():
         color, marker, _ = looks[cell.method]
         n = images(cell, results)
-        if own.tau_mem is None:
-            ax.plot(n, own.below, color=color, marker="$\\uparrow$", markersize=11, linestyle="")
+        if own.tau_mem is None or own.at_once:
+            step, way = (own.below, "up") if own.tau_mem is None else (own.tau_mem, "down")
+            ax.plot(n, step, color=color, marker=f"$\\{way}arrow$", markersize=11, linestyle="")
         else:
             label = once(f"{cell.method}: copies begin")
             ax.plot(n, own.tau_mem, color=color, marker=marker, linestyle="", label=label)
@@ -295,5 +305,5 @@ def _times_panel(ax, results, clocks, looks):
             color, _, style = looks[method]
             ax.plot(span, fitted.c * span**fitted.a, color=color, linestyle=style, linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="training images n", ylabel="training step")
-    ax.set_title("arrows: not begun at the last look")
+    ax.set_title("arrows: not begun at the last look (up), or before the first")
     ax.grid(alpha=0.3, which="both")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tada_jax.data.cache import digest
-from tada_jax.metrics import intervals, memorisation
+from tada_jax.metrics import intervals, measures, memorisation
 from tada_jax.metrics import judge as judges
 from tada_jax.metrics.measures import MEASURES, Number, printed
 from tada_jax.model import solvers
@@ -177,9 +177,8 @@ def extractor_digest(config, extractor=None):
 
 def settings(config):
     """What else the numbers depend on, for JSON; those of other settings do not compare."""
-    return json.loads(
-        to_json(config.evaluate.to_dict() | {"sample": yardstick.of_sampling(config)})
-    )
+    about = {"sample": yardstick.of_sampling(config), "rules": measures.RULES}
+    return json.loads(to_json(config.evaluate.to_dict() | about))
 
 
 def sampler_title(config):

@@ -44,6 +44,7 @@ class Clock:
       entered: the look at which it was seen to have entered the window, or None.
       copies: share of the samples of the last look.
       threshold: share from which samples count as copying.
+      first: step of the first look.
     """
 
     tau_gen: float | None
@@ -55,11 +56,17 @@ class Clock:
     entered: int | None
     copies: float
     threshold: float
+    first: int
 
     @property
     def left(self):
         """Whether the run is past the window: it has begun to copy."""
         return self.tau_mem is not None
+
+    @property
+    def at_once(self):
+        """Whether it was copying at its first look, so that tau_mem is not later than that."""
+        return self.tau_mem == self.first
 
     def marks(self):
         """{what it is: step} of the times that were seen, for figures."""
@@ -99,6 +106,7 @@ def read(lines, *, samples, held_out):
         entered=None if entered is None else int(steps[entered]),
         copies=float(copies[-1]),
         threshold=threshold,
+        first=int(steps[0]),
     )
 
 
@@ -208,8 +216,9 @@ class Factor:
         pair, or with bounds.
       pairs: how many there are.
       bounds: of how many the method's run had not begun to copy, and the last look at which it did
-        not counts: if any, the value is a lower bound.
-      dropped: pairs that do not count, since the run without augmentation had not begun to copy.
+        not counts, or the other run copied at its first look: if any, the value is a lower bound.
+      dropped: pairs that do not count, since the run without augmentation had not begun to copy, or
+        the method's copied at its first look.
     """
 
     value: float
@@ -224,13 +233,17 @@ def factor(pairs):
 
     Args:
       pairs: (`Clock` of the method, of a run without augmentation) at equal images and seed; those
-        where the latter has no tau_mem do not count.
+        where the latter has no tau_mem do not count, nor where the former copied at its first look.
     """
-    some = [(own, plain) for own, plain in pairs if plain.left and (own.left or own.below)]
+    some = [
+        (own, plain)
+        for own, plain in pairs
+        if plain.left and not own.at_once and (own.left or own.below)
+    ]
     if not some:
         return None
     logs = np.log([(own.tau_mem or own.below) / plain.tau_mem for own, plain in some])
-    bounds = sum(not own.left for own, _ in some)
+    bounds = sum(not own.left or plain.at_once for own, plain in some)
     interval = None
     if len(logs) > 1 and not bounds:
         from scipy import stats

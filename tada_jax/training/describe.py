@@ -94,7 +94,7 @@ def _strength(planned):
             yield (
                 "advice: TADA hardly augments at any noise level, so that this run is one of "
                 "config.method='none': set another config.tada.schedule, or a larger "
-                "config.tada.budget or config.sensitivity.thresholds"
+                "config.tada.budget, config.tada.delta or config.sensitivity.thresholds"
             )
 
 

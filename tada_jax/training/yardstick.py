@@ -7,6 +7,7 @@ ranked, and the clock is read, by the looks since then.
 import jax
 
 from tada_jax.data.cache import digest
+from tada_jax.metrics import measures
 from tada_jax.model import solvers
 from tada_jax.setup import length
 from tada_jax.system.paths import to_json
@@ -31,7 +32,7 @@ def of(config):
     """
     sample = {k: v for k, v in of_sampling(config).items() if k not in _OTHER_SAMPLE_FIELDS}
     measured = {k: v for k, v in config.evaluate.to_dict().items() if k not in ("count", "weights")}
-    where = [jax.__version__, jax.default_backend()]
+    where = [jax.__version__, jax.default_backend(), measures.RULES]
     return int(digest(to_json([sample, measured, config.log.metrics_count, where]))[:7], 16)
 
 

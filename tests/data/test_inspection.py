@@ -48,6 +48,22 @@ def test_planted_duplicates_are_found_and_nothing_else():
     assert any("2 pairs" in a and "held-out" in a for a in found.advice)
 
 
+def test_faint_images_are_alike_only_if_they_differ_by_little_of_their_contrast():
+    """A few bright pixels on black, or shades of one grey: thumbnails of any two are close."""
+    rng = np.random.default_rng(0)
+    stars = np.full((200, 64, 64, 1), 8, np.uint8)
+    for i, image in enumerate(stars):
+        y, x = 8 + 3 * (i // 14), 8 + 3 * (i % 14)
+        image[y : y + 4, x : x + 4] = rng.integers(60, 250)
+    shades = (smooth(200, channels=1) - 128.0) / 4 + 60  # standard deviation 4
+    for images in (stars, shades.round().astype(np.uint8)):
+        assert not len(inspection.alike(images, mirrored=False))
+        noisy = images[:20] + rng.integers(-1, 2, images[:20].shape)
+        both = np.concatenate([images, noisy.astype(np.uint8)])
+        planted = [[i, 200 + i] for i in range(20)]
+        assert inspection.alike(both, mirrored=False).tolist() == planted
+
+
 @pytest.mark.parametrize("shape", [(7, 5, 1), (8, 8, 1), (33, 20, 3)])
 def test_small_and_odd_images(shape):
     images = np.random.default_rng(0).integers(0, 256, (40, *shape), np.uint8)

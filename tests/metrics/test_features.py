@@ -100,6 +100,15 @@ def test_large_images_are_averaged_down():
     np.testing.assert_array_equal(features.small(image, 6), image)
 
 
+def test_images_that_are_very_long_keep_a_pixel_of_their_short_side():
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 1), np.uint8)
+    found = features.small(noise, 16)
+    assert found.shape == (2, 1, 16, 1)
+    np.testing.assert_allclose(found[:, 0, 0, 0], noise[:, :, :4, 0].mean((1, 2)), rtol=1e-6)
+    assert features.small(noise.swapaxes(1, 2), 4).shape == (2, 4, 1, 1)
+    assert features.pixels()(noise).shape == (2, 16)
+
+
 def test_a_network_is_fitted_once_and_learns(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("TADA_JAX_CACHE", str(tmp_path))
     found = load("digits")

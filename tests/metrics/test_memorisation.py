@@ -123,6 +123,18 @@ def test_copy_margin_is_1_for_new_images_and_0_for_copies(digits):
     assert equal == pytest.approx(near(train[:90]).mean() / near(held_out[:90]).mean())
 
 
+@pytest.mark.parametrize("held_out", [20, 100])
+def test_the_margin_is_as_wide_where_few_images_are_held_out(digits, held_out):
+    """Every training image may have been copied, and many lie nearer than few do."""
+    train, others = digits
+    few = memorisation.gallery(others[:held_out])
+    known, new = memorisation.gallery(train), others[held_out:]
+    assert memorisation.copy_margin(train[::5], known, few) == 0
+    assert memorisation.copy_margin(new, known, few) == pytest.approx(1, abs=0.07)
+    half = np.concatenate([train[: len(new)], new])
+    assert memorisation.copy_margin(half, known, few) == pytest.approx(0.5, abs=0.07)
+
+
 def test_the_margin_of_a_model_with_flips_is_1_though_the_images_all_look_one_way(digits):
     train, held_out = digits  # no digit is its own mirror image
     drawn = held_out[300:].copy()

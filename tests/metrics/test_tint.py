@@ -54,6 +54,13 @@ def test_what_cannot_be_told_is_not():
     assert tint.sure(alike, alike) == 0
 
 
+def test_a_spread_over_images_of_which_one_alone_differs_has_no_interval():
+    real = np.full((10, 8, 8, 1), 255, np.uint8)
+    real[0] = 0
+    found = tint.tint(pictures(64, channels=1), real)["luma"]
+    assert found.spread > 0 and found.spread_interval is None
+
+
 def test_intervals_hold_what_they_promise():
     """Of samples of the same distribution, some 95% of the intervals hold 0."""
     surely = [

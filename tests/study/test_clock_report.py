@@ -115,6 +115,20 @@ def test_a_bound_is_one(results, tmp_path):
     assert clock_report.fits(late, clocks)["tada"] == (None, [50, 400])
 
 
+def test_what_copied_before_anybody_looked_is_no_time(results, tmp_path):
+    for cell in results:
+        if cell.size == 50 and cell.method == clock_report.PLAIN:
+            text = (cell.workdir / "metrics.jsonl").read_text()
+            lines = [json.loads(line) | {"copies": 0.9} for line in text.splitlines()]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (cell.workdir / "metrics.jsonl").write_text(text)
+    clocks = clock_report.read(results)
+    _, rows = clock_report.times(results, clocks)
+    assert ["50", "tau_mem, copies begin", "<= 50"] in [row[:3] for row in rows]
+    assert clock_report.fits(results, clocks)[clock_report.PLAIN][1] == [50, 400]
+    assert clock_report.factor_text(clock_report.factors(results, clocks)["tada"][50])[0] == ">"
+
+
 def test_a_run_of_a_grid_that_ended_when_it_began_to_copy_has_done_its_steps(results):
     cell = next(iter(results))
     digests = {"held_out_images": 300, "train_images": cell.size}

@@ -122,7 +122,7 @@ def test_intervals_hold_what_they_promise():
 
 
 def a_clock(tau_mem, last=1000):
-    return clock.Clock(100.0, None, tau_mem, last, None, last, None, 0.0, 0.05)
+    return clock.Clock(100.0, None, tau_mem, last, None, last, None, 0.0, 0.05, first=50)
 
 
 def test_a_factor_is_of_pairs_and_bounded_by_runs_that_have_not_begun():
@@ -133,3 +133,12 @@ def test_a_factor_is_of_pairs_and_bounded_by_runs_that_have_not_begun():
     late = clock.factor([(a_clock(None), a_clock(100.0)), (a_clock(400.0), a_clock(None))])
     assert late == clock.Factor(pytest.approx(10.0), None, 1, 1, dropped=1)
     assert clock.factor([(a_clock(100.0), a_clock(None))]) is None
+
+
+def test_what_copied_at_its_first_look_is_a_bound():
+    early = clock.factor([(a_clock(400.0), a_clock(50.0)), (a_clock(200.0), a_clock(100.0))])
+    assert early.value == pytest.approx(4.0) and early.bounds == 1 and early.interval is None
+    unknown = clock.factor([(a_clock(50.0), a_clock(50.0)), (a_clock(200.0), a_clock(100.0))])
+    assert unknown.value == pytest.approx(2.0) and unknown.dropped == 1
+    assert clock.factor([(a_clock(50.0), a_clock(50.0))]) is None
+    assert a_clock(50.0).at_once and not a_clock(51.0).at_once and not a_clock(None).at_once
