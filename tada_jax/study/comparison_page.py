@@ -29,8 +29,9 @@ _DEFINITIONS = {
     "above 50% there is no leak to be had.",
     "copies": "Share of samples that are nearer to one training image than a third of the distance "
     "to the next one.",
-    "copy_margin": "Mean distance to the nearest training image over that to the nearest of as "
-    "many held-out images: 1 if the model knows nothing of its training images in particular.",
+    "copy_margin": "Mean distance to the nearest training image over that to the nearest held-out "
+    "one, as if there were as many of both: 1 if the model knows nothing of its training images in "
+    "particular, 0 if all samples are copies.",
     "authentic": "Share of samples that are further from their training image than that is from "
     "the next one.",
     "c_t": "Standardised rank test of the distances to the training images, samples against "
