@@ -116,9 +116,10 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
 
     1 if the samples know no training image better than any other real one; 0 if all are copies.
     Among more images one is nearer. So of more held-out than training images as many are drawn,
-    `repeats` times. Of more training images all count, since what was copied may be any of them;
-    by how much they are nearer to a new image than as many as are held out, the held-out images
-    tell, and the ratio is divided by that. Both must be mirrored, or neither.
+    `repeats` times. Of more training images all count, since what was copied may be any of them,
+    and the distance is lengthened as that of held-out images to as many drawn ones is; or the
+    samples' own to those is taken if it is shorter, as it is of samples that are like no real
+    image, to which more are hardly nearer. Both must be mirrored, or neither.
 
     Args:
       samples: [N, ...].
@@ -139,12 +140,12 @@ def copy_margin(samples, train, test, *, repeats=10, seed=0):
             return far(queries, images)
         return np.mean([far(queries, images.some(n, rng)) for _ in range(repeats)])
 
-    nearer = 1.0
+    to_train, to_test = far(samples, train), far_from_some(samples, test)
     if len(train) > n:
         new = test.points[np.sort(rng.permutation(test.starts)[:MOST_NEW])]
-        few = far_from_some(new, train)
-        nearer = far(new, train) / few if few > 0 else 1.0
-    to_train, to_test = far(samples, train), nearer * far_from_some(samples, test)
+        every, few = far(new, train), far_from_some(new, train)
+        as_few = to_train * few / every if every > 0 else np.inf
+        to_train = min(as_few, far_from_some(samples, train))
     if to_test > 0:
         return float(to_train / to_test)
     return float("inf") if to_train > 0 else float("nan")

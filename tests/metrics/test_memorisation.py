@@ -133,6 +133,8 @@ def test_the_margin_is_as_wide_where_few_images_are_held_out(digits, held_out):
     assert memorisation.copy_margin(new, known, few) == pytest.approx(1, abs=0.07)
     half = np.concatenate([train[: len(new)], new])
     assert memorisation.copy_margin(half, known, few) == pytest.approx(0.5, abs=0.07)
+    strange = np.random.default_rng(0).integers(0, 17, new[:200].shape)
+    assert memorisation.copy_margin(strange, known, few) == pytest.approx(1, abs=0.07)
 
 
 def test_the_margin_of_a_model_with_flips_is_1_though_the_images_all_look_one_way(digits):
