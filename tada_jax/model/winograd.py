@@ -68,8 +68,7 @@ def convolve(x, kernel):
     Returns:
       [B,H,W,D].
     """
-    b, h, w, _ = x.shape
-    return _image(_transformed(x) @ _of_kernel(OF_KERNEL, kernel), b, h, w)
+    return _filtered(x, _of_kernel(OF_KERNEL, kernel))
 
 
 def _forward(x, kernel):
@@ -78,11 +77,8 @@ def _forward(x, kernel):
 
 def _backward(kept, cotangent):
     x, kernel = kept
-    b, h, w, _ = x.shape
-    back = _of_kernel(
-        OF_KERNEL[:, ::-1], kernel.swapaxes(2, 3)
-    )  # of the kernel turned by 180 degrees
-    dx = _image(_transformed(cotangent) @ back, b, h, w)
+    turned = OF_KERNEL[:, ::-1]  # which takes the nine pixels from the last to the first
+    dx = _filtered(cotangent, _of_kernel(turned, kernel.swapaxes(2, 3)))
     points = jnp.einsum("ntc,ntd->ncd", _transformed(x), _spread(cotangent))
     return dx, _of_kernel(OF_KERNEL.T, points).reshape(kernel.shape)
 
@@ -121,6 +117,12 @@ def _spread(y):
     """The transpose of `_image`: [B,H,W,D] -> [36, B H/4 W/4, D]."""
     rows = [y[:, i::TILE] for i in range(TILE)]
     return _twice(TO_IMAGE.T, rows, lambda y: [y[..., j::TILE, :] for j in range(TILE)])
+
+
+def _filtered(x, points):
+    """x [B,H,W,C] with a transformed kernel [36,C,D]: [B,H,W,D]."""
+    b, h, w, _ = x.shape
+    return _image(_transformed(x) @ points, b, h, w)
 
 
 def _of_kernel(matrix, kernel):
